@@ -1,0 +1,228 @@
+"""The run folder: nothing half-written, nothing of anybody else's removed, every number read back as it was."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import results
+from results import (Table, create_run_folder, format_table, git_state, read_config, read_table, write_config,
+                     write_whole)
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# ---- writing whole --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("content", ["é\n", "é\n".encode(), lambda file: file.write("é\n".encode())])
+def test_write_whole_takes_text_bytes_or_a_writing_function(tmp_path, content):
+    assert write_whole(tmp_path / "a.txt", content).read_bytes() == b"\xc3\xa9\n"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_nothing_behind(tmp_path):
+    def crash(file):
+        file.write(b"half")
+        raise RuntimeError("crashed in the middle")
+
+    write_whole(tmp_path / "a.txt", "old")
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_whole(tmp_path / "a.txt", crash)
+    assert (tmp_path / "a.txt").read_text() == "old" and names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_whole(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(ValueError, match=r"^cannot write .*a\.txt: No space left on device$"):
+        write_whole(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "old" and names_in(tmp_path) == ["a.txt"]
+
+
+def test_writing_into_a_missing_folder_names_the_file(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot write .*nowhere.a\.txt: No such file or directory"):
+        write_whole(tmp_path / "nowhere" / "a.txt", "new")
+
+
+# ---- the folder -----------------------------------------------------------------------------------------------
+
+def test_a_new_run_folder_is_made_with_its_parents_and_an_empty_one_is_accepted(tmp_path):
+    folder = create_run_folder(tmp_path / "output" / "toy")
+    assert folder.is_dir() and create_run_folder(folder) == folder
+
+
+def test_a_filled_folder_is_refused_with_the_two_ways_out(tmp_path):
+    write_config(create_run_folder(tmp_path / "run"), {}, [])
+    with pytest.raises(ValueError, match="not empty; .*--overwrite.*--output_dir") as refusal:
+        create_run_folder(tmp_path / "run")
+    assert "\n" not in str(refusal.value)
+
+
+def test_overwrite_removes_what_a_run_wrote_and_keeps_the_rest(tmp_path):
+    folder = create_run_folder(tmp_path / "run")
+    write_config(folder, {}, [])
+    for name in ("figures/a.png", "checkpoints/last.pt", "model/config.json"):
+        (folder / name).parent.mkdir()
+        write_whole(folder / name, "x")
+    Table(folder / "scan.csv", ["epoch"]).save()
+    write_whole(folder / "notes.txt", "mine")
+    create_run_folder(folder, overwrite=True)
+    assert names_in(folder) == ["notes.txt"]
+
+
+@pytest.mark.parametrize("config", [None, "{", "[]", '{"settings": {}}'], ids=["none", "broken", "list", "foreign"])
+def test_overwrite_never_touches_a_folder_that_no_run_wrote(tmp_path, config):
+    write_whole(tmp_path / "thesis.csv", "years of work")
+    if config is not None:
+        write_whole(tmp_path / "config.json", config)
+    before = names_in(tmp_path)
+    with pytest.raises(ValueError, match="does not hold a run of ours .*--output_dir"):
+        create_run_folder(tmp_path, overwrite=True)
+    assert names_in(tmp_path) == before
+
+
+def test_overwrite_unlinks_a_linked_model_and_leaves_its_target(tmp_path):
+    folder = create_run_folder(tmp_path / "run")
+    write_config(folder, {}, [])
+    (tmp_path / "precious").mkdir()
+    write_whole(tmp_path / "precious" / "weights", "x")
+    (folder / "model").symlink_to(tmp_path / "precious")
+    create_run_folder(folder, overwrite=True)
+    assert names_in(folder) == [] and names_in(tmp_path / "precious") == ["weights"]
+
+
+def test_a_file_in_the_way_is_named(tmp_path):
+    write_whole(tmp_path / "run", "a file")
+    with pytest.raises(ValueError, match="run is a file; .*--output_dir"):
+        create_run_folder(tmp_path / "run", overwrite=True)
+    with pytest.raises(ValueError, match="cannot create output folder .*Not a directory.*--output_dir"):
+        create_run_folder(tmp_path / "run" / "below")
+
+
+def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(results.os, "access", lambda path, mode: False)  # chmod does not stop root
+    with pytest.raises(ValueError, match="no permission to write into .*--output_dir"):
+        create_run_folder(tmp_path / "run")
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------
+
+def test_numbers_read_back_exactly_as_they_were(tmp_path):
+    values = [0.1 + 0.2, 1e-300, -5e22, 1.0, 7, -3, 2**70]
+    table = Table(tmp_path / "t.csv", ["value"])
+    for value in values:
+        table.append(value=value)
+    back = [row["value"] for row in read_table(table.save())]
+    assert back == values and [type(value) for value in back] == [type(value) for value in values]
+
+
+def test_floats_are_stored_with_the_shortest_digits_and_labels_with_commas_survive(tmp_path):
+    table = Table(tmp_path / "t.csv", ["algorithm", "ratio"])
+    table.append({"algorithm": "sgd, coordinate_clip=0.1"}, ratio=0.1)
+    assert table.save().read_text() == 'algorithm,ratio\n"sgd, coordinate_clip=0.1",0.1\n'
+    assert read_table(table.path) == [{"algorithm": "sgd, coordinate_clip=0.1", "ratio": 0.1}]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_a_finite_number_is_an_empty_cell(tmp_path, value):
+    table = Table(tmp_path / "t.csv", ["epoch", "slope"])
+    table.append(epoch=1, slope=value)
+    assert table.save().read_text() == "epoch,slope\n1,\n"
+    assert read_table(table.path) == [{"epoch": 1, "slope": None}]
+
+
+def test_numpy_numbers_are_stored_as_plain_ones(tmp_path):
+    numpy = pytest.importorskip("numpy")
+    table = Table(tmp_path / "t.csv", ["a", "b"])
+    table.append(a=numpy.float64(0.5), b=numpy.int64(3))
+    assert table.save().read_text() == "a,b\n0.5,3\n"
+
+
+@pytest.mark.parametrize("row, message", [
+    ({"epoch": 1, "los": 2.0}, "t.csv has no column 'los'; it has epoch, loss"),
+    ({"epoch": 1}, "a row of t.csv lacks its column 'loss'"),
+    ({"epoch": 1, "loss": [2.0]}, r"column 'loss' of t.csv takes a number or a text, got \[2.0\]"),
+])
+def test_a_row_that_does_not_fit_is_refused_by_column(tmp_path, row, message):
+    with pytest.raises(ValueError, match=message):
+        Table(tmp_path / "t.csv", ["epoch", "loss"]).append(row)
+
+
+def test_a_table_without_rows_still_has_its_header(tmp_path):
+    assert read_table(Table(tmp_path / "t.csv", ["epoch"]).save()) == []
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "cannot read table .*t.csv: No such file"),
+    ("", "t.csv is empty"),
+    ("a,b\n1,2\n3\n", "t.csv, line 3: expected 2 cells, got 1"),
+])
+def test_a_bad_table_is_answered_in_one_line(tmp_path, text, message):
+    if text is not None:
+        write_whole(tmp_path / "t.csv", text)
+    with pytest.raises(ValueError, match=message):
+        read_table(tmp_path / "t.csv")
+
+
+def test_the_terminal_table_is_aligned_and_marks_empty_cells():
+    rows = [{"algorithm": "sgd", "epoch 2": 1.0, "epoch 5": None}, {"algorithm": "adam", "epoch 2": 0.0123456, "epoch 5": 2}]
+    assert format_table(rows, ["algorithm", "epoch 2", "epoch 5"]).splitlines() == [
+        "algorithm  epoch 2  epoch 5",
+        "---------  -------  -------",
+        "sgd              1        -",
+        "adam       0.01235        2"]
+
+
+# ---- configuration --------------------------------------------------------------------------------------------
+
+def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--output_dir", "my run", "--seed", "3"])
+    row = SimpleNamespace(label="sgd, coordinate_clip=0.1", name="sgd", step_size=None,
+                          options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
+    write_config(tmp_path, {"seed": 3, "output_dir": tmp_path, "lr": float("inf")}, [row])
+    config = read_config(tmp_path)
+    assert config["command"] == "python run_landscape.py --output_dir 'my run' --seed 3"
+    assert config["seed"] == 3 and config["settings"] == {"seed": 3, "output_dir": str(tmp_path), "lr": "inf"}
+    assert config["algorithms"] == [{"label": "sgd, coordinate_clip=0.1", "name": "sgd", "step_size": None,
+                                     "options": {"coordinate_clip": 0.1, "betas": [0.9, 0.99]}}]
+    assert set(config["versions"]) == {"python", "torch", "transformers", "datasets", "numpy"}
+    assert config["started"].endswith("+00:00") and set(config["git"]) == {"commit", "dirty"}
+
+
+def test_a_hub_key_never_reaches_the_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--hf_key=hf_secret"])
+    path = write_config(tmp_path, {"hf_key": "hf_secret"}, [])
+    assert "hf_secret" not in path.read_text()
+    assert json.loads(path.read_text())["settings"]["hf_key"] == "(given)"
+
+
+def test_the_commit_and_uncommitted_changes_are_recorded_and_absent_outside_a_checkout(tmp_path):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True,
+                       capture_output=True)
+
+    assert git_state(tmp_path) == {"commit": None, "dirty": None}
+    git("init")
+    write_whole(tmp_path / "a.py", "1")
+    git("add", "a.py")
+    git("commit", "-m", "first")
+    clean = git_state(tmp_path)
+    assert len(clean["commit"]) == 40 and clean["dirty"] is False
+    write_whole(tmp_path / "a.py", "2")
+    assert git_state(tmp_path) == {"commit": clean["commit"], "dirty": True}
+    (tmp_path / "unpacked").mkdir()
+    assert git_state(tmp_path / "unpacked") == {"commit": None, "dirty": None}
+
+
+def test_an_unknown_run_folder_is_answered_in_one_line(tmp_path):
+    with pytest.raises(ValueError, match="is not a run folder: it has no config.json"):
+        read_config(tmp_path)
