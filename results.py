@@ -30,35 +30,36 @@ from typing import Any, BinaryIO
 
 CONFIG_FILE = "config.json"
 CONFIG_KEYS = ("settings", "algorithms", "versions", "command", "started")
-RUN_FILES = ("*.csv", "figures", "checkpoints", "model", CONFIG_FILE)  # config.json goes last: it marks the folder as ours
+# What --overwrite removes. config.json goes last: it marks the folder as ours should removal be interrupted.
+RUN_FILES = ("*.csv", "figures", "checkpoints", "model", ".*.tmp", CONFIG_FILE)
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "numpy")
 SECRET_SETTINGS = ("hf_key",)
 NUMBER = re.compile(r"[+-]?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?")
 
 
-# ---- files and folders ----------------------------------------------------------------------------------------
+# ---- files and folders -------------------------------------------------------------------------------------
 
 def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> Path:
     """Write a file so that a reader, or a crash, sees the old content or the new one and never a part.
 
     Args:
         path: the file; its folder must exist.
-        content: text (stored as UTF-8), bytes, or a function that writes into the open binary file it is handed,
-            for what would be large in memory: `write_whole(path, lambda file: torch.save(state, file))`.
+        content: text (stored as UTF-8), bytes, or a function that writes into the open binary file given
+            to it, for what would be large in memory: `write_whole(path, lambda file: torch.save(state, file))`.
     Returns: the path.
     Raises: ValueError, in one line, when the system refuses (no permission, disk full, ...).
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename must not cross a disk
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename stays on one disk
     try:
-        with open(temporary, "wb") as file:
+        with temporary.open("wb") as file:
             if callable(content):
                 content(file)
             else:
                 file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -69,8 +70,8 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
 def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
     """An empty folder for one run, parents included. Results are never overwritten silently.
 
-    With `overwrite`, what an earlier run wrote there is removed (`RUN_FILES`); anything else in the folder stays. A
-    folder without a config.json of ours is somebody else's and is refused all the same.
+    With `overwrite`, what an earlier run wrote there is removed (`RUN_FILES`); anything else stays. A folder
+    without a config.json of ours is somebody else's and is refused all the same.
 
     Raises: ValueError, in one line, if the folder cannot be had.
     """
@@ -84,14 +85,16 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
                 raise ValueError(f"output folder {folder} is not empty; replace that run with --overwrite, "
                                  "or choose another folder with --output_dir")
             if not is_run_folder(folder):
-                raise ValueError(f"output folder {folder} does not hold a run of ours ({CONFIG_FILE} is missing or "
-                                 "foreign), so --overwrite leaves it alone; choose another with --output_dir")
+                raise ValueError(f"output folder {folder} holds no run of ours ({CONFIG_FILE} is "
+                                 "missing or foreign), so --overwrite leaves it alone; "
+                                 "choose another with --output_dir")
             _remove_run(folder)
     except OSError as error:
         raise ValueError(f"cannot create output folder {folder}: {error.strerror or error}; "
                          "choose another with --output_dir") from error
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"no permission to write into output folder {folder}; choose another with --output_dir")
+        raise ValueError(f"no permission to write into output folder {folder}; "
+                         "choose another with --output_dir")
     return folder
 
 
@@ -113,12 +116,12 @@ def _remove_run(folder: Path) -> None:
                 path.unlink()
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------------------------------------------
 
 class Table:
     """A CSV table kept in memory and rewritten whole by `save`, so that the file on disk always parses.
 
-    Floats are stored with the fewest digits that read back to the same number. None, NaN and infinities become an
+    Floats are stored with the fewest digits that read back to the same number. None, NaN and inf become an
     empty cell, which `read_table` returns as None.
 
     Args:
@@ -132,14 +135,15 @@ class Table:
         self.rows: list[dict[str, int | float | str | None]] = []
 
     def append(self, row: Mapping[str, Any] | None = None, /, **cells: Any) -> None:
-        """Add one row, given as a mapping, as keywords, or both. Numbers may be Python's, numpy's or 0-d tensors.
+        """Add one row, given as a mapping, as keywords, or both. Numbers: Python's, numpy's or 0-d tensors.
 
-        Raises: ValueError naming the first column that is unknown or missing, or a cell that is no number or text.
+        Raises: ValueError naming the first column that is unknown, missing, or neither number nor text.
         """
         cells = {**(row or {}), **cells}
         for column in cells:
             if column not in self.columns:
-                raise ValueError(f"{self.path.name} has no column {column!r}; it has {', '.join(self.columns)}")
+                raise ValueError(f"{self.path.name} has no column {column!r}; "
+                                 f"it has {', '.join(self.columns)}")
         for column in self.columns:
             if column not in cells:
                 raise ValueError(f"a row of {self.path.name} lacks its column {column!r}")
@@ -178,7 +182,7 @@ def read_table(path: str | Path) -> list[dict[str, int | float | str | None]]:
     """
     path = Path(path)
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"cannot read table {path}: {getattr(error, 'strerror', None) or error}") from error
@@ -188,7 +192,7 @@ def read_table(path: str | Path) -> list[dict[str, int | float | str | None]]:
     for number, cells in enumerate(body, start=2):
         if len(cells) != len(header):
             raise ValueError(f"table {path}, line {number}: expected {len(header)} cells, got {len(cells)}")
-    return [{column: _parse(cell) for column, cell in zip(header, cells)} for cells in body]
+    return [{column: _parse(cell) for column, cell in zip(header, cells, strict=True)} for cells in body]
 
 
 def _parse(cell: str) -> int | float | str | None:
@@ -199,14 +203,16 @@ def _parse(cell: str) -> int | float | str | None:
 
 
 def format_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A table for the terminal: one line a row, four significant digits, numbers to the right, "-" for an empty cell."""
+    """A table for the terminal: four significant digits, numbers to the right, "-" for an empty cell."""
     rows = list(rows)
-    texts = [[_short(row.get(column)) for column in columns] for row in rows]
-    numeric = [any(isinstance(row.get(column), (int, float)) for row in rows) for column in columns]
-    widths = [max(len(text) for text in column) for column in zip([str(column) for column in columns], *texts)]
-    lines = [[str(column) for column in columns], ["-" * width for width in widths], *texts]
-    return "\n".join("  ".join(text.rjust(width) if right else text.ljust(width)
-                               for text, width, right in zip(line, widths, numeric)).rstrip() for line in lines)
+    table = []  # column by column
+    for column in columns:
+        texts = [str(column), *(_short(row.get(column)) for row in rows)]
+        width = max(map(len, texts))
+        texts.insert(1, "-" * width)
+        numeric = any(isinstance(row.get(column), (int, float)) for row in rows)
+        table.append([text.rjust(width) if numeric else text.ljust(width) for text in texts])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*table, strict=True))
 
 
 def _short(value: Any) -> str:
@@ -215,33 +221,35 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-# ---- configuration --------------------------------------------------------------------------------------------
+# ---- configuration -----------------------------------------------------------------------------------------
 
 def write_config(folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any]) -> Path:
-    """Record in config.json all that is needed to repeat a run: settings, rows, versions, commit, command, seed, start.
+    """Record in config.json what repeats a run: settings, rows, versions, commit, command, seed, start.
 
     Args:
         folder: the run folder.
-        settings: every setting by name, as after parsing. A key to a service (`SECRET_SETTINGS`) is never stored.
+        settings: every setting by name, as after parsing. A secret (`SECRET_SETTINGS`) is never stored.
         algorithms: rows with `label`, `name` and `options`, as attributes (`Algorithm`) or as a mapping.
     """
     secrets = [str(settings[name]) for name in SECRET_SETTINGS if settings.get(name)]
+    shown = {name: "(given)" for name in SECRET_SETTINGS if settings.get(name)}
     config = {
         "command": _without("python " + shlex.join(sys.argv), secrets),
         "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "seed": settings.get("seed"),
         "git": git_state(Path(__file__).resolve().parent),
         "versions": versions(),
-        "settings": {name: "(given)" if value and name in SECRET_SETTINGS else value for name, value in settings.items()},
+        "settings": {**settings, **shown},
         "algorithms": [_algorithm_row(algorithm) for algorithm in algorithms],
     }
-    return write_whole(Path(folder) / CONFIG_FILE, json.dumps(_json_plain(config), indent=2, allow_nan=False) + "\n")
+    text = json.dumps(_json_plain(config), indent=2, allow_nan=False)
+    return write_whole(Path(folder) / CONFIG_FILE, text + "\n")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
     """The configuration of a run folder.
 
-    Raises: ValueError, in one line, if the folder has no config.json, or one that `write_config` did not write.
+    Raises: ValueError, in one line, if config.json is missing or was not written by `write_config`.
     """
     path = Path(folder) / CONFIG_FILE
     try:
@@ -268,7 +276,7 @@ def versions() -> dict[str, str | None]:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """{"commit": hash, "dirty": whether tracked files differ from it}, both None unless `folder` is a checkout's root."""
+    """{"commit": hash, "dirty": whether tracked files differ from it}; both None unless a checkout's root."""
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
@@ -278,7 +286,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
     root, commit = git("rev-parse", "--show-toplevel"), git("rev-parse", "--verify", "HEAD")
     if root is None or commit is None or Path(root).resolve() != folder.resolve():
-        return {"commit": None, "dirty": None}  # an unpacked archive inside another checkout is not that checkout
+        return {"commit": None, "dirty": None}  # sources unpacked inside another checkout are not that checkout
     return {"commit": commit, "dirty": git("status", "--porcelain", "--untracked-files=no") != ""}
 
 
@@ -290,7 +298,7 @@ def _algorithm_row(algorithm: Any) -> dict[str, Any]:
 
 
 def _json_plain(value: Any) -> Any:
-    """JSON's own types throughout: containers copied, numbers that are not finite and other objects as their text."""
+    """JSON's own types throughout; numbers that are not finite, and other objects, as their text."""
     if isinstance(value, Mapping):
         return {str(key): _json_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The run folder: nothing half-written, nothing of anybody else's removed, every number read back as it was."""
+"""The run folder: nothing half-written, nothing foreign removed, every number read back as it was."""
 
 import errno
 import json
@@ -10,15 +10,23 @@ from types import SimpleNamespace
 import pytest
 
 import results
-from results import (Table, create_run_folder, format_table, git_state, read_config, read_table, write_config,
-                     write_whole)
+from results import (
+    Table,
+    create_run_folder,
+    format_table,
+    git_state,
+    read_config,
+    read_table,
+    write_config,
+    write_whole,
+)
 
 
 def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# ---- writing whole --------------------------------------------------------------------------------------------
+# ---- writing whole -----------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("content", ["é\n", "é\n".encode(), lambda file: file.write("é\n".encode())])
 def test_write_whole_takes_text_bytes_or_a_writing_function(tmp_path, content):
@@ -53,7 +61,7 @@ def test_writing_into_a_missing_folder_names_the_file(tmp_path):
         write_whole(tmp_path / "nowhere" / "a.txt", "new")
 
 
-# ---- the folder -----------------------------------------------------------------------------------------------
+# ---- the folder --------------------------------------------------------------------------------------------
 
 def test_a_new_run_folder_is_made_with_its_parents_and_an_empty_one_is_accepted(tmp_path):
     folder = create_run_folder(tmp_path / "output" / "toy")
@@ -79,13 +87,13 @@ def test_overwrite_removes_what_a_run_wrote_and_keeps_the_rest(tmp_path):
     assert names_in(folder) == ["notes.txt"]
 
 
-@pytest.mark.parametrize("config", [None, "{", "[]", '{"settings": {}}'], ids=["none", "broken", "list", "foreign"])
+@pytest.mark.parametrize("config", [None, "{", "[]", '{"settings": {}}'])
 def test_overwrite_never_touches_a_folder_that_no_run_wrote(tmp_path, config):
     write_whole(tmp_path / "thesis.csv", "years of work")
     if config is not None:
         write_whole(tmp_path / "config.json", config)
     before = names_in(tmp_path)
-    with pytest.raises(ValueError, match="does not hold a run of ours .*--output_dir"):
+    with pytest.raises(ValueError, match="holds no run of ours .*--output_dir"):
         create_run_folder(tmp_path, overwrite=True)
     assert names_in(tmp_path) == before
 
@@ -114,7 +122,7 @@ def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path, 
         create_run_folder(tmp_path / "run")
 
 
-# ---- tables ---------------------------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------------------------------------------
 
 def test_numbers_read_back_exactly_as_they_were(tmp_path):
     values = [0.1 + 0.2, 1e-300, -5e22, 1.0, 7, -3, 2**70]
@@ -174,7 +182,8 @@ def test_a_bad_table_is_answered_in_one_line(tmp_path, text, message):
 
 
 def test_the_terminal_table_is_aligned_and_marks_empty_cells():
-    rows = [{"algorithm": "sgd", "epoch 2": 1.0, "epoch 5": None}, {"algorithm": "adam", "epoch 2": 0.0123456, "epoch 5": 2}]
+    rows = [{"algorithm": "sgd", "epoch 2": 1.0, "epoch 5": None},
+            {"algorithm": "adam", "epoch 2": 0.0123456, "epoch 5": 2}]
     assert format_table(rows, ["algorithm", "epoch 2", "epoch 5"]).splitlines() == [
         "algorithm  epoch 2  epoch 5",
         "---------  -------  -------",
@@ -182,7 +191,7 @@ def test_the_terminal_table_is_aligned_and_marks_empty_cells():
         "adam       0.01235        2"]
 
 
-# ---- configuration --------------------------------------------------------------------------------------------
+# ---- configuration -----------------------------------------------------------------------------------------
 
 def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--output_dir", "my run", "--seed", "3"])
@@ -207,8 +216,8 @@ def test_a_hub_key_never_reaches_the_disk(tmp_path, monkeypatch):
 
 def test_the_commit_and_uncommitted_changes_are_recorded_and_absent_outside_a_checkout(tmp_path):
     def git(*arguments):
-        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments], cwd=tmp_path, check=True,
-                       capture_output=True)
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True)
 
     assert git_state(tmp_path) == {"commit": None, "dirty": None}
     git("init")
