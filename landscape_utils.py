@@ -1,0 +1,342 @@
+"""How the loss bends along the step that an optimizer would take.
+
+At a point x of a training run, with f the mean over examples of each example's loss:
+
+    v                       the step an optimizer would take, per unit of its learning rate (its *update direction*)
+    <grad f, v> / |v|       the slope along it                          ("gradient correlation", arXiv:2306.00204, eq. 1)
+    v' H v / |v|^2          the *directional sharpness* of f along it                       (arXiv:2306.00204, sec. 3)
+    f(x + s v / |v|)        the loss scan: s, the distance, on a grid                       (arXiv:2306.00204, fig. 3)
+
+Everything here takes a closure `loss_fn(params, batch) -> losses [B]`, the per-example losses of one micro-batch at
+`params` (name -> tensor), and tensors; nothing knows a task, a file or a figure. |.| is the Euclidean norm over all
+parameters together.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from measuring import Batch, LossFunction, Params
+from torch_optimizer import Algorithm, DirectionOptimizer
+
+
+# ---- pseudo-updates ---------------------------------------------------------------------------------------------
+
+
+class ShadowStep:
+    """The update directions of an optimizer that only knows `step()`: it steps on float64 copies of the parameters.
+
+    v = (x' - x) / lr, with x' where its step would go. In float32 the difference would lose the small coordinates.
+    """
+
+    def __init__(self, algorithm: Algorithm, params: Iterable[Tensor]):
+        self.params = list(params)
+        self.copies = [nn.Parameter(p.detach().double()) for p in self.params]
+        self.optimizer = algorithm.build(self.copies)
+
+    def directions(self) -> dict[Tensor, Tensor]:
+        for copy, p in zip(self.copies, self.params, strict=True):
+            copy.data.copy_(p.detach())
+            copy.grad = None if p.grad is None else p.grad.double()
+        self.optimizer.step()
+        learning_rate = {copy: g["lr"] for g in self.optimizer.param_groups for copy in g["params"]}
+        return {
+            p: ((copy.data - p.detach()) / learning_rate[copy]).to(p.dtype)
+            for copy, p in zip(self.copies, self.params, strict=True)
+            if copy in learning_rate and p.grad is not None  # Muon takes the matrices only
+        }
+
+
+class PseudoUpdates:
+    """The steps that several algorithms would take along one trajectory, which none of them steers.
+
+    Each algorithm keeps its own state (momentum, second moments) and sees the gradient of every iteration
+    (arXiv:2306.00204, appendix A.3). The parameters are never moved.
+
+    Args:
+        params: name -> parameter of the model that is trained; `.grad` is read at each `advance`.
+        algorithms: label -> row of an algorithm list.
+        device: where the algorithms' states live; None: with the parameters. On another device the parameters and
+            gradients are copied there at each `advance`.
+    """
+
+    def __init__(self, params: dict[str, nn.Parameter], algorithms: dict[str, Algorithm], device=None):
+        self.params = params
+        self.mirrors = None
+        if device is not None and any(p.device != torch.device(device) for p in params.values()):
+            self.mirrors = {name: nn.Parameter(p.detach().to(device)) for name, p in params.items()}
+        seen = self.mirrors or params
+        self.optimizers = {}
+        for label, algorithm in algorithms.items():
+            own = issubclass(algorithm.optimizer_class, DirectionOptimizer)
+            params = list(seen.values())
+            self.optimizers[label] = algorithm.build(params) if own else ShadowStep(algorithm, params)
+
+    def advance(self, collect: bool = True) -> dict[str, Params]:
+        """Show the present gradients to every algorithm.
+
+        Returns: label -> update direction (name -> tensor, on the algorithms' device; zero where a parameter has no
+        gradient); empty if not `collect`, so that twelve copies of a large model are held only where they are measured.
+        """
+        if self.mirrors:
+            for name, p in self.params.items():
+                self.mirrors[name].data.copy_(p.detach())
+                self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name].device)
+        seen = self.mirrors or self.params
+        directions = {}
+        for label, optimizer in self.optimizers.items():
+            moves = optimizer.directions()
+            if collect:
+                directions[label] = {n: moves[p] if p in moves else torch.zeros_like(p) for n, p in seen.items()}
+        return directions
+
+
+# ---- slope and curvature ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DirectionalDerivatives:
+    """The loss at a point and its first two derivatives along one unit direction: the quadratic model
+    f + slope s + sharpness s^2 / 2 of the loss at distance s.
+
+    Units: loss; loss per unit of parameter distance; loss per squared unit. NaN for a direction without length.
+    """
+
+    loss: float
+    slope: float
+    sharpness: float
+
+    @property
+    def best_distance(self) -> float:
+        """Where the quadratic model is lowest, -slope / sharpness; inf where it falls for ever, 0 where it rises."""
+        if math.isnan(self.slope) or math.isnan(self.sharpness):
+            return math.nan
+        if self.slope >= 0:
+            return 0.0
+        return -self.slope / self.sharpness if self.sharpness > 0 else math.inf
+
+    @property
+    def predicted_decrease(self) -> float:
+        """How far the quadratic model falls up to there, slope^2 / (2 sharpness)."""
+        best = self.best_distance
+        return best if best in (0.0, math.inf) or math.isnan(best) else self.slope**2 / (2 * self.sharpness)
+
+
+def norm(direction: Params) -> float:
+    """Euclidean norm over all tensors together, accumulated in float64."""
+    if not direction:
+        return 0.0
+    norms = [torch.linalg.vector_norm(v, dtype=torch.float64) for v in direction.values()]
+    return torch.linalg.vector_norm(torch.stack(norms)).item()
+
+
+def unit(direction: Params, like: Params | None = None) -> Params | None:
+    """v / |v|, on the devices and in the number types of `like`; None if v is zero or not finite."""
+    length = norm(direction)
+    if not 0 < length < math.inf:
+        return None
+    like = like or direction
+    # divided before it is rounded to the target type: a float16 target must not see the unscaled v
+    return {n: (v.to(torch.promote_types(v.dtype, like[n].dtype)) / length).to(like[n]) for n, v in direction.items()}
+
+
+def _dot(a: Iterable[Tensor | None], b: Iterable[Tensor]) -> Tensor | float:
+    """Inner product over all tensors together, 0-d float64; None counts as zero."""
+    products = [torch.dot(x.flatten(), y.flatten()).double() for x, y in zip(a, b, strict=True) if x is not None]
+    return torch.stack(products).sum() if products else 0.0
+
+
+def directional_derivatives(
+    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch], progress=iter
+) -> list[DirectionalDerivatives]:
+    """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
+
+    One graph of the gradient per micro-batch serves all directions; each direction costs one product H v,
+    differentiating that graph once more. H is never formed. Length of v cancels; its sign turns the slope only.
+
+    Args:
+        loss_fn: per-example losses [B], twice differentiable and deterministic (see `measuring`).
+        params: name -> tensor, the point. Not modified.
+        directions: each name -> tensor, with the names and shapes of `params`.
+        batches: micro-batches; how the examples are grouped does not matter.
+        progress: wraps the iteration over `batches`, such as tqdm.
+
+    Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
+    Raises: ValueError naming the first tensor whose name or shape differs.
+    """
+    for direction in directions:
+        _check_direction(params, direction)
+    units = [unit(direction, like=params) for direction in directions]
+    names = list(params)
+    device = next(iter(params.values())).device
+    examples, loss = 0, torch.zeros((), dtype=torch.float64, device=device)
+    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=device)
+    for batch in progress(batches):
+        point = {n: p.detach().requires_grad_() for n, p in params.items()}
+        losses = loss_fn(point, batch)
+        examples += len(losses)
+        total = losses.sum()
+        loss += total.detach().double()
+        grads = torch.autograd.grad(total, list(point.values()), create_graph=True, materialize_grads=True)
+        curved = [i for i, g in enumerate(grads) if g.requires_grad]  # the others do not depend on the parameters
+        for k, u in enumerate(units):
+            if u is None:
+                continue
+            u = [u[n] for n in names]
+            slopes[k] += _dot([g.detach() for g in grads], u)
+            product = torch.autograd.grad(
+                [grads[i] for i in curved],
+                list(point.values()),
+                [u[i] for i in curved],
+                retain_graph=True,
+                allow_unused=True,
+            )
+            curvatures[k] += _dot(product, u)
+        del grads, losses, total  # free the graph before the next one is built
+    for k, u in enumerate(units):
+        if u is None:
+            slopes[k] = curvatures[k] = math.nan
+    if not examples:
+        raise ValueError("directional_derivatives got no examples: `batches` is empty")
+    return [
+        DirectionalDerivatives(loss.item() / examples, slope.item() / examples, curvature.item() / examples)
+        for slope, curvature in zip(slopes, curvatures, strict=True)
+    ]
+
+
+def _check_direction(params: Params, direction: Params) -> None:
+    for name in params.keys() | direction.keys():
+        expected, got = (tuple(d[name].shape) if name in d else "no such tensor" for d in (params, direction))
+        if expected != got:
+            raise ValueError(f"a direction has the names and shapes of the parameters: {name} is {expected}, got {got}")
+
+
+def check_sharpness(
+    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch]
+) -> list[tuple[float, float]]:
+    """Directional sharpness by brute force beside the fast one: (v'Hv / v'v from the full Hessian, ours) a direction.
+
+    The Hessian is formed column by column: for tiny models only.
+
+    Raises: ValueError if the model has more than 20,000 parameters.
+    """
+    size = sum(p.numel() for p in params.values())
+    if size > 20_000:
+        raise ValueError(f"the full Hessian of {size:,} parameters does not fit; check_sharpness takes at most 20,000")
+    hessian = full_hessian(loss_fn, params, batches)
+    pairs = []
+    for direction, ours in zip(directions, directional_derivatives(loss_fn, params, directions, batches), strict=True):
+        v = torch.cat([direction[n].flatten() for n in params]).to(hessian)
+        pairs.append(((v @ hessian @ v / (v @ v)).item(), ours.sharpness))
+    return pairs
+
+
+def central_differences(
+    loss_fn: LossFunction, params: Params, direction: Params, batches: Sequence[Batch], distance: float | None = None
+) -> tuple[float, float]:
+    """Slope and directional sharpness from loss values alone, at distances h and 2 h on both sides, extrapolated to
+    fourth order. A route without automatic differentiation; its error is of order h^4 + eps / h^2, so pass float64.
+
+    Args:
+        distance: h; None: a length that balances the two errors for losses of ordinary curvature.
+    """
+    u = unit(direction, like=params)
+    h = distance or 1e-3
+    f = {
+        i: mean_loss(loss_fn, {n: torch.add(p, u[n], alpha=i * h) for n, p in params.items()}, batches)
+        for i in (-2, -1, 0, 1, 2)
+    }
+    slope = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
+    sharpness = (16 * (f[1] + f[-1]) - (f[2] + f[-2]) - 30 * f[0]) / (12 * h**2)
+    return slope, sharpness
+
+
+def full_hessian(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]) -> Tensor:
+    """H [P, P] of the mean loss at `params`, by torch.func: a route that shares nothing with the one it checks."""
+    names, shapes = list(params), [p.shape for p in params.values()]
+    sizes = [p.numel() for p in params.values()]
+
+    def mean(flat: Tensor) -> Tensor:
+        pieces = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
+        losses = [loss_fn(dict(zip(names, pieces, strict=True)), batch) for batch in batches]
+        return torch.cat(losses).mean()
+
+    flat = torch.cat([p.detach().flatten() for p in params.values()])
+    return torch.func.jacrev(torch.func.jacrev(mean), chunk_size=256)(flat)
+
+
+# ---- loss scan --------------------------------------------------------------------------------------------------
+
+
+def scan_spacing(derivatives: DirectionalDerivatives, params: Params, num_points: int = 20) -> float:
+    """Spacing of a grid of `num_points` that reaches 2.5 times the distance at which the quadratic model turns, so that
+    the minimum lies inside. Where the loss has no curvature along the direction: a thousandth of |x| in all."""
+    turn = abs(derivatives.slope / derivatives.sharpness) if derivatives.sharpness else 0.0
+    reach = 2.5 * turn if 0 < turn < math.inf else 1e-3 * norm(params)
+    return reach / num_points
+
+
+@torch.inference_mode()
+def mean_loss(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]) -> float:
+    """f(params): the mean over all examples of `batches` of their own losses."""
+    losses = [loss_fn(params, batch) for batch in batches]
+    return (torch.stack([part.sum(dtype=torch.float64) for part in losses]).sum() / sum(map(len, losses))).item()
+
+
+def scan_loss(
+    loss_fn: LossFunction,
+    params: Params,
+    direction: Params,
+    batches: Sequence[Batch],
+    *,
+    start_loss: float,
+    spacing: float,
+    num_points: int = 20,
+    refine: bool = True,
+) -> list[tuple[float, float]]:
+    """The loss along a unit direction: [(distance, f(x + distance v/|v|))] at 0, s, 2s, ..., 20 s.
+
+    Ends one point after the loss has exceeded its start. If that leaves fewer than 4 points below, the grid is refined
+    towards 0, five times finer each time, until distances approach the rounding of the parameters.
+
+    Args:
+        start_loss: f(x), evaluated once for all directions by the caller.
+        spacing: s, a distance in parameter space.
+        refine: False for a direction known to lead uphill.
+    """
+    u = unit(direction, like=params)
+    if u is None or not 0 < spacing < math.inf:
+        raise ValueError(f"a scan needs a direction with a length and a positive spacing, got spacing {spacing}")
+    floor = torch.finfo(next(iter(params.values())).dtype).eps * norm(params)
+    moved = {n: torch.empty_like(p) for n, p in params.items()}
+    while True:
+        points = [(0.0, start_loss)]
+        for i in range(1, num_points + 1):
+            for n, p in params.items():
+                torch.add(p, u[n], alpha=i * spacing, out=moved[n])
+            points.append((i * spacing, mean_loss(loss_fn, moved, batches)))
+            if len(points) > 2 and not points[-2][1] <= start_loss:
+                break
+        below = next((i for i, (_, loss) in enumerate(points) if not loss <= start_loss), num_points)
+        if below >= 4 or not refine or spacing / 5 < floor:
+            return points
+        spacing /= 5
+
+
+# ---- distribution over coordinates ------------------------------------------------------------------------------
+
+
+def update_histogram(direction: Params) -> list[tuple[float, float, int]]:
+    """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins a decade from
+    1e-16 to 1e4 (arXiv:2306.00204, fig. 1). The first bin starts at 0; the last also holds what is larger."""
+    edges = np.concatenate([[0.0], np.logspace(-16, 4, 61)])
+    counts = np.zeros(len(edges) - 1, dtype=np.int64)
+    for v in direction.values():
+        # a bin holds low <= |v_i| < high
+        place = np.searchsorted(edges, v.detach().abs().flatten().double().cpu().numpy(), side="right") - 1
+        counts += np.bincount(place.clip(0, len(counts) - 1), minlength=len(counts))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))

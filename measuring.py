@@ -1,0 +1,73 @@
+"""Borrow a model for a measurement, and give it back as it was."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+Params = dict[str, Tensor]  # name -> tensor
+Batch = dict[str, Tensor]  # one micro-batch, as the closure understands it
+LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
+
+
+class KeepPrecision(TorchFunctionMode):
+    """While active, casting a float64 tensor to float32 leaves it float64.
+
+    Models written for half precision compute some steps "in float32" by name (T5's layer norm, many a softmax). In a
+    float64 model that is a loss of precision which no derivative check survives.
+    """
+
+    CASTS = (torch.Tensor.to, torch.Tensor.float, torch.Tensor.type)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is torch.Tensor.float:
+                return args[0]
+            if func in self.CASTS or "dtype" in kwargs:  # .to(torch.float32), softmax(..., dtype=torch.float32)
+                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
+                kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def measuring(model: nn.Module) -> Iterator[None]:
+    """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, attention that can be
+    differentiated twice, full float32 products. On exit, also by an exception, the train/eval mode of every module
+    and the random state are as they were; parameters and their gradients are never written to."""
+    modes = [(module, module.training) for module in model.modules()]
+    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    matmul_precision = torch.get_float32_matmul_precision()
+    model.eval()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.random.fork_rng(devices=cuda),
+            torch.backends.cudnn.flags(allow_tf32=False),
+            sdpa_kernel(SDPBackend.MATH),  # the fused kernels have no second derivative
+            KeepPrecision(),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(matmul_precision)
+        for module, mode in modes:
+            module.training = mode
+
+
+def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:
+    """The closure that the measurements take, for a module: `losses(forward, batch)` are the per-example losses [B] of
+    a micro-batch when `forward(**inputs)` runs the model. Parameters that are not passed in stay the module's own."""
+
+    def loss_fn(params: Params, batch: Batch) -> Tensor:
+        return losses(lambda **inputs: functional_call(model, params, (), inputs), batch)
+
+    return loss_fn
+
+
+def trainable_parameters(model: nn.Module, dtype: torch.dtype | None = None) -> Params:
+    """name -> tensor of what the optimizers move: detached, sharing memory with the model unless `dtype` differs."""
+    return {name: p.detach().to(dtype or p.dtype) for name, p in model.named_parameters() if p.requires_grad}

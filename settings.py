@@ -1,0 +1,156 @@
+"""What the entry scripts share on the command line: flags, their ranges, and one-line answers to wrong input."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong input with one line and exit status 2; shows every default that is not None in --help."""
+
+    def __init__(self, description: str):
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        unset = action.default in (None, False, argparse.SUPPRESS)
+        return action.help if unset else super()._get_help_string(action)
+
+
+@contextmanager
+def answering_input_errors(parser: Parser) -> Iterator[None]:
+    """Around everything before the work starts: what is wrong with the input is said in one line, exit status 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        parser.error(str(error) or repr(error))
+
+
+# ---- types of flags -----------------------------------------------------------------------------------------------
+
+
+def number(kind: type, low: float, high: float = float("inf"), *, exclusive: bool = False) -> Callable[[str], Any]:
+    """An argparse type: an int or float in [low, high], or (low, high] if `exclusive`; the answer names the range."""
+    interval = f"{'(' if exclusive else '['}{low}, {high}{']' if high < float('inf') else ')'}"
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"expected {kind.__name__} in {interval}, got {text!r}") from None
+        if not (low < value if exclusive else low <= value) or not value <= high or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"expected {kind.__name__} in {interval}, got {text!r}")
+        return value
+
+    return parse
+
+
+positive_int = number(int, 1)
+positive_float = number(float, 0, exclusive=True)
+seed_number = number(int, 0, 2**31 - 1)
+
+
+def one_of(kind: str, known: Any) -> Callable[[str], str]:
+    """An argparse type: one of the known names; a wrong one is answered with them and the closest match."""
+
+    def parse(text: str) -> str:
+        if text not in known:
+            near = get_close_matches(text, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise argparse.ArgumentTypeError(f"unknown {kind} {text!r}; {hint}known: {', '.join(known)}")
+        return text
+
+    return parse
+
+
+def device(text: str) -> torch.device:
+    """An argparse type: a device of this machine; "auto" is the first CUDA device if there is one, else the CPU."""
+    if text == "auto":
+        text = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(text)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        raise argparse.ArgumentTypeError(
+            f"device {text!r} cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(here)}"
+        ) from None
+    return chosen
+
+
+# ---- groups of flags ----------------------------------------------------------------------------------------------
+
+
+def add_task_flags(parser: Parser, tasks: Any, lists: Any) -> None:
+    group = parser.add_argument_group("what is trained (a flag left out takes the task's default)")
+    group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
+    group.add_argument("--dataset", help="hub id, local file in the same schema, or 'toy'")
+    group.add_argument("--model", help="hub id, folder of a saved model, or 'toy': the same architecture, small and new")
+    group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
+    group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target")
+    group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
+    group.add_argument(
+        "--algorithm_list",
+        type=one_of("algorithm list", lists),
+        help="list of algorithm_list.py: " + ", ".join(lists),
+    )
+
+
+def add_training_flags(parser: Parser) -> Any:
+    group = parser.add_argument_group("training")
+    group.add_argument("--num_epochs", type=positive_int, metavar="N")
+    group.add_argument("--batch_size", type=positive_int, metavar="N", help="examples of one update")
+    group.add_argument(
+        "--micro_batch_size", type=positive_int, metavar="N", help="examples held at once; changes speed and memory only"
+    )
+    group.add_argument("--seed", type=seed_number, default=0, help="of the data order, dropout, test batch, toy data")
+    return group
+
+
+def add_machine_flags(parser: Parser) -> Any:
+    group = parser.add_argument_group("machine and output")
+    group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if there is one")
+    group.add_argument("--output_dir", metavar="FOLDER", help="where the results go; by default a name under output/")
+    group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
+    group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
+    group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
+    return group
+
+
+def start_logging(verbose: bool) -> None:
+    """Messages go to standard error, above the progress bars."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_BarHandler()], force=True)
+    for name in ("__main__", "landscape_utils", "plotting", "results", "settings", "tasks", "torch_optimizer", "training"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
+    logging.captureWarnings(True)
+
+
+class _BarHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def progress(iterable=None, **options) -> tqdm:
+    """A progress bar that is silent when standard error is not a terminal."""
+    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
+
+
+def be_deterministic() -> None:
+    """Ask for reproducible kernels where the device has them (CUDA); on the CPU they are."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,101 @@
+"""The one training loop, which both scripts drive:
+
+    for point in trajectory(task, optimizer, num_epochs=20, batch_size=1024):
+        ...                       # here the gradients of the batch are in place and the step is not yet taken
+
+Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks of a
+step on (seed, iteration). So nothing done between two steps can change the run, every algorithm sees the same data and
+the same masks, and a run can be taken up at any iteration.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ORDER, SAMPLE, TEST_BATCH = range(3)  # what a stream of random numbers is for
+
+
+@dataclass(frozen=True)
+class Point:
+    """x_t of a training run, with the gradient of its batch in `.grad`. All counts start at 1."""
+
+    epoch: int
+    batch: int  # within the epoch
+    iteration: int  # over all epochs
+    loss: float  # objective on the batch, in train mode
+    learning_rate: float
+
+
+def random_stream(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
+    """Independent random numbers for one purpose and epoch of a run."""
+    return np.random.default_rng((seed, purpose, epoch))
+
+
+def batches_per_epoch(num_examples: int, batch_size: int) -> int:
+    return math.ceil(num_examples / batch_size)
+
+
+def micro_batches(
+    task, indices: Sequence[int], micro_batch_size: int, device: torch.device, dtype: torch.dtype | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """The examples in padded groups of at most `micro_batch_size`, neighbours in length together: little padding.
+
+    `dtype` replaces the type of floating-point inputs such as images.
+    """
+    ordered = sorted(indices, key=task.length)
+    for start in range(0, len(ordered), micro_batch_size):
+        group = [task.examples[i] for i in ordered[start : start + micro_batch_size]]
+        yield _to_device(task.collate(group), device, dtype)
+
+
+def _to_device(batch: dict[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    if device.type == "cuda":  # a copy from pinned memory runs beside the computation
+        batch = {k: t.pin_memory() for k, t in batch.items()}
+    return {k: t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for k, t in batch.items()}
+
+
+def trajectory(
+    task,
+    optimizer: torch.optim.Optimizer,
+    *,
+    num_epochs: int,
+    batch_size: int,
+    micro_batch_size: int,
+    seed: int = 0,
+    scheduler=None,
+) -> Iterator[Point]:
+    """Train `task.model`, stopping at every iteration between the gradient and the step.
+
+    The objective of a batch is the mean over its examples of each example's loss, however they are grouped into
+    micro-batches; the last batch of an epoch may be smaller.
+
+    Raises: FloatingPointError at the first loss that is not finite; no step is taken there.
+    """
+    model, examples = task.model, len(task.examples)
+    device = next(model.parameters()).device
+    iteration = 0
+    for epoch in range(1, num_epochs + 1):
+        order = random_stream(seed, ORDER, epoch).permutation(examples)
+        for batch in range(1, batches_per_epoch(examples, batch_size) + 1):
+            iteration += 1
+            indices = order[(batch - 1) * batch_size : batch * batch_size].tolist()
+            torch.manual_seed((seed << 32) + iteration)
+            model.train()
+            optimizer.zero_grad(set_to_none=True)
+            loss = torch.zeros((), dtype=torch.float64, device=device)
+            for inputs in micro_batches(task, indices, micro_batch_size, device):
+                part = task.losses(model, inputs).sum() / len(indices)
+                part.backward()
+                loss += part.detach()
+            loss = loss.item()  # the only wait for the device in an iteration
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}, batch {batch}")
+            learning_rate = optimizer.param_groups[0]["lr"]
+            yield Point(epoch, batch, iteration, loss, math.nan if learning_rate is None else float(learning_rate))
+            optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
