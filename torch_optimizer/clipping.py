@@ -1,0 +1,153 @@
+"""Coordinate-wise clipping of the largest magnitudes, the one implementation that every optimizer calls.
+
+    tau = |g|_(floor(k n)),  the magnitude at that index when all n are sorted in descending order
+    c   = sign(g) min(|g|, tau)                                        [Pan & Li, arXiv:2306.00204]
+
+The n magnitudes are those of all tensors together. Nothing is sorted but a sample: two of its entries bracket tau, one
+pass over the data counts what lies above the bracket and collects what lies inside it, and tau is picked among those
+few. The counts prove the answer; where they do not (constants, repeated values, a sample that was not typical) a slower
+exact selection takes over. So tau is always an entry of the data, never an estimate.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+SAMPLE_SIZE = 2**17
+PIECE_SIZE = {"cpu": 2**17}  # elements handled at once: on a CPU what its cache holds, elsewhere what memory allows
+LARGE_PIECE = 2**26
+
+
+def clip_threshold(tensors: Sequence[Tensor], fraction: float) -> float:
+    """Magnitude at index int(n * fraction) of the n magnitudes in `tensors`, in descending order.
+
+    Exact in every floating dtype. A NaN counts in n but ranks below every number, so it can never be the threshold.
+    Random state is left alone. On an accelerator four values are read back, whatever the number of tensors.
+
+    Args:
+        tensors: any shapes, floating dtypes and devices; only their magnitudes count.
+        fraction: part of the n coordinates to set aside, in [0, 1).
+
+    Returns: the threshold, in the tensors' unit; inf where there is no number at all to rank.
+    Raises: ValueError if `fraction` is outside [0, 1).
+
+    Example:
+        >>> clip_threshold([torch.tensor([4.0, -1.0]), torch.tensor([[-3.0], [2.0]])], fraction=0.25)
+        3.0
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1), got {fraction}")
+    flats = [_flat(t) for t in tensors if t.numel()]
+    n = sum(t.numel() for t in flats)
+    rank = int(n * fraction)
+    if n <= 2 * SAMPLE_SIZE:
+        return _select(flats, rank)
+
+    low, high = _bracket(_sample(flats, n), fraction)
+    counts_above_low, inside = [], []
+    for m in _magnitudes(flats):
+        above_low = m > low
+        counts_above_low.append(torch.count_nonzero(above_low))
+        inside.append(m[above_low.logical_and_(m < high)].to(flats[0].device))
+    inside = torch.cat(inside)
+    above_low = _total(counts_above_low)
+    above_inside = above_low - inside.numel()  # how many are >= high
+    if above_inside <= rank < above_low:
+        return _nth_largest(inside, rank - above_inside)
+
+    # tau is one of the bracket's ends, repeated, or the sample misled us
+    if rank < above_inside and _total([torch.count_nonzero(m > high) for m in _magnitudes(flats)]) <= rank:
+        return high
+    if rank >= above_low and _total([torch.count_nonzero(m >= low) for m in _magnitudes(flats)]) > rank:
+        return low
+    return _select(flats, rank)
+
+
+def clip(tensor: Tensor, threshold: float) -> Tensor:
+    """sign(x) min(|x|, threshold) coordinate by coordinate, as a new tensor; NaN stays NaN.
+
+    Example:
+        >>> clip(torch.tensor([4.0, -1.0, -math.inf]), 2.0)
+        tensor([ 2., -1., -2.])
+    """
+    if threshold > torch.finfo(tensor.dtype).max:  # tau of a wider dtype: nothing finite reaches it
+        threshold = math.inf
+    return tensor.clamp(-threshold, threshold)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    """The entries in the order they lie in memory, which spares the copy of a transposed tensor."""
+    by_stride = sorted(range(tensor.dim()), key=tensor.stride, reverse=True)
+    return tensor.detach().permute(by_stride).reshape(-1)
+
+
+def _common_dtype(flats: Sequence[Tensor]) -> torch.dtype:
+    """One dtype in which all entries are exact and comparable."""
+    return torch.float64 if any(t.dtype == torch.float64 for t in flats) else torch.float32
+
+
+def _magnitudes(flats: Sequence[Tensor]) -> Iterator[Tensor]:
+    """|entries| in pieces: large tensors are cut, small ones joined, so that each piece is worth a kernel."""
+    dtype = _common_dtype(flats)
+    for device in dict.fromkeys(t.device for t in flats):
+        size = PIECE_SIZE.get(device.type, LARGE_PIECE)
+        held, count = [], 0
+        for piece in (p for t in flats if t.device == device for p in t.split(size)):
+            if held and count + piece.numel() > size:
+                yield _joined(held, dtype)
+                held, count = [], 0
+            held.append(piece)
+            count += piece.numel()
+        yield _joined(held, dtype)
+
+
+def _joined(pieces: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    if len(pieces) == 1:
+        return pieces[0].to(dtype).abs()
+    return torch.cat([p.to(dtype) for p in pieces]).abs_()
+
+
+def _sample(flats: Sequence[Tensor], n: int) -> Tensor:
+    """About SAMPLE_SIZE magnitudes, evenly spaced over all entries; the odd stride does not follow the rows."""
+    stride = n // SAMPLE_SIZE | 1
+    taken, seen = [], 0
+    for t in flats:
+        taken.append(t[-seen % stride :: stride].to(flats[0].device, _common_dtype(flats)))
+        seen += t.numel()
+    return _nan_last(torch.cat(taken).abs_())
+
+
+def _bracket(sample: Tensor, fraction: float) -> tuple[float, float]:
+    """Two values with the data's order statistic strictly between them, were the sample a random one (six sigma)."""
+    size = sample.numel()
+    margin = 6 * math.sqrt(size * fraction * (1 - fraction)) + 6
+    first, last = int(size * fraction - margin), math.ceil(size * fraction + margin)
+    descending = sample.sort(descending=True).values
+    high = descending[first].item() if first >= 0 else math.inf
+    low = descending[last].item() if last < size else -1.0
+    return low, high
+
+
+def _select(flats: Sequence[Tensor], rank: int) -> float:
+    """The same order statistic from all entries at once."""
+    if not flats:
+        return math.inf
+    values = torch.cat([m.to(flats[0].device) for m in _magnitudes(flats)])
+    numbers = _total([torch.count_nonzero(values >= 0)])
+    return _nth_largest(_nan_last(values), min(rank, numbers - 1)) if numbers else math.inf
+
+
+def _nan_last(magnitudes: Tensor) -> Tensor:
+    return magnitudes.masked_fill_(magnitudes.isnan(), -1.0)
+
+
+def _nth_largest(values: Tensor, rank: int) -> float:
+    if values.is_cpu:
+        return values.kthvalue(values.numel() - rank).values.item()
+    return values.sort(descending=True).values[rank].item()  # kthvalue keeps only one block of a GPU busy
+
+
+def _total(counts: Sequence[Tensor]) -> int:
+    return int(sum(torch.stack([c for c in counts if c.device == d]).sum().item() for d in {c.device for c in counts}))

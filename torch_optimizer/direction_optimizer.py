@@ -1,0 +1,205 @@
+"""What the optimizers of this package share: one rule gives both the step they make and the step they would make."""
+
+import math
+import numbers
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from torch_optimizer.clipping import clip, clip_threshold
+
+Group = dict[str, Any]
+Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor
+
+
+def require_range(options: Group, name: str, low: float, high: float, *, closed: bool = False) -> None:
+    """Raise ValueError unless options[name], where present, is a number in [low, high), or [low, high] if `closed`."""
+    if name not in options:
+        return
+    require_number(name, options[name], low, high, closed=closed)
+
+
+def require_number(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:
+    """Raise ValueError unless `value` is a number in [low, high), or in [low, high] if `closed`."""
+    is_number = isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
+    if not is_number or not (low <= float(value) < high or closed and float(value) == high):
+        bracket = "]" if closed else ")"
+        raise ValueError(f"{name} must be a number in [{low}, {high}{bracket}, got {value!r}")
+
+
+def require_betas(options: Group) -> None:
+    """Raise ValueError unless options["betas"] is a pair of numbers in [0, 1)."""
+    betas = options["betas"]
+    if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+        raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
+    for i, beta in enumerate(betas):
+        require_number(f"betas[{i}]", beta, 0, 1)
+
+
+class DirectionOptimizer(Optimizer):
+    r"""An optimizer whose step is `x_t = x_{t-1} + lr v_t`, with v_t to be had without making the step.
+
+    A subclass supplies `_descent`, the pure rule from gradient and state to -v_t. This class supplies the rest:
+
+        g_t   = the gradient, negated if `maximize`
+        tau_t = threshold_scale |g_t|_(floor(k N)), over all N coordinates of the optimizer     [arXiv:2306.00204]
+        c_t   = sign(g_t) min(|g_t|, tau_t)                                                     (g_t itself if k = 0)
+
+    Groups may differ in k = `coordinate_clip`: each takes its own order statistic of the same N magnitudes. Where a
+    group has a `clip_update`, the finished moves of all tensors are clipped together by the same rule.
+
+    Raises: ValueError for an option outside its range, before any parameter is looked at; RuntimeError from `step`
+        and `directions` if a gradient is sparse or complex, before anything has changed.
+    """
+
+    _warned_of_zero_threshold = False
+
+    def __init__(self, params: Any, defaults: Group) -> None:
+        self._check_options(defaults)
+        super().__init__(params, defaults)
+
+    def _check_options(self, options: Group) -> None:
+        """Raise ValueError for the first option outside its range. `options` holds a value for every default."""
+        require_range(options, "lr", 0, math.inf)
+        require_range(options, "weight_decay", 0, math.inf)
+        require_range(options, "coordinate_clip", 0, 1)
+        require_range(options, "threshold_scale", 0, math.inf)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """Add parameters with options of their own; checked like those of the constructor."""
+        if isinstance(param_group, dict):
+            self._check_options(self.defaults | param_group)
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: Group) -> None:
+        """Restore a copy, or groups saved by another class, whose missing options take this optimizer's defaults."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    def load_state_dict(self, state_dict: Group) -> None:
+        """As torch.optim.Optimizer, but state keeps the dtype it was saved in.
+
+        The base class casts it to the parameter's, which would round the float32 second moments of half-precision
+        parameters, or drop them to zero.
+        """
+        seen: list[Group] = []  # the dictionary as other hooks leave it
+        handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.append(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        saved_ids = chain.from_iterable(group["params"] for group in seen[0]["param_groups"])
+        parameters = chain.from_iterable(group["params"] for group in self.param_groups)
+        for saved_id, p in zip(saved_ids, parameters, strict=True):
+            for name, value in seen[0]["state"].get(saved_id, {}).items():
+                if isinstance(value, Tensor) and value.dtype != self.state[p][name].dtype:
+                    self.state[p][name] = value.to(p.device, copy=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Move every parameter that has a gradient by lr times its direction.
+
+        Args:
+            closure: re-evaluates the model, with gradients enabled, and returns the loss.
+
+        Returns: what `closure` returned, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
+        for group, p, descent in self._descents():
+            lr = self.learning_rate(group, p)
+            if isinstance(lr, Tensor) and not lr.is_cpu:
+                p.addcmul_(descent, lr, value=-1)  # lr stays on its device: no wait for it
+            elif group.get("foreach") or (group.get("foreach") is None and p.is_cuda):
+                moving, moves = together.setdefault(float(lr), ([], []))
+                moving.append(p)
+                moves.append(descent)
+            else:
+                p.add_(descent, alpha=-float(lr))
+        for lr, (moving, moves) in together.items():
+            torch._foreach_add_(moving, moves, alpha=-lr)
+        return loss
+
+    @torch.no_grad()
+    def directions(self) -> dict[Parameter, Tensor]:
+        """The step this optimizer makes from here, per unit of lr, without making it.
+
+        Momentum and the other state advance on the present `p.grad`, as `step` would; parameters and gradients stay.
+
+        Returns: parameter -> v, same shape, with x_{t+1} - x_t = lr * v; new tensors. For a half-precision
+            parameter v is float32 where the rule computes in it. Parameters without gradient are left out.
+        """
+        return {p: descent.neg() for _, p, descent in self._descents()}
+
+    def learning_rate(self, group: Group, p: Parameter) -> float | Tensor:
+        """The lr that multiplies the direction of `p` at its latest step."""
+        return group["lr"]
+
+    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+        """The rule: advance self.state[p] and return -v_t, which may alias the state or `clipped`.
+
+        Args:
+            p: the parameter; read only, as are all tensors here.
+            grad: g_t, same shape.  clipped: c_t, same shape, without weight decay.
+            group: the options of p's group.
+        """
+        raise NotImplementedError
+
+    def _descents(self) -> Iterator[Move]:
+        """(group, p, -v_t) of every parameter with a gradient, one at a time unless they must be clipped together."""
+        with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for _, p in with_grad:
+            self._refuse_unsupported(p.grad)
+        descents = self._ruled_descents(with_grad)
+        if not any(group.get("clip_update") for group, _ in with_grad):
+            return descents
+        descents = list(descents)
+        thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in descents])
+        return ((group, p, self._clip("clip_update", d, group, thresholds)) for group, p, d in descents)
+
+    def _ruled_descents(self, with_grad: list[tuple[Group, Parameter]]) -> Iterator[Move]:
+        thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
+        for group, p in with_grad:
+            grad = -p.grad if group.get("maximize") else p.grad
+            clipped = self._clip("coordinate_clip", grad, group, thresholds)
+            yield group, p, self._descent(p, grad, clipped, group)
+
+    def _thresholds(self, option: str, tensors: list[tuple[Group, Tensor]]) -> dict[float, float]:
+        """fraction -> order statistic of all `tensors`, for every fraction > 0 that a group asks for in `option`."""
+        values = [tensor for _, tensor in tensors]
+        fractions = {group[option] for group, _ in tensors if group.get(option)}
+        thresholds = {fraction: clip_threshold(values, fraction) for fraction in fractions}
+        if 0 in thresholds.values() and not self._warned_of_zero_threshold:
+            nonzero = sum(int(torch.count_nonzero(tensor)) for tensor in values)
+            if nonzero:
+                self._warned_of_zero_threshold = True
+                zeros = 1 - nonzero / sum(tensor.numel() for tensor in values)
+                warnings.warn(
+                    f"{type(self).__name__}: the clipping threshold is 0, which erases the step, because "
+                    f"{zeros:.2%} of the coordinates are exactly zero; {option} should stay below {1 - zeros:.3g}",
+                    stacklevel=4,
+                )
+        return thresholds
+
+    def _clip(self, option: str, tensor: Tensor, group: Group, thresholds: dict[float, float]) -> Tensor:
+        """The tensor cut to its group's threshold; itself if the group does not clip."""
+        if not group.get(option):
+            return tensor
+        return clip(tensor, group["threshold_scale"] * thresholds[group[option]])
+
+    def _refuse_unsupported(self, grad: Tensor) -> None:
+        if grad.layout != torch.strided:
+            raise RuntimeError(f"{type(self).__name__} does not support sparse gradients, got layout {grad.layout}")
+        if grad.is_complex():
+            raise RuntimeError(f"{type(self).__name__} does not support complex gradients, got dtype {grad.dtype}")
