@@ -1,0 +1,56 @@
+"""What loading data and loading models have in common: local path or hub id, and one clear line when the hub says no."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def is_local(name: str) -> bool:
+    """Whether `name` means a file or folder rather than a hub id (`owner/name` or `name`)."""
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def quiet_libraries() -> None:
+    """Progress bars only where somebody watches; errors are raised, so the libraries need not log them as well."""
+    import datasets
+    import huggingface_hub.utils
+    import transformers.utils.logging
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()
+        transformers.utils.logging.disable_progress_bar()
+
+
+def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueError:
+    """Why the hub did not deliver, and what would do. `kind` is "dataset" or "model", `instead` names the alternatives."""
+    chain = _causes(error)
+    names = {cause.__name__ for link in chain for cause in type(link).__mro__}
+    text = " ".join(str(link) for link in chain).lower()
+    page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    if "GatedRepoError" in names or "gated" in text:
+        reason = f"is gated: accept its terms at {page} and give your access token with --hf_key or HF_TOKEN"
+    elif "OfflineModeIsEnabled" in names or "offlinemodeisenabled" in text or os.environ.get("HF_HUB_OFFLINE") == "1":
+        reason = "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it"
+    elif "RepositoryNotFoundError" in names or "doesn't exist on the hub" in text or "not a valid model" in text:
+        reason = f"is not on the hub, or is private and needs --hf_key (looked at {page})"
+    elif names & {"ConnectError", "TimeoutException", "LocalEntryNotFoundError", "ConnectionError"}:
+        reason = "cannot be fetched: the hub cannot be reached, and it is not in the local cache"
+    else:
+        reason = f"cannot be loaded: {first_line(error)}"
+    return ValueError(f"{kind} {name!r} {reason}. Without the hub: {instead}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error, what it was raised from, and so on."""
+    chain = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__ or error.__context__
+    return chain
