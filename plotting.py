@@ -11,103 +11,19 @@ import argparse
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from results import read_config, read_table, write_whole
+from figure_style import RC, Row, Run, Style, label_outside, new_figure, open_run, save_figure
 
 logger = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]  # one line of a table, as read_table returns it
-
-# One colour a name in all figures of all runs: the colour-blind-safe sets of Okabe & Ito (first six) and Tol.
-COLORS = {"sgd": "#D55E00", "adam": "#0072B2", "adafactor": "#009E73", "normalized_sgd": "#E69F00",
-          "sign_sgd": "#CC79A7", "lion": "#56B4E9", "adamw": "#332288", "rmsprop": "#882255", "adagrad": "#999933",
-          "nadam": "#AA4499", "radam": "#117733", "muon": "#555555"}
-OTHER_COLORS = ("#000000", "#661100", "#6699CC", "#888888")  # names we do not know, in order of appearance
-# Line, opacity, marker and outline of a name's first, second, ... row; "--" on lines is left to the quadratic model.
-VARIANTS = (("-", 1.0, "o", "-"), ("-.", 0.75, "s", "-"), (":", 0.75, "^", (0, (1.5, 0.7))),
-            ((0, (7, 1, 1, 1, 1, 1)), 0.6, "D", ":"))
-RC = {"font.size": 9, "figure.titlesize": 10, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False,
-      "legend.handlelength": 3.2, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
-      "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6,
-      "lines.linewidth": 1.7, "pdf.fonttype": 42, "savefig.dpi": 200}
-
-
-# ---- what a figure is drawn from -----------------------------------------------------------------------------
-
-@dataclass(frozen=True)
-class Style:
-    """How one algorithm looks in every figure: its name's colour; line, opacity, marker, outline of its row."""
-    name: str
-    variant: int  # 0 for the first row of a name, unclipped before clipped
-    color: str
-
-    def line(self) -> dict[str, Any]:
-        linestyle, alpha, _, _ = VARIANTS[self.variant % len(VARIANTS)]
-        return {"color": self.color, "linestyle": linestyle, "alpha": alpha}
-
-    @property
-    def marker(self) -> str:
-        return VARIANTS[self.variant % len(VARIANTS)][2]
-
-    def bars(self) -> dict[str, Any]:
-        if self.variant == 0:
-            return {"facecolor": self.color + "60", "edgecolor": self.color, "linewidth": 0.5, "fill": True}
-        outline = VARIANTS[self.variant % len(VARIANTS)][3]
-        return {"edgecolor": self.color, "linewidth": 1.5, "linestyle": outline, "fill": False}
-
-
-def styles_of(algorithms: Iterable[Row]) -> dict[str, Style]:
-    """Label -> style for the rows of config.json (`label`, `name`, `options`), rows of one name side by side."""
-    by_name: dict[str, list[Row]] = {}
-    for row in algorithms:
-        by_name.setdefault(row["name"], []).append(row)
-    others = [name for name in by_name if name not in COLORS]
-    return {row["label"]: Style(name, variant, COLORS.get(name) or OTHER_COLORS[others.index(name) % len(OTHER_COLORS)])
-            for name, rows in by_name.items() for variant, row in enumerate(sorted(rows, key=_is_clipped))}
-
-
-def _is_clipped(row: Row) -> bool:
-    return any(row["options"].get(option) for option in ("coordinate_clip", "clip_update"))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder as the figures need it."""
-    folder: Path
-    styles: dict[str, Style]
-    title: str
-
-    def table(self, name: str) -> list[Row]:
-        """The rows of a table of ours; none where the run did not write it."""
-        path = self.folder / f"{name}.csv"
-        return read_table(path) if path.exists() else []
-
-    def points(self, name: str) -> dict[tuple[int, int], dict[str, list[Row]]]:
-        """The rows of a table by measured point (epoch, batch), then by algorithm, in the order of the styles."""
-        points: dict[tuple[int, int], dict[str, list[Row]]] = {}
-        for row in self.table(name):
-            points.setdefault((row["epoch"], row["batch"]), {}).setdefault(row["algorithm"], []).append(row)
-        return {point: {label: rows[label] for label in self.styles if label in rows} for point, rows in points.items()}
-
-
-def open_run(folder: str | Path) -> Run:
-    """Raises ValueError, in one line, if the folder is none of a run."""
-    config, folder = read_config(folder), Path(folder)
-    settings = config["settings"]
-    by = f", trained by {settings['train_optimizer']}" if "train_optimizer" in settings else ""
-    return Run(folder, styles_of(config["algorithms"]), settings.get("task", folder.name) + by)
-
 
 # ---- training loss -------------------------------------------------------------------------------------------
 
@@ -179,7 +95,8 @@ def scan_figures(run: Run) -> Iterator[tuple[str, Figure]]:
             handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle="--", label="its quadratic model"))
         limits = zoom_limits(curve.reach for curve in curves.values())
         columns = len(limits) if len(limits) < 4 else 2
-        figure, axes = new_figure(math.ceil(len(limits) / columns), columns, handles, width=max(3.6 * columns, 6), height=2.7)
+        rows = math.ceil(len(limits) / columns)
+        figure, axes = new_figure(rows, columns, handles, width=max(3.6 * columns, 6), height=2.7)
         for ax, limit in zip(axes, limits, strict=True):
             _scan_panel(ax, list(curves.values()), 1.04 * limit)
         label_outside(axes, columns, "distance along the direction, $\\|x - x_t\\|$", "loss on the test batch")
@@ -215,7 +132,8 @@ def _scan_panel(ax: Axes, curves: Sequence[Curve], limit: float) -> None:
     # A curve too long for this panel would be a straight stub: it is left to the wider ones.
     curves = [curve for curve in curves if curve.reach <= limit or sum(s <= limit for s in curve.distances) > 2]
     for curve in curves:
-        ax.plot(curve.distances, curve.losses, zorder=3, **curve.style.line())
+        if curve.reach > limit / 30:  # a shorter one would be a vertical stroke: here only its minimum is marked
+            ax.plot(curve.distances, curve.losses, zorder=3, **curve.style.line())
         if curve.derivatives and curve.reach > limit / 8:  # for a shorter curve, a zoomed panel has room for it
             grid = [min(limit, curve.reach) * i / 200 for i in range(201)]
             ax.plot(grid, [curve.model(s) for s in grid], color=curve.style.color, linewidth=0.8, linestyle="--")
@@ -245,7 +163,8 @@ def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
         panels = list(dict.fromkeys(run.styles[label].name for label in bars))
         columns = min(3, len(panels))
         handles = [Patch(label=label, **run.styles[label].bars()) for label in bars]
-        figure, axes = new_figure(math.ceil(len(panels) / columns), columns, handles, width=max(3.1 * columns, 6), height=1.8)
+        rows = math.ceil(len(panels) / columns)
+        figure, axes = new_figure(rows, columns, handles, width=max(3.1 * columns, 6), height=1.8)
         for label, (edges, fractions) in bars.items():
             ax = axes[panels.index(run.styles[label].name)]
             ax.stairs(fractions, edges, **run.styles[label].bars())
@@ -254,9 +173,10 @@ def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
                     for edge in (low, high)]
         for ax, name in zip(axes, panels, strict=False):
             ax.set(title=name, xscale="log", xlim=(min(occupied) / 2, 2 * max(occupied)), ylim=(0, None))
+            ax.tick_params(labelbottom=ax in axes[max(0, len(panels) - columns):])
         for ax in axes[len(panels):]:
             ax.set_axis_off()
-        label_outside(axes, columns, "$|v_i|$, per unit of learning rate", "fraction of coordinates")
+        label_outside(axes[:len(panels)], columns, "$|v_i|$, per unit of learning rate", "fraction of coordinates")
         figure.suptitle(f"{run.title}, epoch {epoch}, batch {batch}: size of the update of each coordinate "
                         "(leftmost bar: zero)")
         yield f"histogram_epoch{epoch}_batch{batch}", figure
@@ -289,7 +209,9 @@ def ratio_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     if any(row["mean_ratio"] < 0 for row in rows):
         handles.append(Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="",
                               label="negative mean, at its size"))
-    handles.append(Line2D([], [], color="0.3", marker="v", markersize=3, linestyle="", label="std reaches to zero"))
+    if any(_is_cut(row) for row in rows):
+        handles.append(Line2D([], [], color="0.3", marker="v", markersize=3, linestyle="",
+                              label="bar cut short: std near or above mean"))
     figure, (ax,) = new_figure(1, 1, handles, width=7.2, height=3.8)
     for place, label in enumerate(labels):
         points = sorted((row for row in rows if row["algorithm"] == label), key=lambda row: row["epoch"])
@@ -302,14 +224,18 @@ def ratio_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     yield "sharpness_ratios", figure
 
 
+def _is_cut(row: Row) -> bool:
+    """Whether mean - std lies near zero or beyond it, where a log axis cannot show it."""
+    return (row["std"] or 0.0) > 0.75 * abs(row["mean_ratio"])
+
+
 def _ratio_line(ax: Axes, places: Sequence[float], points: Sequence[Row], style: Style) -> None:
     ax.plot(places, [abs(row["mean_ratio"]) for row in points], **(style.line() | {"linewidth": 0.9}))
     for place, row in zip(places, points, strict=True):
         size, std = abs(row["mean_ratio"]), row["std"] or 0.0
-        cut = std > 0.75 * size
-        bottom = size / 4 if cut else size - std
+        bottom = size / 4 if _is_cut(row) else size - std
         ax.plot([place, place], [bottom, size + std], color=style.color, linewidth=1.0)
-        if cut:
+        if _is_cut(row):
             ax.plot(place, bottom, "v", color=style.color, markersize=3)
         ax.plot(place, size, style.marker, color=style.color, markersize=4.5, zorder=4,
                 markerfacecolor=style.color if row["mean_ratio"] > 0 else "white")
@@ -331,36 +257,12 @@ def draw_all(folder: str | Path) -> list[Path]:
     (run.folder / "figures").mkdir(exist_ok=True)
     with matplotlib.rc_context(RC):
         for table, figures in FIGURES.items():
-            drawn = [path for stem, figure in figures(run) for path in save_figure(figure, run.folder / "figures", stem)]
+            drawn = [path for stem, figure in figures(run)
+                     for path in save_figure(figure, run.folder / "figures" / stem)]
             if not drawn:
                 logger.info("%s.csv holds nothing to draw", table)
             paths += drawn
     return paths
-
-
-def new_figure(rows: int, columns: int, handles: Sequence[Any], width: float, height: float) -> tuple[Figure, list[Axes]]:
-    """A figure with its legend below the axes, in as many columns as fit; `width` of all, `height` of a row, in inches."""
-    longest = max(len(handle.get_label()) for handle in handles)
-    legend_columns = max(1, min(4, int(width / (0.062 * longest + 0.75))))
-    legend_height = 0.17 * math.ceil(len(handles) / legend_columns)
-    figure = Figure(figsize=(width, rows * height + legend_height + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)  # needs neither a display nor pyplot's global state
-    figure.legend(handles=handles, loc="outside lower center", ncols=legend_columns)
-    return figure, list(figure.subplots(rows, columns, squeeze=False).flat)
-
-
-def label_outside(axes: Sequence[Axes], columns: int, xlabel: str, ylabel: str) -> None:
-    """Name the axes once: below the last row and left of the first column."""
-    for i, ax in enumerate(axes):
-        ax.set(xlabel=xlabel if i >= len(axes) - columns else "", ylabel="" if i % columns else ylabel)
-
-
-def save_figure(figure: Figure, folder: Path, stem: str) -> list[Path]:
-    """Write stem.png and stem.pdf into the folder, without the time of writing in them."""
-    def write(kind: str, **metadata: None) -> Path:
-        return write_whole(folder / f"{stem}.{kind}",
-                           lambda file: figure.savefig(file, format=kind, metadata=metadata))
-    return [write("png"), write("pdf", CreationDate=None)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
