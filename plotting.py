@@ -159,7 +159,9 @@ def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     range of the bins, are the bar at the left end.
     """
     for (epoch, batch), tables in run.points("histogram").items():
-        bars = {label: _bars(rows) for label, rows in tables.items()}
+        bars = {label: _bars(rows) for label, rows in tables.items() if any(row["count"] for row in rows)}
+        if not bars:
+            continue
         panels = list(dict.fromkeys(run.styles[label].name for label in bars))
         columns = min(3, len(panels))
         handles = [Patch(label=label, **run.styles[label].bars()) for label in bars]
@@ -251,10 +253,10 @@ FIGURES: dict[str, Callable[[Run], Iterator[tuple[str, Figure]]]] = {
 def draw_all(folder: str | Path) -> list[Path]:
     """Draw every figure that the folder's tables allow into its figures/, as PNG and PDF; the paths of what was drawn.
 
-    The same tables give the same bytes. Raises ValueError, in one line, if the folder is none of a run.
+    The same tables give the same bytes. Raises ValueError, in one line, if the folder is none of a run, or a table
+    cannot be read, or a figure not be written.
     """
     run, paths = open_run(folder), []
-    (run.folder / "figures").mkdir(exist_ok=True)
     with matplotlib.rc_context(RC):
         for table, figures in FIGURES.items():
             drawn = [path for stem, figure in figures(run)

@@ -43,15 +43,16 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
     """Write a file so that a reader, or a crash, sees the old content or the new one and never a part.
 
     Args:
-        path: the file; its folder must exist.
-        content: text (stored as UTF-8), bytes, or a function that writes into the open binary file given
-            to it, for what would be large in memory: `write_whole(path, lambda file: torch.save(state, file))`.
+        path: the file. Its folder is made if only that is missing.
+        content: text (stored as UTF-8), bytes, or a function that writes into the binary file given to
+            it, for what would be large in memory: `write_whole(path, lambda file: torch.save(state, file))`.
     Returns: the path.
     Raises: ValueError, in one line, when the system refuses (no permission, disk full, ...).
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename stays on one disk
     try:
+        path.parent.mkdir(exist_ok=True)
         with temporary.open("wb") as file:
             if callable(content):
                 content(file)
@@ -60,10 +61,12 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)  # still there only after an error
+    except BaseException as error:  # also an interrupt: no half-written file stays behind
+        if temporary.is_file():
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+        raise
     return path
 
 

@@ -56,9 +56,12 @@ def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(tmp_path, monkey
     assert (tmp_path / "a.txt").read_text() == "old" and names_in(tmp_path) == ["a.txt"]
 
 
-def test_writing_into_a_missing_folder_names_the_file(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot write .*nowhere.a\.txt: No such file or directory"):
-        write_whole(tmp_path / "nowhere" / "a.txt", "new")
+def test_a_path_that_cannot_be_written_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r"cannot write .*no.where.a\.txt: No such file or directory"):
+        write_whole(tmp_path / "no" / "where" / "a.txt", "new")
+    write_whole(tmp_path / "file", "in the way")
+    with pytest.raises(ValueError, match=r"cannot write .*file.a\.txt: (File exists|Not a directory)"):
+        write_whole(tmp_path / "file" / "a.txt", "new")
 
 
 # ---- the folder --------------------------------------------------------------------------------------------
@@ -79,7 +82,6 @@ def test_overwrite_removes_what_a_run_wrote_and_keeps_the_rest(tmp_path):
     folder = create_run_folder(tmp_path / "run")
     write_config(folder, {}, [])
     for name in ("figures/a.png", "checkpoints/last.pt", "model/config.json"):
-        (folder / name).parent.mkdir()
         write_whole(folder / name, "x")
     Table(folder / "scan.csv", ["epoch"]).save()
     write_whole(folder / "notes.txt", "mine")
@@ -101,7 +103,6 @@ def test_overwrite_never_touches_a_folder_that_no_run_wrote(tmp_path, config):
 def test_overwrite_unlinks_a_linked_model_and_leaves_its_target(tmp_path):
     folder = create_run_folder(tmp_path / "run")
     write_config(folder, {}, [])
-    (tmp_path / "precious").mkdir()
     write_whole(tmp_path / "precious" / "weights", "x")
     (folder / "model").symlink_to(tmp_path / "precious")
     create_run_folder(folder, overwrite=True)
