@@ -25,21 +25,30 @@ TASKS = {
 }
 
 
-def load_task(name: str, dataset: str | None = None, model: str | None = None, dataset_size: int | None = None,
-              seed: int = 0, hf_key: str | None = None, max_length: int | None = None) -> Task:
+def load_task(
+    name: str,
+    dataset: str | None = None,
+    model: str | None = None,
+    dataset_size: int | None = None,
+    seed: int = 0,
+    hf_key: str | None = None,
+    max_length: int | None = None,
+) -> Task:
     """Load a task of the registry.
 
     Args:
         name: a key of TASKS.
-        dataset, model: a hub id, a local path (a file in the hub data set's schema; a saved model folder) or "toy".
+        dataset, model: a hub id, a local path (a file in the hub data set's schema; a saved model's folder)
+            or "toy".
         dataset_size: the first so many examples are used.
         seed: of generated data and of freshly initialised weights.
         hf_key: Hugging Face access token; None uses HF_TOKEN or the stored login.
-        max_length: tokens, of the input and of the target each; longer texts are cut before their end-of-sequence token.
+        max_length: tokens, of the input and of the target each; longer texts are cut, and still end in the
+            end-of-sequence token.
     None takes the task's default (`task_defaults`).
 
-    Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that does not fit
-        the schema, or a hub that does not answer.
+    Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that
+        does not fit the schema, or a hub that does not answer.
     """
     defaults = task_defaults(name)
     dataset_size = defaults.dataset_size if dataset_size is None else dataset_size
@@ -47,13 +56,14 @@ def load_task(name: str, dataset: str | None = None, model: str | None = None, d
     if dataset_size < 1:
         raise ValueError(f"dataset_size is a number of examples, at least 1, got {dataset_size}")
     if max_length < 2:
-        raise ValueError(f"max_length is a number of tokens, at least 2 (one and the end of sequence), got {max_length}")
-    return TASKS[name].load(name, dataset or defaults.dataset, model or defaults.model, dataset_size, seed, hf_key,
-                            max_length)
+        raise ValueError(f"max_length is a number of tokens, 2 or more, got {max_length}")
+    return TASKS[name].load(
+        name, dataset or defaults.dataset, model or defaults.model, dataset_size, seed, hf_key, max_length
+    )
 
 
 def task_defaults(name: str) -> Defaults:
-    """The protocol of a task: sizes, epochs, learning rates. Unknown names are answered with the known ones."""
+    """The protocol of a task: sizes, epochs, learning rates. ValueError for an unknown name."""
     if name not in TASKS:
         close = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""

@@ -1,7 +1,8 @@
 """What every task is, whatever its data: examples, a model, and the loss of each example.
 
-The objective of the project is the mean over examples of `Task.losses`. It does not depend on how examples are grouped
-into micro-batches, nor on padding; a batched Hugging Face `.loss`, weighted by tokens, is a different objective."""
+The objective of the project is the mean over examples of `Task.losses`. It does not depend on how examples
+are grouped into micro-batches, nor on padding; a batched Hugging Face `.loss`, weighted by tokens, is a
+different objective."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ IGNORED = -100  # label of a position that is not scored
 
 @dataclass(frozen=True)
 class Defaults:
-    """The protocol of a task where its user says nothing; the hub tasks' is the paper's (Pan & Li, section 4).
+    """The protocol of a task where its user says nothing; of the hub tasks it is the paper's (Pan & Li).
 
     Sizes count examples, epochs count from 1.
     """
@@ -24,37 +25,40 @@ class Defaults:
     dataset: str
     model: str
     dataset_size: int = 10_240
-    batch_size: int = 1_024         # examples an update
-    micro_batch_size: int = 32      # examples a forward pass; bounds memory, changes no result
-    test_batch_size: int = 1_024    # examples of the fixed subset on which everything is measured
+    batch_size: int = 1_024  # examples an update
+    micro_batch_size: int = 32  # examples a forward pass; bounds memory, changes no result
+    test_batch_size: int = 1_024  # examples of the fixed subset on which everything is measured
     num_epochs: int = 20
     test_epochs: tuple[int, ...] = (2, 5, 10, 20)
-    num_sample_sharpness: int = 5   # measured iterations in each test epoch
+    num_sample_sharpness: int = 5  # measured iterations in each test epoch
     algorithm_list: str = "machine_translation"
     learning_rates: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-3, "adam": 1e-4})
-    max_length: int = 128           # tokens, of the input and of the target each
+    max_length: int = 128  # tokens, of the input and of the target each
 
 
 class Task:
     """Tokenised examples, a float32 model on the CPU in train mode, and the per-example loss that joins them.
 
-    A subclass gives `length`, `collate` and `losses`. Attributes: name, model, tokenizer (None for images), and examples,
-    a sequence of dicts indexed by ints.
+    A subclass gives `length`, `collate` and `losses`. Attributes: name, model, tokenizer (None for images),
+    and examples, a sequence of dicts indexed by ints.
     """
 
     def __init__(self, name: str, model: nn.Module, tokenizer, examples: Sequence[dict]):
         self.name, self.model, self.tokenizer, self.examples = name, model, tokenizer, examples
 
     def length(self, index: int) -> int:
-        """Tokens of one example, input and target together: micro-batches of similar length waste little padding."""
+        """Tokens of one example, input and target together; groups of similar length waste little padding."""
         raise NotImplementedError
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor]:
-        """One batch, padded to its longest example; every tensor has the examples along its first dimension."""
+        """One batch, padded to its longest example; the first dimension of every tensor is the examples."""
         raise NotImplementedError
 
     def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
-        """Each example's own loss, [B]. `forward` takes the model's inputs by name: the model, or a functional call."""
+        """Each example's own loss, [B].
+
+        `forward` takes the model's inputs by name and gives its output: the model, or a functional call.
+        """
         raise NotImplementedError
 
     def save_model(self, folder: str | Path) -> None:
@@ -65,8 +69,12 @@ class Task:
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over each example's own scored tokens: logits [B, T, V], labels [B, T] -> nats per token, [B]."""
-    each = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="none")  # [B T]
+    """Mean cross-entropy over each example's own scored tokens, [B], nats per token.
+
+    logits [B, T, V]; labels [B, T], IGNORED where not scored.
+    """
+    flat = logits.flatten(0, 1), labels.flatten()  # [B T, V], [B T]
+    each = F.cross_entropy(*flat, ignore_index=IGNORED, reduction="none")  # [B T]
     return each.view_as(labels).sum(1) / (labels != IGNORED).sum(1)
 
 

@@ -1,4 +1,4 @@
-"""What loading data and loading models have in common: local path or hub id, and one clear line when the hub says no."""
+"""Local path or hub id, and one clear line when the hub says no: common to data and models."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ def is_local(name: str) -> bool:
 
 
 def quiet_libraries() -> None:
-    """Progress bars only where somebody watches; errors are raised, so the libraries need not log them as well."""
+    """Progress bars only where somebody watches; errors are raised, so no library need log them as well."""
     import datasets
     import huggingface_hub.utils
     import transformers.utils.logging
@@ -24,16 +24,26 @@ def quiet_libraries() -> None:
 
 
 def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueError:
-    """Why the hub did not deliver, and what would do. `kind` is "dataset" or "model", `instead` names the alternatives."""
+    """Why the hub did not deliver, and what would do.
+
+    `kind` is "dataset" or "model", `instead` names the alternatives.
+    """
+    import huggingface_hub  # after a failed load it is there already
+
     chain = _causes(error)
     names = {cause.__name__ for link in chain for cause in type(link).__mro__}
     text = " ".join(str(link) for link in chain).lower()
-    page = f"{os.environ.get('HF_ENDPOINT', 'https://huggingface.co')}/{'datasets/' if kind == 'dataset' else ''}{name}"
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    page = f"{endpoint}/datasets/{name}" if kind == "dataset" else f"{endpoint}/{name}"
     if "GatedRepoError" in names or "gated" in text:
         reason = f"is gated: accept its terms at {page} and give your access token with --hf_key or HF_TOKEN"
-    elif "OfflineModeIsEnabled" in names or "offlinemodeisenabled" in text or os.environ.get("HF_HUB_OFFLINE") == "1":
+    elif "offlinemodeisenabled" in text or huggingface_hub.constants.HF_HUB_OFFLINE:
         reason = "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it"
-    elif "RepositoryNotFoundError" in names or "doesn't exist on the hub" in text or "not a valid model" in text:
+    elif (
+        "RepositoryNotFoundError" in names
+        or "doesn't exist on the hub" in text
+        or "not a valid model" in text
+    ):
         reason = f"is not on the hub, or is private and needs --hf_key (looked at {page})"
     elif names & {"ConnectError", "TimeoutException", "LocalEntryNotFoundError", "ConnectionError"}:
         reason = "cannot be fetched: the hub cannot be reached, and it is not in the local cache"

@@ -1,4 +1,5 @@
-"""English to French with an encoder-decoder: t5-small on opus_books as in the paper, or anything in the same form."""
+"""English to French with an encoder-decoder: t5-small on opus_books as in the paper, or anything in the same
+form."""
 
 from collections.abc import Callable
 
@@ -11,16 +12,28 @@ from tasks.pretrained import load_pretrained
 from tasks.toy_corpus import toy_corpus
 from tasks.toy_tokenizer import train_tokenizer
 
-PREFIX = "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
+PREFIX = (
+    "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
+)
 
 PAPER = Defaults(dataset="Helsinki-NLP/opus_books", model="google-t5/t5-small")
-TOY = Defaults(dataset="toy", model="toy", dataset_size=640, batch_size=64, test_batch_size=64, num_epochs=5,
-               test_epochs=(1, 2, 3, 5), num_sample_sharpness=2, algorithm_list="toy",
-               learning_rates={"sgd": 1e-1, "adam": 1e-3})
+TOY = Defaults(
+    dataset="toy",
+    model="toy",
+    dataset_size=640,
+    batch_size=64,
+    test_batch_size=64,
+    num_epochs=5,
+    test_epochs=(1, 2, 3, 5),
+    num_sample_sharpness=2,
+    algorithm_list="toy",
+    learning_rates={"sgd": 1e-1, "adam": 1e-3},
+)
 
 
 class MachineTranslation(Task):
-    """Examples {"input_ids", "labels"}: the prefixed English and the French, each ending in the end-of-sequence token."""
+    """Examples {"input_ids", "labels"}: the prefixed English and the French, each with its end-of-sequence
+    token."""
 
     def length(self, index: int) -> int:
         example = self.examples[index]
@@ -30,20 +43,26 @@ class MachineTranslation(Task):
         """input_ids, attention_mask [B, S]; labels, decoder_input_ids [B, T], the labels one place later."""
         inputs = [example["input_ids"] for example in examples]
         labels = pad([example["labels"] for example in examples], IGNORED)
-        return {"input_ids": pad(inputs, self.tokenizer.pad_token_id),
-                "attention_mask": pad([[1] * len(ids) for ids in inputs], 0),
-                "decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(labels),
-                "labels": labels}
+        return {
+            "input_ids": pad(inputs, self.tokenizer.pad_token_id),
+            "attention_mask": pad([[1] * len(ids) for ids in inputs], 0),
+            "decoder_input_ids": self.model.prepare_decoder_input_ids_from_labels(labels),
+            "labels": labels,
+        }
 
     def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy of each example's French tokens, [B], nats per token."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        # The decoder sees no padding before a scored token: its attention is causal and padding is on the right.
+        # The decoder sees no padding before a scored token: its attention is causal and padding is on the
+        # right.
         return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"])
 
 
-def load(name: str, dataset: str, model: str, dataset_size: int, seed: int, hf_key: str | None, max_length: int) -> Task:
-    """The first `dataset_size` pairs of `dataset`, and `model`; either may be "toy", a local path or a hub id."""
+def load(
+    name: str, dataset: str, model: str, dataset_size: int, seed: int, hf_key: str | None, max_length: int
+) -> MachineTranslation:
+    """The first `dataset_size` pairs of `dataset`, and `model`; either may be "toy", a local path or a hub
+    id."""
     if dataset == "toy":
         rows = toy_corpus(dataset_size, seed)
     else:
@@ -69,11 +88,18 @@ def check_row(row: dict) -> None:
 
 
 def toy_model(vocabulary_size: int, seed: int):
-    """A T5 of about one million parameters, freshly initialised from the seed; the global random state stays as it is."""
+    """A T5 of about one million parameters, freshly initialised; the global random state stays as it is."""
     from transformers import T5Config, T5ForConditionalGeneration  # slow to import, and only needed here
 
-    config = T5Config(vocab_size=vocabulary_size, d_model=128, d_kv=32, d_ff=256, num_layers=2, num_heads=4,
-                      decoder_start_token_id=0)
+    config = T5Config(
+        vocab_size=vocabulary_size,
+        d_model=128,
+        d_kv=32,
+        d_ff=256,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return T5ForConditionalGeneration(config).train()

@@ -6,7 +6,12 @@ import torch
 
 from tasks.hub import first_line, hub_refusal, is_local, quiet_libraries
 
-WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "vocab.txt")
 
 
@@ -25,14 +30,18 @@ def load_pretrained(source: str, auto_class: str, hf_key: str | None = None):
         model = getattr(transformers, auto_class).from_pretrained(source, token=hf_key, dtype=torch.float32)
     except Exception as error:  # the library raises OSError, ValueError, KeyError, safetensors' own, ...
         if local:
-            raise ValueError(f"model folder {source} cannot be loaded as {auto_class}: {first_line(error)}") from error
+            raise ValueError(
+                f"model folder {source} cannot be loaded as {auto_class}: {first_line(error)}"
+            ) from error
         raise hub_refusal("model", source, error, "--model FOLDER (a saved model) or --model toy") from error
     return model.train(), tokenizer
 
 
 def _check_folder(folder: Path) -> str:
     if not folder.is_dir():
-        raise ValueError(f"no such model folder: {folder}; --model takes a folder that save_model wrote, a hub id, or toy")
+        raise ValueError(
+            f"no such model folder: {folder}; --model takes a saved model's folder, a hub id, or toy"
+        )
     for what, names in (("configuration", ("config.json",)), ("weights", WEIGHTS), ("tokenizer", TOKENIZERS)):
         if not any((folder / name).is_file() for name in names):
             raise ValueError(f"model folder {folder} holds no {what}; expected {' or '.join(names)} in it")

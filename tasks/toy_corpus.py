@@ -1,54 +1,128 @@
-"""A small English-French corpus, written by a bilingual grammar from a seed: translation data without a download.
+"""A small English-French corpus, written by a bilingual grammar from a seed: translation without a
+download.
 
-Each sentence is built in both languages at once: articles and adjectives agree with the noun's gender and number, verbs
-with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases, elision (l', d', n', qu')
-and contraction (du, aux). Words of a kind are drawn with probability proportional to 1/rank (Zipf), rank being the order
-of `toy_lexicon.py`, so that a few words are frequent and most are rare, as in real text.
+Each sentence is built in both languages at once: articles and adjectives agree with the noun's gender and
+number, verbs with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases,
+elision (l', d', n', qu') and contraction (du, aux). Words of a kind are drawn with probability proportional
+to 1/rank (Zipf), rank being the order in `toy_lexicon.py`: a few words are frequent and most are rare, as in
+real text.
 
     >>> toy_corpus(2, seed=0) == toy_corpus(3, seed=0)[:2]
     True
 """
 
+import itertools
 import random
+import re
 from dataclasses import dataclass
 
 from tasks.toy_lexicon import LEXICON, Noun, Verb
 
 VOWELS = "aeiouâàéèêîôûœh"
-ASPIRATED = {"héros", "hérisson", "haricot", "haricots", "hérissons", "huit", "homard", "homards", "haut", "haute",
-             "hauts", "hautes", "onze"}  # no elision before these
-ELIDED = {"le": "l'", "la": "l'", "de": "d'", "ne": "n'", "je": "j'", "que": "qu'", "ce": "cet", "ma": "mon",
-          "sa": "son"}
-CONTRACTED = {("de", "le"): "du", ("de", "les"): "des", ("à", "le"): "au", ("à", "les"): "aux"}
-AN_EXCEPTIONS = {"hour": "an", "honest": "an", "uniform": "a", "university": "a", "useful": "a", "useless": "a"}
+ASPIRATED = {
+    "héros",
+    "hérisson",
+    "haricot",
+    "haricots",
+    "hérissons",
+    "huit",
+    "homard",
+    "homards",
+    "haut",
+    "haute",
+    "hauts",
+    "hautes",
+    "onze",
+}  # no elision before these
+ELIDED = {
+    "le": "l'",
+    "la": "l'",
+    "de": "d'",
+    "ne": "n'",
+    "je": "j'",
+    "que": "qu'",
+    "ce": "cet",
+    "ma": "mon",
+    "sa": "son",
+}
+CONTRACTED = {"de le": "du", "de les": "des", "à le": "au", "à les": "aux"}
+AN_EXCEPTIONS = {
+    "hour": "an",
+    "honest": "an",
+    "uniform": "a",
+    "university": "a",
+    "useful": "a",
+    "useless": "a",
+}
 
-# English; French masculine, feminine, plural. An empty form does not exist: "a" has no plural, "two" no singular.
-DETERMINERS = [("the", "the", "le", "la", "les"), ("a", "some", "un", "une", "des"), ("my", "my", "mon", "ma", "mes"),
-               ("this", "these", "ce", "cette", "ces"), ("his", "his", "son", "sa", "ses"),
-               ("our", "our", "notre", "notre", "nos"), ("their", "their", "leur", "leur", "leurs"),
-               ("your", "your", "votre", "votre", "vos"), ("each", "", "chaque", "chaque", ""),
-               ("", "two", "", "", "deux"), ("", "three", "", "", "trois"), ("", "many", "", "", "beaucoup de"),
-               ("", "several", "", "", "plusieurs"), ("", "four", "", "", "quatre"), ("", "five", "", "", "cinq"),
-               ("", "ten", "", "", "dix")]
+# English; French masculine, feminine, plural. Empty where there is none: "two" has no singular.
+DETERMINERS = [
+    ("the", "the", "le", "la", "les"),
+    ("a", "some", "un", "une", "des"),
+    ("my", "my", "mon", "ma", "mes"),
+    ("this", "these", "ce", "cette", "ces"),
+    ("his", "his", "son", "sa", "ses"),
+    ("our", "our", "notre", "notre", "nos"),
+    ("their", "their", "leur", "leur", "leurs"),
+    ("your", "your", "votre", "votre", "vos"),
+    ("each", "", "chaque", "chaque", ""),
+    ("", "two", "", "", "deux"),
+    ("", "three", "", "", "trois"),
+    ("", "many", "", "", "beaucoup de"),
+    ("", "several", "", "", "plusieurs"),
+    ("", "four", "", "", "quatre"),
+    ("", "five", "", "", "cinq"),
+    ("", "ten", "", "", "dix"),
+]
 # English, French, person (index into the conjugations below), feminine, plural
-PRONOUNS = [("he", "il", 2, False, False), ("she", "elle", 2, True, False), ("I", "je", 0, False, False),
-            ("they", "ils", 5, False, True), ("we", "nous", 3, False, True), ("you", "vous", 4, False, True)]
-PREPOSITIONS = [("in", "dans"), ("with", "avec"), ("near", "près de"), ("behind", "derrière"), ("in front of", "devant"),
-                ("under", "sous"), ("on", "sur"), ("for", "pour"), ("without", "sans"), ("against", "contre"),
-                ("around", "autour de"), ("far from", "loin de"), ("toward", "vers"), ("thanks to", "grâce à"),
-                ("between", "entre")]
-CONJUNCTIONS = [("and", "et"), ("but", "mais"), ("because", "parce que"), ("when", "quand"), ("or", "ou"),
-                ("so", "donc")]
+PRONOUNS = [
+    ("he", "il", 2, False, False),
+    ("she", "elle", 2, True, False),
+    ("I", "je", 0, False, False),
+    ("they", "ils", 5, False, True),
+    ("we", "nous", 3, False, True),
+    ("you", "vous", 4, False, True),
+]
+PREPOSITIONS = [
+    ("in", "dans"),
+    ("with", "avec"),
+    ("near", "près de"),
+    ("behind", "derrière"),
+    ("in front of", "devant"),
+    ("under", "sous"),
+    ("on", "sur"),
+    ("for", "pour"),
+    ("without", "sans"),
+    ("against", "contre"),
+    ("around", "autour de"),
+    ("far from", "loin de"),
+    ("toward", "vers"),
+    ("thanks to", "grâce à"),
+    ("between", "entre"),
+]
+CONJUNCTIONS = [
+    ("and", "et"),
+    ("but", "mais"),
+    ("because", "parce que"),
+    ("when", "quand"),
+    ("or", "ou"),
+    ("so", "donc"),
+]
 TENSES = ["present", "past", "future"]
 
 # Persons in order: je, tu, il/elle, nous, vous, ils/elles. "tu" is never drawn: English does not show it.
 PRESENT = ["e", "es", "e", "ons", "ez", "ent"]
 FUTURE = ["ai", "as", "a", "ons", "ez", "ont"]
 AVOIR = ["ai", "as", "a", "avons", "avez", "ont"]
-ETRE = {"present": ["suis", "es", "est", "sommes", "êtes", "sont"],
-        "past": ["étais", "étais", "était", "étions", "étiez", "étaient"],
-        "future": ["serai", "seras", "sera", "serons", "serez", "seront"]}
-BE = {"present": ["am", "are", "is", "are", "are", "are"], "past": ["was", "were", "was", "were", "were", "were"]}
+ETRE = {
+    "present": ["suis", "es", "est", "sommes", "êtes", "sont"],
+    "past": ["étais", "étais", "était", "étions", "étiez", "étaient"],
+    "future": ["serai", "seras", "sera", "serons", "serez", "seront"],
+}
+BE = {
+    "present": ["am", "are", "is", "are", "are", "are"],
+    "past": ["was", "were", "was", "were", "were", "were"],
+}
 
 
 @dataclass(frozen=True)
@@ -57,13 +131,13 @@ class Phrase:
 
     english: str
     french: list[str]  # words before elision and contraction
-    person: int        # 0 to 5: je, tu, il, nous, vous, ils
+    person: int  # 0 to 5: je, tu, il, nous, vous, ils
     feminine: bool
     plural: bool
 
 
 def toy_corpus(count: int, seed: int = 0) -> list[dict]:
-    """`count` rows {"translation": {"en", "fr"}} (the schema of opus_books); the same seed gives the same rows."""
+    """`count` rows {"translation": {"en", "fr"}}, the schema of opus_books; same seed, same rows."""
     rng = random.Random(f"toy corpus {seed}")
     rows = []
     for _ in range(count):
@@ -87,14 +161,17 @@ def _sentence(rng: random.Random) -> tuple[str, str]:
 
 
 def _clause(rng: random.Random, question: bool = False) -> tuple[str, list[str]]:
-    """Subject, verb, object or adjective, then prepositional phrases and adverbs in the same order in both languages."""
+    """Subject, verb, object or adjective, then prepositional phrases and adverbs, alike in both languages."""
     tense, negated = zipf(rng, TENSES), rng.random() < 0.25
     subject = _subject(rng)
     kind = rng.random()
     if kind < 0.25:
         adjective = zipf(rng, LEXICON.adjectives)
         english, french = _be(subject, tense, negated, question)
-        english, french = f"{english} {adjective.english}", [*french, adjective.agree(subject.feminine, subject.plural)]
+        english, french = (
+            f"{english} {adjective.english}",
+            [*french, adjective.agree(subject.feminine, subject.plural)],
+        )
     else:
         transitive = kind < 0.75
         verb = zipf(rng, LEXICON.transitive if transitive else LEXICON.intransitive)
@@ -105,7 +182,9 @@ def _clause(rng: random.Random, question: bool = False) -> tuple[str, list[str]]
     for probability in (0.45, 0.15):
         if rng.random() < probability:
             preposition, french_preposition = zipf(rng, PREPOSITIONS)
-            place = noun_phrase(rng, zipf(rng, LEXICON.places), plural=True if preposition == "between" else None)
+            place = noun_phrase(
+                rng, zipf(rng, LEXICON.places), plural=True if preposition == "between" else None
+            )
             english = f"{english} {preposition} {place.english}"
             french = [*french, *french_preposition.split(), *place.french]
     for probability, words in ((0.25, LEXICON.adverbs), (0.2, LEXICON.times[tense])):
@@ -122,19 +201,33 @@ def _subject(rng: random.Random) -> Phrase:
     subject = noun_phrase(rng, zipf(rng, LEXICON.beings))
     if rng.random() < 0.12:  # the neighbour of the queen: "de" contracts with the owner's article
         owner = noun_phrase(rng, zipf(rng, LEXICON.beings), simple=True)
-        return Phrase(f"{subject.english} of {owner.english}", [*subject.french, "de", *owner.french], subject.person,
-                      subject.feminine, subject.plural)
+        return Phrase(
+            f"{subject.english} of {owner.english}",
+            [*subject.french, "de", *owner.french],
+            subject.person,
+            subject.feminine,
+            subject.plural,
+        )
     return subject
 
 
-def noun_phrase(rng: random.Random, noun: Noun, plural: bool | None = None, negated_object: bool = False,
-                simple: bool = False) -> Phrase:
-    """Determiner, perhaps an adjective, and the noun. `plural` None draws the number; `simple` leaves out adjectives.
+def noun_phrase(
+    rng: random.Random,
+    noun: Noun,
+    plural: bool | None = None,
+    negated_object: bool = False,
+    simple: bool = False,
+) -> Phrase:
+    """Determiner, perhaps an adjective, and the noun. `plural` None draws the number; `simple` leaves out
+    adjectives.
 
-    Under negation an indefinite object takes "de" (il ne mange pas de pommes); before an adjective "des" becomes "de".
+    Under negation an indefinite object takes "de" (il ne mange pas de pommes); before an adjective "des"
+    becomes "de".
     """
     plural = rng.random() < 0.35 if plural is None else plural
-    singular, plural_form, masculine, feminine, french_plural = zipf(rng, [d for d in DETERMINERS if d[plural]])
+    singular, plural_form, masculine, feminine, french_plural = zipf(
+        rng, [d for d in DETERMINERS if d[plural]]
+    )
     determiner = french_plural if plural else feminine if noun.feminine else masculine
     before, after = "", ""
     english = noun.english_plural if plural else noun.english
@@ -144,7 +237,9 @@ def noun_phrase(rng: random.Random, noun: Noun, plural: bool | None = None, nega
         english = f"{adjective.english} {english}"
         form = adjective.agree(noun.feminine, plural)
         if adjective.before_noun:
-            liaison = adjective.before_vowel and not (noun.feminine or plural) and starts_with_vowel(french_noun)
+            liaison = (
+                adjective.before_vowel and not (noun.feminine or plural) and starts_with_vowel(french_noun)
+            )
             before = adjective.before_vowel if liaison else form
         else:
             after = form
@@ -157,11 +252,16 @@ def noun_phrase(rng: random.Random, noun: Noun, plural: bool | None = None, nega
     return Phrase(f"{word} {english}", french, 5 if plural else 2, noun.feminine, plural)
 
 
-def conjugate(subject: Phrase, verb: Verb, tense: str, negated: bool, question: bool) -> tuple[str, list[str]]:
+def conjugate(
+    subject: Phrase, verb: Verb, tense: str, negated: bool, question: bool
+) -> tuple[str, list[str]]:
     """Subject and verb in both languages; the English past is the French passé composé (with avoir)."""
     auxiliary = {"present": "does" if subject.person == 2 else "do", "past": "did", "future": "will"}[tense]
-    inflected = {"present": verb.third_person if subject.person == 2 else verb.english, "past": verb.past,
-                 "future": f"will {verb.english}"}[tense]
+    inflected = {
+        "present": verb.third_person if subject.person == 2 else verb.english,
+        "past": verb.past,
+        "future": f"will {verb.english}",
+    }[tense]
     english = _english_clause(subject.english, auxiliary, inflected, verb.english, negated, question)
     if tense == "past":
         return english, _french_clause(subject, AVOIR[subject.person], [verb.french[:-2] + "é"], negated)
@@ -179,10 +279,17 @@ def _be(subject: Phrase, tense: str, negated: bool, question: bool) -> tuple[str
     return english, _french_clause(subject, ETRE[tense][subject.person], [], negated)
 
 
-def _english_clause(subject: str, auxiliary: str, inflected: str, base: str, negated: bool, question: bool) -> str:
+def _english_clause(
+    subject: str, auxiliary: str, inflected: str, base: str, negated: bool, question: bool
+) -> str:
     no = "not" if negated else ""
-    words = [auxiliary, subject, no, base] if question else [subject, auxiliary, no, base] if negated else [
-        subject, inflected]
+    words = (
+        [auxiliary, subject, no, base]
+        if question
+        else [subject, auxiliary, no, base]
+        if negated
+        else [subject, inflected]
+    )
     return " ".join(filter(None, words))
 
 
@@ -212,21 +319,17 @@ def starts_with_vowel(word: str) -> bool:
 
 
 def join_french(words: list[str]) -> str:
-    """Words to text: elide before vowels (le ami: l'ami; ce ami: cet ami), then contract (de le chat: du chat)."""
-    words = [word for word, previous in zip(words, ["", *words], strict=False)
-             if not (previous == "de" and word in ("de", "des"))]  # près de + des maisons: près de maisons
-    elided = [ELIDED[word] if word in ELIDED and starts_with_vowel(after) else word
-              for word, after in zip(words, [*words[1:], "."], strict=True)]
-    text = ""
-    skip = False
-    for word, after in zip(elided, [*elided[1:], ""], strict=True):
-        if skip:
-            skip = False
-            continue
-        skip = (word, after) in CONTRACTED
-        word = CONTRACTED.get((word, after), word)
-        text += word if word.endswith("'") else word + " "
-    return text.rstrip()
+    """Words to text: first elision (le ami: l'ami, ce ami: cet ami), then contraction (de le chat: du chat)."""
+    # "de" swallows an indefinite article: près de + des maisons is près de maisons.
+    kept = [
+        w for before, w in itertools.pairwise(["", *words]) if not (before == "de" and w in ("de", "des"))
+    ]
+    elided = [
+        ELIDED[word] if word in ELIDED and starts_with_vowel(after) else word
+        for word, after in itertools.pairwise([*kept, "."])
+    ]
+    text = " ".join(elided).replace("' ", "'")
+    return re.sub(r"\b(de|à) (le|les)\b", lambda pair: CONTRACTED[pair[0]], text)
 
 
 def zipf(rng: random.Random, words: list):

@@ -10,25 +10,48 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 2_000):
     """A unigram tokenizer with at most `vocabulary_size` pieces (fewer where the texts do not hold as many).
 
-    It normalises to NFKC, splits on white space and ends every text with </s>. The same texts give the same pieces.
-    Returns a `transformers.PreTrainedTokenizerFast`.
+    It normalises to NFKC, splits on white space and ends every text with </s>. The same texts give the same
+    pieces. Returns a `transformers.PreTrainedTokenizerFast`.
     """
     # Imported here, so that `import tasks` stays quick.
     import sentencepiece
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
+    texts = [unicodedata.normalize("NFKC", text) for text in texts]
+    # Sentencepiece only considers strings found in two different words, so a word with no relatives would
+    # fall to pieces however frequent it is ("tran s late"). Each word once more, with a full stop, makes all
+    # of them candidates.
+    relatives = sorted({f"{word}." for text in texts for word in text.split()})
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=(unicodedata.normalize("NFKC", text) for text in texts), model_writer=model,
-        model_type="unigram", vocab_size=vocabulary_size, hard_vocab_limit=False, max_sentence_length=1_000_000,
-        normalization_rule_name="identity", pad_id=0, eos_id=1, unk_id=2, bos_id=-1, pad_piece=PAD, eos_piece=EOS,
-        unk_piece=UNKNOWN, num_threads=1, minloglevel=2)
+        sentence_iterator=iter(texts + relatives),
+        model_writer=model,
+        model_type="unigram",
+        vocab_size=vocabulary_size,
+        hard_vocab_limit=False,
+        max_sentence_length=1_000_000,
+        normalization_rule_name="identity",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        pad_piece=PAD,
+        eos_piece=EOS,
+        unk_piece=UNKNOWN,
+        num_threads=1,
+        minloglevel=2,
+    )
     pieces = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
-    tokenizer = Tokenizer(models.Unigram([(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))], 2))
+    tokenizer = Tokenizer(
+        models.Unigram([(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))], 2)
+    )
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")])
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
     tokenizer.post_processor = processors.TemplateProcessing(single=f"$A {EOS}", special_tokens=[(EOS, 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=EOS, unk_token=UNKNOWN
+    )
