@@ -1,5 +1,4 @@
-"""A small English-French corpus, written by a bilingual grammar from a seed: translation without a
-download.
+"""A small English-French corpus, written by a bilingual grammar from a seed.
 
 Each sentence is built in both languages at once: articles and adjectives agree with the noun's gender and
 number, verbs with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases,
@@ -19,95 +18,41 @@ from dataclasses import dataclass
 from tasks.toy_lexicon import LEXICON, Noun, Verb
 
 VOWELS = "aeiouâàéèêîôûœh"
-ASPIRATED = {
-    "héros",
-    "hérisson",
-    "haricot",
-    "haricots",
-    "hérissons",
-    "huit",
-    "homard",
-    "homards",
-    "haut",
-    "haute",
-    "hauts",
-    "hautes",
-    "onze",
-}  # no elision before these
+ASPIRATED = ("héros", "hérisson", "haricot", "homard", "haut", "huit", "onze")  # le héros, not l'héros
 ELIDED = {
-    "le": "l'",
-    "la": "l'",
-    "de": "d'",
-    "ne": "n'",
-    "je": "j'",
-    "que": "qu'",
-    "ce": "cet",
-    "ma": "mon",
+    "le": "l'", "la": "l'", "de": "d'", "ne": "n'", "je": "j'", "que": "qu'", "ce": "cet", "ma": "mon",
     "sa": "son",
-}
+}  # fmt: skip
 CONTRACTED = {"de le": "du", "de les": "des", "à le": "au", "à les": "aux"}
 AN_EXCEPTIONS = {
-    "hour": "an",
-    "honest": "an",
-    "uniform": "a",
-    "university": "a",
-    "useful": "a",
-    "useless": "a",
-}
+    "hour": "an", "honest": "an", "uniform": "a", "university": "a", "useful": "a", "useless": "a",
+}  # fmt: skip
 
 # English; French masculine, feminine, plural. Empty where there is none: "two" has no singular.
 DETERMINERS = [
-    ("the", "the", "le", "la", "les"),
-    ("a", "some", "un", "une", "des"),
-    ("my", "my", "mon", "ma", "mes"),
-    ("this", "these", "ce", "cette", "ces"),
-    ("his", "his", "son", "sa", "ses"),
-    ("our", "our", "notre", "notre", "nos"),
-    ("their", "their", "leur", "leur", "leurs"),
-    ("your", "your", "votre", "votre", "vos"),
-    ("each", "", "chaque", "chaque", ""),
-    ("", "two", "", "", "deux"),
-    ("", "three", "", "", "trois"),
-    ("", "many", "", "", "beaucoup de"),
-    ("", "several", "", "", "plusieurs"),
-    ("", "four", "", "", "quatre"),
-    ("", "five", "", "", "cinq"),
-    ("", "ten", "", "", "dix"),
-]
+    ("the", "the", "le", "la", "les"), ("a", "some", "un", "une", "des"),
+    ("my", "my", "mon", "ma", "mes"), ("this", "these", "ce", "cette", "ces"),
+    ("his", "his", "son", "sa", "ses"), ("our", "our", "notre", "notre", "nos"),
+    ("their", "their", "leur", "leur", "leurs"), ("your", "your", "votre", "votre", "vos"),
+    ("each", "", "chaque", "chaque", ""), ("", "two", "", "", "deux"), ("", "three", "", "", "trois"),
+    ("", "many", "", "", "beaucoup de"), ("", "several", "", "", "plusieurs"),
+    ("", "four", "", "", "quatre"), ("", "five", "", "", "cinq"), ("", "ten", "", "", "dix"),
+]  # fmt: skip
 # English, French, person (index into the conjugations below), feminine, plural
 PRONOUNS = [
-    ("he", "il", 2, False, False),
-    ("she", "elle", 2, True, False),
-    ("I", "je", 0, False, False),
-    ("they", "ils", 5, False, True),
-    ("we", "nous", 3, False, True),
-    ("you", "vous", 4, False, True),
-]
+    ("he", "il", 2, False, False), ("she", "elle", 2, True, False), ("I", "je", 0, False, False),
+    ("they", "ils", 5, False, True), ("we", "nous", 3, False, True), ("you", "vous", 4, False, True),
+]  # fmt: skip
 PREPOSITIONS = [
-    ("in", "dans"),
-    ("with", "avec"),
-    ("near", "près de"),
-    ("behind", "derrière"),
-    ("in front of", "devant"),
-    ("under", "sous"),
-    ("on", "sur"),
-    ("for", "pour"),
-    ("without", "sans"),
-    ("against", "contre"),
-    ("around", "autour de"),
-    ("far from", "loin de"),
-    ("toward", "vers"),
-    ("thanks to", "grâce à"),
-    ("between", "entre"),
-]
+    ("in", "dans"), ("with", "avec"), ("near", "près de"), ("behind", "derrière"),
+    ("in front of", "devant"), ("under", "sous"), ("on", "sur"), ("for", "pour"), ("without", "sans"),
+    ("against", "contre"), ("around", "autour de"), ("far from", "loin de"), ("toward", "vers"),
+    ("thanks to", "grâce à"), ("between", "entre"),
+]  # fmt: skip
 CONJUNCTIONS = [
-    ("and", "et"),
-    ("but", "mais"),
-    ("because", "parce que"),
-    ("when", "quand"),
-    ("or", "ou"),
+    ("and", "et"), ("but", "mais"), ("because", "parce que"), ("when", "quand"), ("or", "ou"),
     ("so", "donc"),
-]
+]  # fmt: skip
 TENSES = ["present", "past", "future"]
 
 # Persons in order: je, tu, il/elle, nous, vous, ils/elles. "tu" is never drawn: English does not show it.
@@ -218,8 +163,7 @@ def noun_phrase(
     negated_object: bool = False,
     simple: bool = False,
 ) -> Phrase:
-    """Determiner, perhaps an adjective, and the noun. `plural` None draws the number; `simple` leaves out
-    adjectives.
+    """Determiner, perhaps an adjective (not if `simple`), and the noun; `plural` None draws the number.
 
     Under negation an indefinite object takes "de" (il ne mange pas de pommes); before an adjective "des"
     becomes "de".
@@ -315,21 +259,18 @@ def article(following: str) -> str:
 
 def starts_with_vowel(word: str) -> bool:
     """Whether le, de, ne, ... are elided before this French word; a mute h counts as a vowel."""
-    return word[0] in VOWELS and word not in ASPIRATED
+    return word[0] in VOWELS and not word.startswith(ASPIRATED)
 
 
 def join_french(words: list[str]) -> str:
-    """Words to text: first elision (le ami: l'ami, ce ami: cet ami), then contraction (de le chat: du chat)."""
-    # "de" swallows an indefinite article: près de + des maisons is près de maisons.
-    kept = [
-        w for before, w in itertools.pairwise(["", *words]) if not (before == "de" and w in ("de", "des"))
-    ]
+    """Words to text: first elision (le ami: l'ami), then contraction (de le chat: du chat)."""
+    text = re.sub(r"\bde des?\b", "de", " ".join(words))  # près de + des maisons: près de maisons
     elided = [
         ELIDED[word] if word in ELIDED and starts_with_vowel(after) else word
-        for word, after in itertools.pairwise([*kept, "."])
+        for word, after in itertools.pairwise([*text.split(), "."])
     ]
     text = " ".join(elided).replace("' ", "'")
-    return re.sub(r"\b(de|à) (le|les)\b", lambda pair: CONTRACTED[pair[0]], text)
+    return re.sub(r"\b(de|à) les?\b", lambda pair: CONTRACTED[pair[0]], text)
 
 
 def zipf(rng: random.Random, words: list):

@@ -13,7 +13,7 @@ BEINGS_MASCULINE = """
 man/men=homme friend=ami child/children=enfant boy=garçon dog=chien cat=chat father=père brother=frère
 son=fils doctor=médecin student=étudiant neighbor=voisin king=roi teacher=professeur husband=mari
 uncle=oncle baker=boulanger writer=écrivain soldier=soldat farmer=fermier butcher=boucher bird=oiseau
-horse=cheval lawyer=avocat judge=juge cousin=cousin grandfather=grand-père gardener=jardinier
+horse=cheval lawyer=avocat judge=juge cousin=cousin grandfather=grand-père/grands-pères gardener=jardinier
 fisherman/fishermen=pêcheur policeman/policemen=policier prince=prince cook=cuisinier actor=acteur
 guide=guide engineer=ingénieur worker=ouvrier painter=peintre poet=poète hero/heroes=héros mayor=maire
 pharmacist=pharmacien librarian=bibliothécaire musician=musicien sailor=marin thief/thieves=voleur
@@ -24,7 +24,7 @@ pilot=pilote tailor=tailleur carpenter=charpentier monk=moine wizard=sorcier gia
 BEINGS_FEMININE = """
 woman/women=femme girl=fille mother=mère sister=sœur queen=reine bride=mariée aunt=tante lady=dame
 nurse=infirmière person/people=personne waitress=serveuse singer=chanteuse dancer=danseuse
-grandmother=grand-mère princess=princesse actress=actrice cow=vache hen=poule mouse/mice=souris
+grandmother=grand-mère/grands-mères princess=princesse actress=actrice cow=vache hen=poule mouse/mice=souris
 witch=sorcière niece=nièce goat=chèvre bee=abeille dragonfly=libellule ant=fourmi turtle=tortue
 frog=grenouille sheep/sheep=brebis spider=araignée whale=baleine giraffe=girafe goose/geese=oie fly=mouche
 nun=religieuse victim=victime seller=vendeuse
