@@ -1,5 +1,6 @@
 """Rows of a data set, from a local file or from the hub, each checked before any work starts."""
 
+import glob
 import gzip
 import json
 import zlib
@@ -29,7 +30,7 @@ def load_rows(
     Raises: ValueError in one line.
     """
     if is_local(source) or _format(source):
-        rows = _load_file(Path(source).expanduser())
+        rows = _load_file(Path(source).expanduser(), count)
     else:
         rows = _load_hub(source, count, default_config, hf_key)
     if len(rows) < count:
@@ -37,7 +38,6 @@ def load_rows(
             f"{source} has {len(rows)} rows, fewer than the dataset size of {count}; "
             f"--dataset_size {len(rows)} would do"
         )
-    rows = list(rows.select(range(count)))
     for number, row in enumerate(rows, 1):
         try:
             check_row(row)
@@ -67,7 +67,7 @@ def _format(name: str) -> str | None:
     return next((reader for ending, reader in FORMATS.items() if name.endswith(ending)), None)
 
 
-def _load_file(path: Path):
+def _load_file(path: Path, count: int) -> list[dict]:
     reader = _format(path.name)
     if not path.exists():
         raise ValueError(
@@ -82,7 +82,8 @@ def _load_file(path: Path):
 
     quiet_libraries()
     try:
-        return datasets.load_dataset(reader, data_files=str(path), split="train")
+        rows = datasets.load_dataset(reader, data_files=glob.escape(str(path)), split="train")
+        return rows.select(range(min(count, len(rows)))).to_list()  # text is decoded here, and may be refused
     except Exception as error:  # of a dozen kinds; the user gets the place in the file
         fault = _text_fault(path) if reader == "json" else None
         raise ValueError(f"{path}: {fault or first_line(error)}") from error
@@ -114,13 +115,14 @@ def _text_fault(path: Path) -> str | None:
     return None
 
 
-def _load_hub(source: str, count: int, default_config: str | None, hf_key: str | None):
+def _load_hub(source: str, count: int, default_config: str | None, hf_key: str | None) -> list[dict]:
     import datasets
 
     quiet_libraries()
     name, _, config = source.partition(":")
     try:
-        return datasets.load_dataset(name, config or default_config, split=f"train[:{count}]", token=hf_key)
+        part = f"train[:{count}]"
+        return datasets.load_dataset(name, config or default_config, split=part, token=hf_key).to_list()
     except Exception as error:  # refused, absent, offline, cut off: each library layer has its own kinds
         raise hub_refusal(
             "dataset", name, error, f"--dataset FILE ({', '.join(FORMATS)}) or --dataset toy"
