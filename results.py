@@ -61,12 +61,11 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException as error:  # also an interrupt: no half-written file stays behind
-        if temporary.is_file():
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary.is_file():  # only after an error or an interrupt
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
-        raise
     return path
 
 
