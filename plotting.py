@@ -270,7 +270,8 @@ def draw_all(folder: str | Path) -> list[Path]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", help="a run folder, such as output/toy: holds config.json and the tables")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)  # ours only: at this level the PDF font library tells of every glyph
     try:
         for path in draw_all(parser.parse_args(arguments).folder):
             print(path)

@@ -147,13 +147,15 @@ def test_an_unknown_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
         f"plotting.py: {tmp_path / 'nowhere'} is not a run folder: it has no config.json"]
 
 
-def test_the_command_prints_what_it_drew(tmp_path, capsys):
+def test_the_command_prints_what_it_drew_and_nothing_else(tmp_path):
     believable_run(tmp_path, epochs=(2,))
     for table in ("scan", "histogram", "ratios"):
         (tmp_path / f"{table}.csv").unlink()
-    assert plotting.main([str(tmp_path)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "figures" / f"training_loss.{end}")
-                                                    for end in ("png", "pdf")]
+    command = [sys.executable, Path(plotting.__file__), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(tmp_path / "figures" / f"training_loss.{end}") for end in ("png", "pdf")]
+    absent = ("scan", "histogram", "ratios")
+    assert done.stderr.splitlines() == [f"{table}.csv holds nothing to draw" for table in absent]
 
 
 # ---- styles --------------------------------------------------------------------------------------------------
