@@ -1,0 +1,237 @@
+"""Time the largest eigenvalue of the Hessian blocks of a small RoBERTa: our way and three others, side by side.
+
+    pip install --no-deps curvlinops-for-pytorch pyhessian einops einconv linear-operator scipy   # the others' libraries
+    python benchmarks/hessian.py                  # the second paper's selection of tensors; minutes on 2 cores
+    python benchmarks/hessian.py --tensors all    # every tensor, biases and embeddings included
+
+Writes benchmarks/results/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor. The
+methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over tensors and
+takes the median over rounds; ours includes its gradient graph, built once a round.
+
+An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the eigenvalue
+of largest magnitude, so for it a large error also means that this one is negative. Tensors whose block vanishes (the
+keys' biases, which softmax cancels) are left out."""
+
+import argparse
+import csv
+import gc
+import os
+import re
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from hessian_utils import block_curvatures  # noqa: E402
+
+MALLOC = {  # keep freed blocks: fresh pages cost more than the arithmetic, and unsteadily so
+    "MALLOC_MMAP_THRESHOLD_": "17179869184",
+    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+SELECTIONS = {
+    # arXiv 2502.00213's code: weights of the first, a middle and the last layer, and of the head
+    "paper": re.compile(
+        r"layer\.[023]\.(attention\.self\.(query|key|value)|attention\.output\.LayerNorm|intermediate\.dense"
+        r"|output\.(dense|LayerNorm))\.weight|classifier\.out_proj\.weight"
+    ),
+    "all": re.compile(r"(?!.*key\.bias)"),
+}
+
+
+class Problem:
+    """A RoBERTa of four layers and one batch: which third of the vocabulary is the first token from? Trained a little."""
+
+    def __init__(self, batch_size: int, length: int):
+        from transformers import RobertaConfig, RobertaForSequenceClassification
+
+        torch.manual_seed(0)
+        config = RobertaConfig(
+            vocab_size=2000, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
+            max_position_embeddings=length + 2, num_labels=3, attn_implementation="eager",
+        )  # fmt: skip
+        self.model = RobertaForSequenceClassification(config)
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
+        for step in range(31):
+            self.inputs = torch.randint(3, 2000, (batch_size, length))  # [B, T]
+            self.labels = self.inputs[:, 0] * 3 // 2000  # [B]
+            if step < 30:
+                optimizer.zero_grad()
+                self.losses(dict(self.model.named_parameters()), {}).mean().backward()
+                optimizer.step()
+        optimizer.zero_grad()
+        self.model.eval()
+        self.forget_graph()
+
+    def losses(self, params, _batch):
+        logits = torch.func.functional_call(self.model, params, (self.inputs,)).logits
+        return torch.nn.functional.cross_entropy(logits, self.labels, reduction="none")
+
+    def forget_graph(self):
+        """Drop what `backward(create_graph=True)` hangs on the parameters: a reference cycle that nothing else breaks."""
+        for p in self.model.parameters():
+            p.grad = None
+        gc.collect()
+
+
+def paper(problem: Problem, name: str, tolerance: float) -> tuple[float, int]:
+    """The second paper's method restated [FACTS.md B.5]: for each tensor a fresh gradient graph of all parameters, then power
+    iteration until the value changes by less than `tolerance`; while negative, deflate and repeat, five times at most."""
+    x = problem.model.get_parameter(name)
+    problem.losses(dict(problem.model.named_parameters()), {}).mean().backward(create_graph=True)
+    values, vectors, products = [], [], 0
+    while len(values) < 5 and not (values and values[-1] > 0):
+        value, v = None, torch.randn_like(x)
+        for _ in range(100):
+            for u in vectors:
+                v = v - (u * v).sum() * u
+            v = v / (v.norm() + 1e-6)
+            (hv,) = torch.autograd.grad(x.grad, x, v, retain_graph=True)
+            products += 1
+            new = (hv * v).sum().item()
+            if value is not None and abs(new - value) / (abs(value) + 1e-6) < tolerance:
+                break
+            value, v = new, hv
+        values.append(value)
+        vectors.append(v / (v.norm() + 1e-6))
+    return max(values), products
+
+
+def pyhessian(problem: Problem, name: str, tolerance: float) -> tuple[float, None]:
+    """The library's power iteration, on a model of which only one tensor may be differentiated."""
+    from pyhessian import hessian
+
+    for other, p in problem.model.named_parameters():
+        p.requires_grad_(other == name)
+    measured = hessian(Logits(problem.model), torch.nn.functional.cross_entropy,
+                       data=(problem.inputs, problem.labels), cuda=False)  # fmt: skip
+    (value,), _ = measured.eigenvalues(maxIter=100, tol=tolerance)
+    problem.model.requires_grad_(True)
+    return value, None
+
+
+def curvlinops_eigsh(problem: Problem, name: str, tolerance: float) -> tuple[float, int]:
+    """curvlinops' Hessian operator of one tensor, and scipy's Lanczos for its algebraically largest eigenvalue."""
+    from curvlinops import HessianLinearOperator
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    block = HessianLinearOperator(
+        Logits(problem.model), torch.nn.CrossEntropyLoss(), [problem.model.get_parameter(name)],
+        [(problem.inputs, problem.labels)], check_deterministic=False,
+    ).to_scipy()  # fmt: skip
+    products = 0
+
+    def matvec(v):
+        nonlocal products
+        products += 1
+        return block @ v
+
+    counted = LinearOperator(block.shape, matvec, dtype=block.dtype)
+    return eigsh(counted, k=1, which="LA", tol=tolerance, return_eigenvectors=False).item(), products
+
+
+class Logits(torch.nn.Module):
+    """The model as a map from tokens to logits, the form that the libraries expect."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs):
+        return self.model(inputs).logits
+
+
+OTHERS = {"paper": paper, "PyHessian": pyhessian, "curvlinops + eigsh": curvlinops_eigsh}
+
+
+def measure_round(problem: Problem, names: list[str], tolerance: float, exact: dict[str, float]) -> list[dict]:
+    rows = []
+
+    def record(method, name, run):
+        start = time.perf_counter()
+        value, products = run()
+        seconds = time.perf_counter() - start
+        error = abs(value / exact[name] - 1) if name in exact else ""
+        rows.append(dict(method=method, tensor=name, seconds=seconds, products=products, error=error))
+        return value
+
+    ours = None
+
+    def build_graph():
+        nonlocal ours
+        params = {name: p.detach() for name, p in problem.model.named_parameters()}
+        ours = block_curvatures(problem.losses, params, [{}], names, tolerance=tolerance)
+        return 0.0, 0
+
+    record("ours", "gradient graph", build_graph)
+    for name in names:
+        def next_block():
+            block = next(ours)
+            return block.eigenvalue, block.products
+
+        record("ours", name, next_block)
+        for label, method in OTHERS.items():
+            record(label, name, lambda name=name, method=method: method(problem, name, tolerance))
+            problem.forget_graph()
+    return rows
+
+
+def exact_eigenvalues(problem: Problem, names: list[str]) -> dict[str, float]:
+    problem.model.double()
+    params = {name: p.detach() for name, p in problem.model.named_parameters()}
+    blocks = list(block_curvatures(problem.losses, params, [{}], names, tolerance=1e-8, max_iterations=300))
+    problem.model.float()
+    assert all(block.converged for block in blocks)
+    return {block.name: block.eigenvalue for block in blocks}
+
+
+def print_table(rounds: list[list[dict]]) -> None:
+    medians = {
+        label: statistics.median(sum(row["seconds"] for row in rows if row["method"] == label) for rows in rounds)
+        for label in ("ours", *OTHERS)
+    }
+    print(f"{'method':20} {'seconds':>9} {'ratio':>7} {'products':>9} {'median error':>13} {'largest':>9}")
+    for label, seconds in medians.items():
+        rows = [row for row in rounds[-1] if row["method"] == label]
+        products = "" if rows[-1]["products"] is None else sum(row["products"] for row in rows)
+        errors = [row["error"] for row in rows if row["error"] != ""]
+        print(f"{label:20} {seconds:9.2f} {seconds / medians['ours']:7.2f} {products:>9} "
+              f"{statistics.median(errors):13.1e} {max(errors):9.1e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tensors", choices=SELECTIONS, default="paper")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions of everything; the table takes medians")
+    parser.add_argument("--tolerance", type=float, default=1e-3, help="each method's own stopping tolerance")
+    parser.add_argument("--batch_size", type=int, default=8, help="examples")
+    parser.add_argument("--length", type=int, default=32, help="tokens an example")
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    if any(os.environ.get(key) != value for key, value in MALLOC.items()):  # read by glibc at start only
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **MALLOC})
+    torch.set_num_threads(args.threads)
+
+    problem = Problem(args.batch_size, args.length)
+    names = [name for name, _ in problem.model.named_parameters() if SELECTIONS[args.tensors].search(name)]
+    exact = exact_eigenvalues(problem, names)
+    rounds = [measure_round(problem, names, args.tolerance, exact) for _ in range(args.rounds)]
+
+    path = Path(__file__).parent / "results" / f"hessian_{args.tensors}.csv"
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["round", *rounds[0][0]])
+        writer.writeheader()
+        writer.writerows({"round": number, **row} for number, rows in enumerate(rounds) for row in rows)
+    os.replace(temporary, path)
+    print(f"{len(names)} tensors, {len(rounds)} rounds, torch {torch.__version__}, {args.threads} threads\n")
+    print_table(rounds)
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""How unevenly gradient and curvature are spread over parameter blocks, and whether they go together.
+
+From three numbers a block b (one parameter tensor each): the norm of its gradient ||g_b||, the largest eigenvalue lambda_b of
+its Hessian block, its number of elements P_b; see `hessian_utils.block_curvatures`. Theory: Tomihari & Sato, arXiv 2502.00213.
+
+What becomes of values at the edge, in one place:
+
+    eigenvalue below 0      counts signed in the complexities and ranks lowest in Spearman's correlation; is 0 in the Gini
+                            coefficient, as such a block curves upwards in no direction; is left out of the log-log correlation
+    gradient norm of 0      an ordinary smallest value everywhere but in the log-log correlation, which leaves it out
+    nothing to compare      (all zero, all equal, too few blocks) the measure is NaN, never an arbitrary 0 or 1"""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+CONFIDENCE = 0.95  # of the bootstrap intervals
+RESAMPLES = 1000
+
+
+# --- inequality --------------------------------------------------------------------------------------------------
+
+
+def lorenz_curve(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Points of the Lorenz curve: share of the blocks, from the smallest value up, and the share of the total they hold.
+
+    Args: values: n numbers >= 0, in any unit. Returns: two arrays [n + 1] from 0 to 1; the second is NaN if all are zero.
+    Raises: ValueError if a value is negative or not finite, or if there is none."""
+    x = np.sort(np.asarray(values, dtype=np.float64))
+    if x.size == 0 or not np.isfinite(x).all() or x[0] < 0:
+        raise ValueError(f"a Lorenz curve takes at least one value, all finite and >= 0; got {x.tolist()[:5]}")
+    held = np.concatenate([[0.0], np.cumsum(x)])
+    with np.errstate(invalid="ignore"):
+        return np.linspace(0, 1, x.size + 1), held / held[-1]
+
+
+def gini(values: Sequence[float]) -> float:
+    r"""Gini coefficient, the mean absolute difference of two values over twice their mean [Gini 1912]:
+
+        G = sum_ij |x_i - x_j| / (2 n^2 mean(x)) = 1 - 2 * (area under the Lorenz curve)
+
+    0 if all are equal, (n - 1) / n if one block holds everything; without unit. NaN if all values are zero.
+    Raises: as `lorenz_curve`."""
+    blocks, held = lorenz_curve(values)
+    return float(1 - np.sum((held[1:] + held[:-1]) * np.diff(blocks)))
+
+
+# --- complexity --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Complexities:
+    """The two averages of block curvature that the theory compares (loss per squared unit of distance), and their ratio."""
+
+    gradient: float
+    sign: float
+    ratio: float
+
+
+def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], sizes: Sequence[int]) -> Complexities:
+    r"""Weighted Hessian complexities: curvature as gradient methods meet it, and as sign methods do.
+
+        Lam_G = sum_b lambda_b ||g_b||^2 / ||g||^2       Lam_P = sum_b lambda_b P_b / P
+
+    With the Hessian bounded by its diagonal blocks, a gradient step of length eta lowers the loss by at least
+    eta ||g||^2 (1 - eta Lam_G / 2), a sign step by at least eta ||g||_1 - eta^2 P Lam_P / 2 [after arXiv 2502.00213; constants are
+    this project's derivation]. Lam_G > Lam_P says that the steep blocks are also the curved ones.
+
+    Negative eigenvalues count with their sign, as the bounds want them. Lam_G is NaN if every gradient is zero; the ratio is
+    NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""
+    norms, lam, size = (np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes))
+    _check_same_length(norms, lam, size)
+    square = norms**2
+    gradient = float(lam @ square / square.sum()) if square.sum() > 0 else math.nan
+    sign = float(lam @ size / size.sum()) if size.sum() > 0 else math.nan
+    return Complexities(gradient, sign, gradient / sign if sign > 0 else math.nan)
+
+
+# --- correlation -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A correlation coefficient in [-1, 1], its bootstrap interval, and the number of blocks it rests on."""
+
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
+    """Spearman's rank correlation [Spearman 1904]: Pearson's, of the ranks; equal values share their mean rank.
+
+    Signs and zeros are ranked like any other value. Interval: the central 95 % of 1000 resamplings of the pairs with
+    replacement [percentile bootstrap, Efron 1979]. NaN for fewer than 3 pairs, or if either side is constant."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    return _bootstrapped(lambda a, b: _pearson(_ranks(a), _ranks(b)), x, y, seed)
+
+
+def log_log_pearson(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
+    """Pearson's correlation of log x and log y: how nearly y is a power of x.
+
+    Pairs in which either value is not positive have no logarithm and are left out; `count` says how many pairs remained.
+    Interval and NaN as in `spearman`."""
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    _check_same_length(x, y)
+    positive = (x > 0) & (y > 0)
+    return _bootstrapped(_pearson, np.log(x[positive]), np.log(y[positive]), seed)
+
+
+def _bootstrapped(statistic: Callable, x: np.ndarray, y: np.ndarray, seed: int) -> Correlation:
+    _check_same_length(x, y)
+    if len(x) < 3:
+        return Correlation(math.nan, math.nan, math.nan, len(x))
+    draws = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
+    resampled = np.array([statistic(x[i], y[i]) for i in draws])
+    resampled = resampled[np.isfinite(resampled)]  # a resample of one value repeated has no correlation
+    if len(resampled) == 0:
+        return Correlation(math.nan, math.nan, math.nan, len(x))
+    low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Correlation(statistic(x, y), float(low), float(high), len(x))
+
+
+def _pearson(x: np.ndarray, y: np.ndarray) -> float:
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    dx, dy = x - x.mean(), y - y.mean()
+    return float(np.clip(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
+
+
+def _ranks(x: np.ndarray) -> np.ndarray:
+    """Ranks 1..n; equal values get the mean of the ranks they fill."""
+    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse]
+
+
+def _check_same_length(*columns: np.ndarray) -> None:
+    lengths = [len(column) for column in columns]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"every block needs each of its numbers; got columns of lengths {lengths}")
+
+
+# --- groups ------------------------------------------------------------------------------------------------------
+
+# What a tensor is for, from its name in transformers' models: the first row whose pattern occurs in the name wins, whatever
+# the case. The order matters: post_attention_layernorm is a norm, T5's relative_attention_bias belongs to attention.
+KINDS = [
+    ("norm", r"norm|(^|\.)ln_\w+\.|(^|\.)bn\d*\."),
+    ("head", r"(^|\.)(lm_head|qa_outputs|score|cls|pooler|fc|vocab_\w+|(pre_)?classifier)\."),
+    ("attention", r"attention|attn"),
+    ("embedding", r"embeddings|embed_tokens|cls_token|(^|\.)(wte|wpe|shared)\."),
+    ("mlp", r"mlp|ffn|densereludense|(intermediate|output)\.dense"),
+    ("convolution", r"conv"),
+]
+LAYER = re.compile(r"(?:encoder\.|decoder\.)?(?:stages\.\d+\.layers|block|blocks|layers?|h)\.\d+(?=\.)")
+
+
+def kind_of(name: str) -> str:
+    """What the tensor called `name` is for: norm, head, attention, embedding, mlp, convolution, or other."""
+    return next((kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE)), "other")
+
+
+def layer_of(name: str) -> str:
+    """The layer a tensor belongs to, as in `encoder.block.3` or `h.0`; a tensor outside the stack gets its kind."""
+    layer = LAYER.search(name)
+    return layer.group() if layer else kind_of(name)
+
+
+# --- tables ------------------------------------------------------------------------------------------------------
+
+
+def heterogeneity(
+    gradient_norms: Sequence[float], eigenvalues: Sequence[float], sizes: Sequence[int], seed: int = 0
+) -> dict[str, float]:
+    """All measures of one set of blocks, as a row of a table; each is defined at its function above.
+
+    gini_gradient: of ||g_b||. gini_gradient_rms: of ||g_b|| / sqrt(P_b), the root mean square of the block's gradient entries,
+    which does not grow with the block. gini_eigenvalue: of max(lambda_b, 0)."""
+    norms, lam, size = (np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes))
+    weighted = complexities(norms, lam, size)
+    rank, power = spearman(norms, lam, seed), log_log_pearson(norms, lam, seed)
+    return dict(
+        blocks=len(norms), parameters=int(size.sum()),
+        gini_gradient=gini(norms), gini_gradient_rms=gini(norms / np.sqrt(size)), gini_eigenvalue=gini(np.maximum(lam, 0)),
+        complexity_gradient=weighted.gradient, complexity_sign=weighted.sign, complexity_ratio=weighted.ratio,
+        spearman=rank.value, spearman_low=rank.low, spearman_high=rank.high,
+        log_log_pearson=power.value, log_log_low=power.low, log_log_high=power.high, log_log_blocks=power.count,
+    )  # fmt: skip
+
+
+def heterogeneity_by_group(
+    names: Sequence[str], gradient_norms: Sequence[float], eigenvalues: Sequence[float], sizes: Sequence[int], seed: int = 0
+) -> list[dict]:
+    """`heterogeneity` over all blocks, within each kind and within each layer: one row each, led by `grouping` (all, kind or
+    layer) and `group`, in the order in which the groups first appear in `names`."""
+    columns = [np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes)]
+    rows = []
+    for grouping, label in dict(all=lambda name: "all", kind=kind_of, layer=layer_of).items():
+        labels = np.array([label(name) for name in names])
+        for group in dict.fromkeys(labels.tolist()):
+            chosen = labels == group
+            measures = heterogeneity(*(column[chosen] for column in columns), seed=seed)
+            rows.append(dict(grouping=grouping, group=group, **measures))
+    return rows
