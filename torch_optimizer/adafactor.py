@@ -107,7 +107,7 @@ class Adafactor(DirectionOptimizer):
             require_number(f"eps2[{i}]", floor, 0, math.inf)
         require_range(options, "clip_threshold", 0, math.inf, closed=True)
         if options["clip_threshold"] == 0:
-            raise ValueError("clip_threshold must be > 0, got 0")
+            raise ValueError(f"clip_threshold must be > 0, got {options['clip_threshold']!r}")
         require_range(options, "decay_rate", -math.inf, 0, closed=True)
         if options["beta1"] is not None:
             require_range(options, "beta1", 0, 1)

@@ -85,10 +85,10 @@ class DirectionOptimizer(Optimizer):
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: Group) -> None:
-        """As torch.optim.Optimizer, but state keeps the dtype it was saved in.
+        """As torch.optim.Optimizer, but state is copied, and keeps the dtype it was saved in.
 
-        The base class casts it to the parameter's, which would round the float32 second moments of half-precision
-        parameters, or drop them to zero.
+        The base class shares tensors with `state_dict`, and casts them to the parameter's dtype, which would round the
+        float32 second moments of half-precision parameters, or drop them to zero.
         """
         seen: list[Group] = []  # the dictionary as other hooks leave it
         handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.append(final))
@@ -100,8 +100,8 @@ class DirectionOptimizer(Optimizer):
         parameters = chain.from_iterable(group["params"] for group in self.param_groups)
         for saved_id, p in zip(saved_ids, parameters, strict=True):
             for name, value in seen[0]["state"].get(saved_id, {}).items():
-                if isinstance(value, Tensor) and value.dtype != self.state[p][name].dtype:
-                    self.state[p][name] = value.to(p.device, copy=True)
+                if isinstance(value, Tensor):
+                    self.state[p][name] = value.to(self.state[p][name].device, copy=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
