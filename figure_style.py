@@ -74,15 +74,25 @@ class Run:
     styles: dict[str, Style]
     title: str
 
-    def table(self, name: str) -> list[Row]:
-        """The rows of a table of ours; none where the run did not write it."""
-        path = self.folder / f"{name}.csv"
-        return read_table(path) if path.exists() else []
+    def table(self, name: str, columns: str) -> list[Row]:
+        """The rows of a table, which must have these columns; none where the run did not write it.
 
-    def points(self, name: str) -> dict[tuple[int, int], dict[str, list[Row]]]:
+        Raises: ValueError naming a column that is missing, or an algorithm that config.json does not list.
+        """
+        path = self.folder / f"{name}.csv"
+        rows = read_table(path) if path.exists() else []
+        for row in rows:
+            for column in columns.split():
+                if column not in row:
+                    raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
+            if "algorithm" in row and row["algorithm"] not in self.styles:
+                raise ValueError(f"{path} has rows of {row['algorithm']!r}, which config.json does not list")
+        return rows
+
+    def points(self, name: str, columns: str) -> dict[tuple[int, int], dict[str, list[Row]]]:
         """The rows of a table by measured point (epoch, batch), then by algorithm, in the order of the styles."""
         points: dict[tuple[int, int], dict[str, list[Row]]] = {}
-        for row in self.table(name):
+        for row in self.table(name, f"epoch batch algorithm {columns}"):
             points.setdefault((row["epoch"], row["batch"]), {}).setdefault(row["algorithm"], []).append(row)
         return {point: {label: rows[label] for label in self.styles if label in rows}
                 for point, rows in points.items()}

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 def training_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """The loss of every batch as it was trained on, and its mean over each epoch."""
-    rows = [row for row in run.table("training") if row["loss"] is not None]
+    rows = [row for row in run.table("training", "epoch iteration loss") if row["loss"] is not None]
     if not rows:
         return
     epochs: dict[int, list[Row]] = {}
@@ -82,8 +82,8 @@ class Curve:
 
 def scan_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """The loss along every direction at one point, in panels that zoom out (Pan & Li, figures 2 to 4)."""
-    measured = run.points("sharpness")
-    for (epoch, batch), scans in run.points("scan").items():
+    measured = run.points("sharpness", "slope sharpness")
+    for (epoch, batch), scans in run.points("scan", "distance loss").items():
         curves = {label: curve for label, rows in scans.items()
                   if (curve := _curve(run.styles[label], rows, measured.get((epoch, batch), {}).get(label, [])))}
         if not curves:
@@ -158,7 +158,7 @@ def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     The first row of a name is filled, its clipped variants are outlines. Magnitudes of exactly zero, or below the
     range of the bins, are the bar at the left end.
     """
-    for (epoch, batch), tables in run.points("histogram").items():
+    for (epoch, batch), tables in run.points("histogram", "bin_low bin_high count").items():
         bars = {label: _bars(rows) for label, rows in tables.items() if any(row["count"] for row in rows)}
         if not bars:
             continue
@@ -201,7 +201,7 @@ def ratio_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     The axis is logarithmic: a negative mean (the loss bends down) is a hollow marker at its size, and a bar that
     would leave the axis ends in an arrow.
     """
-    rows = [row for row in run.table("ratios") if row["mean_ratio"]]
+    rows = [row for row in run.table("ratios", "epoch algorithm mean_ratio std") if row["mean_ratio"]]
     if not rows:
         return
     epochs = sorted({row["epoch"] for row in rows})
@@ -254,7 +254,7 @@ def draw_all(folder: str | Path) -> list[Path]:
     """Draw every figure that the folder's tables allow into its figures/, as PNG and PDF; the paths of what was drawn.
 
     The same tables give the same bytes. Raises ValueError, in one line, if the folder is none of a run, or a table
-    cannot be read, or a figure not be written.
+    does not fit, or a figure cannot be written.
     """
     run, paths = open_run(folder), []
     with matplotlib.rc_context(RC):

@@ -147,6 +147,17 @@ def test_an_unknown_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
         f"plotting.py: {tmp_path / 'nowhere'} is not a run folder: it has no config.json"]
 
 
+@pytest.mark.parametrize("lines, message", [
+    ("epoch,batch,algorithm,loss\n2,6,sgd,5.0\n", "scan.csv has no column 'distance'; it has epoch, batch"),
+    ("epoch,batch,algorithm,distance,loss\n2,6,mine,0,5\n", "has rows of 'mine', which config.json does not list"),
+])
+def test_a_table_that_does_not_fit_is_one_line(tmp_path, lines, message):
+    write_config(tmp_path, {}, [{"label": "sgd", "name": "sgd", "options": {}}])
+    (tmp_path / "scan.csv").write_text(lines)
+    with pytest.raises(ValueError, match=message):
+        draw_all(tmp_path)
+
+
 def test_the_command_prints_what_it_drew_and_nothing_else(tmp_path):
     believable_run(tmp_path, epochs=(2,))
     for table in ("scan", "histogram", "ratios"):
