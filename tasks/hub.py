@@ -35,7 +35,7 @@ def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueEr
     text = " ".join(str(link) for link in chain).lower()
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     page = f"{endpoint}/datasets/{name}" if kind == "dataset" else f"{endpoint}/{name}"
-    if "GatedRepoError" in names or "gated" in text:
+    if "GatedRepoError" in names or "gated dataset" in text:
         reason = f"is gated: accept its terms at {page} and give your access token with --hf_key or HF_TOKEN"
     elif "offlinemodeisenabled" in text or huggingface_hub.constants.HF_HUB_OFFLINE:
         reason = "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it"

@@ -94,7 +94,8 @@ def test_defaults_of_every_task_fit_together(name):
 
 
 def test_importing_tasks_imports_no_slow_library():
-    code = "import sys, tasks; print([m for m in ('transformers', 'datasets', 'sentencepiece') if m in sys.modules])"
+    slow = {"transformers", "datasets", "sentencepiece"}
+    code = f"import sys, tasks; print(sorted({slow} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
@@ -236,11 +237,11 @@ BAD_FILES = [
     ("text.jsonl", GOOD + b'"hello"\n', "line 2 is not a JSON object"),
     ("broken.parquet", b"PAR1nothing", "broken.parquet: .*"),
     ("table.csv", b"en,fr\n", "no data file; wanted a file ending in .jsonl, "),
-    ("missing.jsonl", GOOD + b'{"translation": {"en": "x"}}\n' * 2, "row 2: field translation.fr is missing"),
+    ("missing.jsonl", GOOD + b'{"translation": {"en": "x"}}\n' * 2, "row 2: .*translation.fr is missing"),
     ("flat.jsonl", b'{"en": "x", "fr": "y"}\n' * 3, "row 1: field translation is missing"),
-    ("string.jsonl", b'{"translation": "x"}\n' * 3, "row 1: field translation is str 'x', expected an object"),
-    ("number.jsonl", GOOD + b'{"translation": {"en": 5, "fr": "x"}}\n' * 2, "row 2: field translation.en is int 5"),
-    ("blank.jsonl", GOOD + b'{"translation": {"en": "x", "fr": " "}}\n' * 2, "row 2: field translation.fr is empty"),
+    ("string.jsonl", b'{"translation": "x"}\n' * 3, "row 1: .* is str 'x', expected an object"),
+    ("number.jsonl", GOOD + b'{"translation": {"en": 5, "fr": "x"}}\n' * 2, "row 2: .*en is int 5"),
+    ("blank.jsonl", GOOD + b'{"translation": {"en": "x", "fr": " "}}\n' * 2, "row 2: .*fr is empty"),
     ("few.jsonl", GOOD * 2, "has 2 rows, fewer than the dataset size of 3; --dataset_size 2 would do"),
 ]  # fmt: skip
 
@@ -278,8 +279,13 @@ def test_missing_model_folder_is_refused():
         load_task("toy", model="./absent", dataset_size=4)
 
 
-@pytest.mark.parametrize("options, kind", [("dataset_size=4, model='toy'", "dataset 'Helsinki-NLP/opus_books'"),
-                                           ("dataset_size=4, dataset='toy'", "model 'google-t5/t5-small'")])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, kind",
+    [
+        ("dataset_size=4, model='toy'", "dataset 'Helsinki-NLP/opus_books'"),
+        ("dataset_size=4, dataset='toy'", "model 'google-t5/t5-small'"),
+    ],
+)
 def test_offline_a_hub_name_is_answered_with_the_alternatives(options, kind, tmp_path):
     code = f"""
 try:
