@@ -35,7 +35,7 @@ class ShadowStep:
 
     def __init__(self, algorithm: Algorithm, params: Iterable[Tensor]):
         self.params = list(params)
-        self.copies = [nn.Parameter(p.detach().double()) for p in self.params]
+        self.copies = [nn.Parameter(p.detach().to(torch.float64, copy=True)) for p in self.params]
         self.optimizer = algorithm.build(self.copies)
 
     def directions(self) -> dict[Tensor, Tensor]:
@@ -235,6 +235,7 @@ def check_sharpness(
     return pairs
 
 
+@torch.no_grad()
 def central_differences(
     loss_fn: LossFunction, params: Params, direction: Params, batches: Sequence[Batch], distance: float | None = None
 ) -> tuple[float, float]:
@@ -287,6 +288,7 @@ def mean_loss(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]) -
     return (torch.stack([part.sum(dtype=torch.float64) for part in losses]).sum() / sum(map(len, losses))).item()
 
 
+@torch.no_grad()
 def scan_loss(
     loss_fn: LossFunction,
     params: Params,

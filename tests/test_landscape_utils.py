@@ -1,0 +1,341 @@
+"""Slope, curvature, scans and pseudo-updates, against known functions, the full Hessian and loss values alone."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from tiny_models import random_direction, rows_of, tiny_t5
+from torch import nn
+
+from landscape_utils import (
+    DirectionalDerivatives,
+    PseudoUpdates,
+    central_differences,
+    check_sharpness,
+    directional_derivatives,
+    full_hessian,
+    mean_loss,
+    norm,
+    scan_loss,
+    scan_spacing,
+    update_histogram,
+)
+from measuring import functional_loss, measuring, trainable_parameters
+from torch_optimizer import Algorithm
+from torch_optimizer.algorithm import labelled
+
+# f(x, y) = a/2 (3 x^2 + y^2) per example with weights a: H = mean(a) diag(3, 1)
+BOWL = [{"a": torch.tensor([1.0, 3.0], dtype=torch.float64)}, {"a": torch.tensor([2.0], dtype=torch.float64)}]
+AT = {"x": torch.tensor(1.0, dtype=torch.float64), "y": torch.tensor(-2.0, dtype=torch.float64)}
+
+
+def bowl(params, batch):
+    return batch["a"] / 2 * (3 * params["x"] ** 2 + params["y"] ** 2)
+
+
+def vector(x, y):
+    return {"x": torch.tensor(float(x), dtype=torch.float64), "y": torch.tensor(float(y), dtype=torch.float64)}
+
+
+@pytest.fixture
+def t5():
+    model, losses, batch = tiny_t5()
+    loss_fn, params = functional_loss(model, losses), trainable_parameters(model)
+    with measuring(model):
+        yield loss_fn, params, batch
+
+
+# ---- slope and curvature ------------------------------------------------------------------------------------------
+
+
+def test_sharpness_of_a_quadratic_is_its_rayleigh_quotient():
+    (diagonal, axis) = directional_derivatives(bowl, AT, [vector(2, 2), vector(0, -5)], BOWL)
+    # mean a = 2, grad = 2 (3 x, y) = (6, -4), H = 2 diag(3, 1)
+    assert diagonal.loss == pytest.approx(2 / 2 * (3 + 4), rel=1e-15)
+    assert diagonal.slope == pytest.approx((6 - 4) / math.sqrt(2), rel=1e-15)
+    assert diagonal.sharpness == pytest.approx(2 * (3 + 1) / 2, rel=1e-15)
+    assert (axis.slope, axis.sharpness) == pytest.approx((4.0, 2.0), rel=1e-15)
+
+
+def test_length_cancels_and_sign_turns_only_the_slope():
+    one, longer, back = directional_derivatives(bowl, AT, [vector(1, 2), vector(1e-9, 2e-9), vector(-1, -2)], BOWL)
+    assert longer.slope == pytest.approx(one.slope, rel=1e-12)
+    assert longer.sharpness == pytest.approx(one.sharpness, rel=1e-12)
+    assert back.slope == pytest.approx(-one.slope, rel=1e-15)
+    assert back.sharpness == pytest.approx(one.sharpness, rel=1e-15)
+
+
+def test_loss_without_curvature_has_sharpness_zero():
+    (flat,) = directional_derivatives(lambda p, b: b["a"] * p["x"] + 0 * p["y"], AT, [vector(1, 1)], BOWL)
+    assert flat.sharpness == 0.0
+    assert flat.slope == pytest.approx(2 / math.sqrt(2))
+
+
+def test_direction_without_length_or_not_finite_is_nan_and_the_others_are_measured():
+    zero, bad, good = directional_derivatives(bowl, AT, [vector(0, 0), vector(math.nan, 1), vector(1, 0)], BOWL)
+    assert math.isnan(zero.slope) and math.isnan(zero.sharpness) and math.isnan(zero.best_distance)
+    assert math.isnan(bad.slope) and math.isnan(bad.sharpness)
+    assert good.sharpness == pytest.approx(6.0)
+
+
+@pytest.mark.parametrize("wrong", [{"x": torch.zeros(())}, {**vector(1, 1), "z": torch.zeros(2)}, {**vector(1, 1), "y": torch.ones(2)}])
+def test_wrong_direction_is_answered_with_the_tensor_that_differs(wrong):
+    with pytest.raises(ValueError, match="names and shapes of the parameters: [yz] is"):
+        directional_derivatives(bowl, AT, [wrong], BOWL)
+
+
+def test_no_examples_is_an_error():
+    with pytest.raises(ValueError, match="no examples"):
+        directional_derivatives(bowl, AT, [vector(1, 1)], [])
+
+
+def test_t5_agrees_with_its_full_hessian_in_float64(t5):
+    loss_fn, params, batch = t5
+    directions = [random_direction(params, seed) for seed in range(3)]
+    for brute, ours in check_sharpness(loss_fn, params, directions, rows_of(batch, [0, 1, 2], [3, 4])):
+        assert ours == pytest.approx(brute, rel=1e-10)
+
+
+def test_t5_agrees_with_central_differences_in_float64(t5):
+    loss_fn, params, batch = t5
+    for seed in range(3):
+        direction = random_direction(params, seed)
+        (ours,) = directional_derivatives(loss_fn, params, [direction], [batch])
+        slope, sharpness = central_differences(loss_fn, params, direction, [batch])
+        assert ours.slope == pytest.approx(slope, rel=1e-5)
+        assert ours.sharpness == pytest.approx(sharpness, rel=1e-5)
+
+
+def test_t5_in_float32_agrees_with_float64_to_a_thousandth(t5):
+    loss_fn, params, batch = t5
+    model, losses, _ = tiny_t5(torch.float32)
+    single = functional_loss(model, losses), trainable_parameters(model)
+    for seed in range(3):
+        direction = random_direction(params, seed)
+        (exact,) = directional_derivatives(loss_fn, params, [direction], [batch])
+        with measuring(model):
+            (ours,) = directional_derivatives(*single, [{n: v.float() for n, v in direction.items()}], [batch])
+        assert ours.slope == pytest.approx(exact.slope, rel=1e-3)
+        assert ours.sharpness == pytest.approx(exact.sharpness, rel=1e-3)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_grouping_into_micro_batches_changes_nothing(dtype, tolerance):
+    model, losses, batch = tiny_t5(dtype)
+    loss_fn, params = functional_loss(model, losses), trainable_parameters(model)
+    with measuring(model):
+        point = {n: p.requires_grad_() for n, p in params.items()}
+        direction = dict(zip(point, torch.autograd.grad(loss_fn(point, batch).mean(), point.values()), strict=True))
+        found = []
+        for groups in ([[0, 1, 2, 3, 4]], [[4, 2, 0], [1, 3]], [[0], [1], [2], [3], [4]]):
+            batches = rows_of(batch, *groups)
+            (d,) = directional_derivatives(loss_fn, params, [direction], batches)
+            scan = scan_loss(loss_fn, params, direction, batches, start_loss=d.loss, spacing=0.01, num_points=2)
+            found.append([d.loss, d.slope, d.sharpness, mean_loss(loss_fn, params, batches), *(f for _, f in scan)])
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=tolerance)
+
+
+def test_full_hessian_of_too_large_a_model_is_refused():
+    with pytest.raises(ValueError, match="20,001 parameters"):
+        check_sharpness(bowl, {"x": torch.zeros(20_001)}, [], BOWL)
+
+
+def test_full_hessian_of_the_bowl_is_its_diagonal():
+    assert torch.equal(full_hessian(bowl, AT, BOWL), torch.diag(torch.tensor([6.0, 2.0], dtype=torch.float64)))
+
+
+# ---- quadratic model ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "slope, sharpness, best, decrease",
+    [(-2.0, 4.0, 0.5, 0.5), (-2.0, -4.0, math.inf, math.inf), (-2.0, 0.0, math.inf, math.inf), (2.0, 4.0, 0.0, 0.0)],
+)
+def test_quadratic_model_is_lowest_at_minus_slope_over_sharpness(slope, sharpness, best, decrease):
+    model = DirectionalDerivatives(1.0, slope, sharpness)
+    assert (model.best_distance, model.predicted_decrease) == (best, decrease)
+
+
+def test_grid_of_the_scan_reaches_two_and_a_half_times_the_best_distance():
+    assert 20 * scan_spacing(DirectionalDerivatives(1.0, -2.0, 4.0), AT) == pytest.approx(2.5 * 0.5)
+    flat = DirectionalDerivatives(1.0, -2.0, 0.0)
+    assert 20 * scan_spacing(flat, AT) == pytest.approx(1e-3 * math.sqrt(5))
+
+
+# ---- loss scan ----------------------------------------------------------------------------------------------------
+
+
+def parabola(curvature):
+    return lambda p, b: b["a"] / 2 * ((p["x"] - 1) ** 2 * curvature + p["y"] ** 2)
+
+
+def test_loss_scan_starts_at_the_current_loss_and_ends_one_point_after_it_is_exceeded():
+    origin = vector(0, 0)
+    start = mean_loss(parabola(1.0), origin, BOWL)
+    assert start == 1.0
+    points = scan_loss(parabola(1.0), origin, vector(3, 0), BOWL, start_loss=start, spacing=0.3)
+    distances = [d for d, _ in points]
+    assert distances == pytest.approx([0.3 * i for i in range(9)])  # 2.1 is the first above the start; one more
+    assert [f for _, f in points] == pytest.approx([(1 - d) ** 2 for d in distances], abs=1e-15)
+
+
+def test_loss_scan_has_twenty_steps_where_the_loss_keeps_falling():
+    points = scan_loss(parabola(1.0), vector(0, 0), vector(3, 0), BOWL, start_loss=1.0, spacing=0.01)
+    assert len(points) == 21
+
+
+def test_loss_scan_is_refined_until_four_points_lie_before_the_rise():
+    # the loss is back at its start at distance 2, so 4 points (0, s, 2s, 3s) need s < 2/3: from 50 by fives, s = 0.4
+    points = scan_loss(parabola(1.0), vector(0, 0), vector(3, 0), BOWL, start_loss=1.0, spacing=50.0)
+    assert points[1][0] == pytest.approx(0.4)
+    assert sum(loss <= 1.0 for _, loss in points) >= 4
+
+
+def test_uphill_direction_ends_after_two_points_and_its_refinement_has_a_floor():
+    uphill = dict(start_loss=1.0, spacing=0.1)
+    assert len(scan_loss(parabola(1.0), vector(0, 0), vector(-1, 0), BOWL, **uphill, refine=False)) == 3
+    at = vector(-1, 0)
+    finest = scan_loss(parabola(1.0), at, vector(-1, 0), BOWL, start_loss=4.0, spacing=0.1)
+    assert finest[1][0] < 1e-14  # given up near the rounding of the parameters instead of never
+    assert len(finest) == 3 or finest[1][1] == 4.0
+
+
+def test_scan_leaves_the_parameters_alone():
+    at = vector(0.5, 0.25)
+    scan_loss(parabola(1.0), at, vector(1, 1), BOWL, start_loss=1.0, spacing=0.1)
+    assert (at["x"].item(), at["y"].item()) == (0.5, 0.25)
+
+
+# ---- borrowing the model ------------------------------------------------------------------------------------------
+
+
+def test_measuring_leaves_the_model_as_found_after_an_error():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2))
+    model[2].eval()
+    model(torch.randn(4, 2)).sum().backward()
+    before, random_state = deepcopy(model.state_dict()), torch.get_rng_state()
+    grad = model[0].weight.grad.clone()
+    with pytest.raises(RuntimeError, match="in the middle"), measuring(model):
+        assert not model.training and not model[1].training
+        torch.rand(3)
+        raise RuntimeError("in the middle")
+    assert model.training and model[1].training and not model[2].training
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert torch.equal(model[0].weight.grad, grad)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_measuring_keeps_float64_where_a_model_casts_to_float32():
+    x = torch.tensor([1.0, 1 / 3], dtype=torch.float64)
+    with measuring(nn.Linear(1, 1)):
+        for y in (x.float(), x.to(torch.float32), x.to(dtype=torch.float32), x.to("cpu", torch.float32)):
+            assert y.dtype == torch.float64 and torch.equal(x, y)
+        assert torch.nn.functional.softmax(x, dim=0, dtype=torch.float32).dtype == torch.float64
+        assert torch.tensor([1]).float().dtype == torch.float32
+    assert x.float().dtype == torch.float32
+
+
+# ---- pseudo-updates -----------------------------------------------------------------------------------------------
+
+OURS = [
+    Algorithm("sgd", lr=0.1, momentum=0.9, dampening=0.9, coordinate_clip=0.2),
+    Algorithm("normalized_sgd", lr=0.1, momentum=0.9),
+    Algorithm("sign_sgd", lr=0.1, momentum=0.9, coordinate_clip=0.2),
+    Algorithm("adam", lr=0.1, coordinate_clip=0.5),
+    Algorithm("adafactor", coordinate_clip=0.5),
+    Algorithm("lion", lr=0.1, clip_update=0.5),
+]
+FOREIGN = [Algorithm("adamw", lr=0.01, weight_decay=0.1), Algorithm(torch.optim.AdamW, lr=0.1), Algorithm("muon", lr=0.1)]
+
+
+def small_net(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2, bias=False))
+
+
+def gradients(model, seed):
+    generator = torch.Generator().manual_seed(seed)
+    for p in model.parameters():
+        p.grad = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+
+
+@pytest.mark.parametrize("row", OURS + FOREIGN, ids=repr)
+def test_pseudo_update_equals_the_move_step_makes(row):
+    model = small_net().double()
+    params = dict(model.named_parameters())
+    updates = PseudoUpdates(params, {"row": row})
+    twin = small_net().double()
+    optimizer = row.build(twin.parameters())
+    for seed in range(4):
+        gradients(model, seed), gradients(twin, seed)
+        before = deepcopy(twin.state_dict())
+        optimizer.step()
+        moves = updates.advance()["row"]
+        lr = optimizer.param_groups[0]["lr"] or min(1e-2, (seed + 1) ** -0.5)  # Adafactor's relative step
+        for name, p in twin.named_parameters():
+            torch.testing.assert_close(lr * moves[name], p.detach() - before[name], rtol=1e-9, atol=1e-12)
+        with torch.no_grad():  # one trajectory: the pseudo-updates' model goes where the twin went
+            for name, p in twin.named_parameters():
+                params[name].copy_(p)
+
+
+def test_pseudo_updates_move_no_parameter_and_no_gradient():
+    model = small_net()
+    gradients(model, 0)
+    before = deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
+    PseudoUpdates(dict(model.named_parameters()), labelled(OURS + FOREIGN[:1])).advance()
+    assert all(torch.equal(before[0][k], v) for k, v in model.state_dict().items())
+    assert all(torch.equal(g, p.grad) for g, p in zip(before[1], model.parameters(), strict=True))
+
+
+def test_state_advances_at_iterations_that_are_not_collected():
+    models = small_net(), small_net()
+    updates = [PseudoUpdates(dict(m.named_parameters()), {"sgd": OURS[0]}) for m in models]
+    for seed in range(3):
+        for model in models:
+            gradients(model, seed)
+        assert updates[0].advance(collect=False) == {} or seed == 3
+        every = updates[1].advance()["sgd"]
+    gradients(models[0], 3), gradients(models[1], 3)
+    late, every = updates[0].advance()["sgd"], updates[1].advance()["sgd"]
+    assert all(torch.equal(late[n], every[n]) for n in every)
+
+
+def test_float32_shadow_step_keeps_small_coordinates():
+    p = nn.Parameter(torch.tensor([100.0, 1.0]))
+    p.grad = torch.tensor([1e-6, 1.0])
+    (direction,) = PseudoUpdates({"p": p}, {"row": Algorithm(torch.optim.SGD, lr=1e-3)}).advance().values()
+    torch.testing.assert_close(direction["p"], torch.tensor([-1e-6, -1.0]), rtol=1e-4, atol=0)
+
+
+def test_parameter_without_gradient_gets_a_zero_direction():
+    model = small_net()
+    gradients(model, 0)
+    model[0].bias.grad = None
+    for direction in PseudoUpdates(dict(model.named_parameters()), labelled(OURS + FOREIGN[:1])).advance().values():
+        assert not direction["0.bias"].any() and direction["0.weight"].any()
+
+
+def test_muon_moves_matrices_and_nothing_else():
+    model = small_net()
+    gradients(model, 0)
+    (direction,) = PseudoUpdates(dict(model.named_parameters()), {"muon": FOREIGN[2]}).advance().values()
+    assert not direction["0.bias"].any() and direction["0.weight"].any() and direction["2.weight"].any()
+
+
+# ---- histogram ----------------------------------------------------------------------------------------------------
+
+
+def test_histogram_counts_every_coordinate_once():
+    bins = update_histogram({"a": torch.tensor([0.0, -1e-20, 1e-3, -0.5]), "b": torch.tensor([[3.0, 1e9]])})
+    assert sum(count for *_, count in bins) == 6
+    filled = {(low, high): count for low, high, count in bins if count}
+    assert filled.pop((0.0, 1e-16)) == 2
+    assert any(low <= 0.5 < high for low, high in filled) and any(low <= 3.0 < high for low, high in filled)
+
+
+def test_norm_is_over_all_tensors_together():
+    assert norm({"a": torch.tensor([3.0]), "b": torch.tensor([[0.0, 4.0]])}) == 5.0
