@@ -3,7 +3,7 @@
     tau = |g|_(floor(k n)),  the magnitude at that index when all n are sorted in descending order
     c   = sign(g) min(|g|, tau)                                        [Pan & Li, arXiv:2306.00204]
 
-The n magnitudes are those of all tensors together. Nothing is sorted but a sample: two of its entries bracket tau, one
+The n magnitudes are those of all tensors together. They are not sorted: two entries of a small sample bracket tau, one
 pass over the data counts what lies above the bracket and collects what lies inside it, and tau is picked among those
 few. The counts prove the answer; where they do not (constants, repeated values, a sample that was not typical) a slower
 exact selection takes over. So tau is always an entry of the data, never an estimate.
@@ -12,6 +12,7 @@ exact selection takes over. So tau is always an entry of the data, never an esti
 import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,9 +49,9 @@ def clip_threshold(tensors: Sequence[Tensor], fraction: float) -> float:
     low, high = _bracket(_sample(flats, n), fraction)
     counts_above_low, inside = [], []
     for m in _magnitudes(flats):
-        above_low = m > low
-        counts_above_low.append(torch.count_nonzero(above_low))
-        inside.append(m[above_low.logical_and_(m < high)].to(flats[0].device))
+        count, between = _count_and_collect(m, low, high)
+        counts_above_low.append(count)
+        inside.append(between.to(flats[0].device))
     inside = torch.cat(inside)
     above_low = _total(counts_above_low)
     above_inside = above_low - inside.numel()  # how many are >= high
@@ -124,10 +125,20 @@ def _bracket(sample: Tensor, fraction: float) -> tuple[float, float]:
     size = sample.numel()
     margin = 6 * math.sqrt(size * fraction * (1 - fraction)) + 6
     first, last = int(size * fraction - margin), math.ceil(size * fraction + margin)
-    descending = sample.sort(descending=True).values
-    high = descending[first].item() if first >= 0 else math.inf
-    low = descending[last].item() if last < size else -1.0
+    high = _nth_largest(sample, first) if first >= 0 else math.inf
+    low = _nth_largest(sample, last) if last < size else -1.0
     return low, high
+
+
+def _count_and_collect(m: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
+    """How many entries of `m` are > low (0-d), and those of them that are < high. NaN is neither."""
+    if not m.is_cpu:
+        above_low = m > low
+        return torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]
+    x = m.numpy()  # NumPy compares and gathers five times faster than torch does on a CPU
+    above_low = x > low
+    count = torch.tensor(np.count_nonzero(above_low))
+    return count, torch.from_numpy(x[np.logical_and(above_low, x < high, out=above_low)])
 
 
 def _select(flats: Sequence[Tensor], rank: int) -> float:
@@ -144,9 +155,10 @@ def _nan_last(magnitudes: Tensor) -> Tensor:
 
 
 def _nth_largest(values: Tensor, rank: int) -> float:
+    index = values.numel() - 1 - rank
     if values.is_cpu:
-        return values.kthvalue(values.numel() - rank).values.item()
-    return values.sort(descending=True).values[rank].item()  # kthvalue keeps only one block of a GPU busy
+        return np.partition(values.numpy(), index)[index].item()
+    return values.sort().values[index].item()  # torch.kthvalue keeps only one block of a GPU busy
 
 
 def _total(counts: Sequence[Tensor]) -> int:
