@@ -318,6 +318,18 @@ def test_nan_and_infinity_stay_where_they_are(optimizer_class, options):
     assert bool(params[1].isfinite().all())
 
 
+@pytest.mark.parametrize(
+    "options", [{}, dict(weight_decay=0.1, maximize=True), dict(momentum=0.9), dict(coordinate_clip=0.1)], ids=str
+)
+@pytest.mark.parametrize("optimizer_class", [SGDClip, SignSGD, NormalizedSGD])
+def test_stepping_piece_by_piece_changes_no_bit(monkeypatch, optimizer_class, options):
+    whole, in_pieces = make_params(), make_params()
+    expected = train(optimizer_class(whole, **options), whole)
+    monkeypatch.setattr("torch_optimizer.direction_optimizer.CACHE_SIZE", 3)
+    got = train(optimizer_class(in_pieces, **options), in_pieces)
+    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+
+
 def test_infinity_is_capped_to_the_threshold():
     p, optimizer = one([0.0] * 4, [-math.inf, 1, 4, math.nan], SGDClip, lr=1.0, coordinate_clip=0.25)
     optimizer.step()

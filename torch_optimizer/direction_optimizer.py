@@ -14,6 +14,8 @@ from torch.optim import Optimizer
 
 from torch_optimizer.clipping import clip, clip_threshold
 
+CACHE_SIZE = 2**17  # elements
+
 Group = dict[str, Any]
 Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor
 
@@ -40,6 +42,13 @@ def require_betas(options: Group) -> None:
         raise ValueError(f"betas must be two numbers in [0, 1), got {betas!r}")
     for i, beta in enumerate(betas):
         require_number(f"betas[{i}]", beta, 0, 1)
+
+
+def _pieces(p: Parameter) -> Iterator[tuple[Tensor, Tensor]]:
+    """Flat views of `p` and its gradient that fit a CPU's cache together: a clipped copy then never goes to memory."""
+    if not (p.is_cpu and p.is_contiguous() and p.grad.is_contiguous()):
+        return iter([(p, p.grad)])
+    return zip(p.view(-1).split(CACHE_SIZE), p.grad.view(-1).split(CACHE_SIZE), strict=True)
 
 
 class DirectionOptimizer(Optimizer):
@@ -117,7 +126,7 @@ class DirectionOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-        for group, p, descent in self._descents():
+        for group, p, descent in self._descents(in_pieces=True):
             lr = self.learning_rate(group, p)
             if isinstance(lr, Tensor) and not lr.is_cpu:
                 p.addcmul_(descent, lr, value=-1)  # lr stays on its device: no wait for it
@@ -156,24 +165,32 @@ class DirectionOptimizer(Optimizer):
         """
         raise NotImplementedError
 
-    def _descents(self) -> Iterator[Move]:
-        """(group, p, -v_t) of every parameter with a gradient, one at a time unless they must be clipped together."""
+    def _is_coordinatewise(self, group: Group) -> bool:
+        """Whether the rule keeps no state and treats each coordinate by itself, so that it can go piece by piece."""
+        return False
+
+    def _descents(self, in_pieces: bool = False) -> Iterator[Move]:
+        """(group, p, -v_t) of every parameter with a gradient, one at a time unless they must be clipped together.
+
+        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it.
+        """
         with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for _, p in with_grad:
             self._refuse_unsupported(p.grad)
-        descents = self._ruled_descents(with_grad)
+        descents = self._ruled_descents(with_grad, in_pieces)
         if not any(group.get("clip_update") for group, _ in with_grad):
             return descents
         descents = list(descents)
         thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in descents])
         return ((group, p, self._clip("clip_update", d, group, thresholds)) for group, p, d in descents)
 
-    def _ruled_descents(self, with_grad: list[tuple[Group, Parameter]]) -> Iterator[Move]:
+    def _ruled_descents(self, with_grad: list[tuple[Group, Parameter]], in_pieces: bool) -> Iterator[Move]:
         thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
         for group, p in with_grad:
-            grad = -p.grad if group.get("maximize") else p.grad
-            clipped = self._clip("coordinate_clip", grad, group, thresholds)
-            yield group, p, self._descent(p, grad, clipped, group)
+            for x, grad in _pieces(p) if in_pieces and self._is_coordinatewise(group) else [(p, p.grad)]:
+                grad = -grad if group.get("maximize") else grad
+                clipped = self._clip("coordinate_clip", grad, group, thresholds)
+                yield group, x, self._descent(x, grad, clipped, group)
 
     def _thresholds(self, option: str, tensors: list[tuple[Group, Tensor]]) -> dict[float, float]:
         """fraction -> order statistic of all `tensors`, for every fraction > 0 that a group asks for in `option`."""

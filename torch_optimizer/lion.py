@@ -74,7 +74,7 @@ class Lion(DirectionOptimizer):
         state["exp_avg"].lerp_(clipped, 1 - beta2)
         return u
 
-    def _descents(self) -> Iterator[Move]:
-        for group, p, u in super()._descents():
+    def _descents(self, in_pieces: bool = False) -> Iterator[Move]:
+        for group, p, u in super()._descents(in_pieces):
             descent = torch.sign(u) if group["clip_update"] is None else u
             yield group, p, descent.add_(p, alpha=group["weight_decay"]) if group["weight_decay"] != 0 else descent

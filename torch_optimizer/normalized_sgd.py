@@ -40,5 +40,8 @@ class NormalizedSGD(SGDClip):
         tensor([-1.2000,  0.0000,  1.6000,  0.0000])
     """
 
+    def _is_coordinatewise(self, group: Group) -> bool:
+        return False  # the norm is the whole tensor's
+
     def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         return unit_rms(super()._descent(p, grad, clipped, group))

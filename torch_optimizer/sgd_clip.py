@@ -85,6 +85,9 @@ class SGDClip(DirectionOptimizer):
                 f"dampening={options['dampening']}"
             )
 
+    def _is_coordinatewise(self, group: Group) -> bool:
+        return group["momentum"] == 0
+
     def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         if group["weight_decay"] != 0:
             clipped = clipped.add(p, alpha=group["weight_decay"])
