@@ -1,31 +1,32 @@
 """Largest Hessian eigenvalue of every parameter tensor: the diagonal blocks H_bb = d2f / dx_b dx_b of the loss.
 
-The question is Tomihari & Sato's (arXiv 2502.00213): are the tensors with a large gradient also those with a large curvature?
-Their code measures each tensor by power iteration on a fresh gradient graph. Here one graph of the gradient serves all
-tensors and all iterations of a batch, and Lanczos' method says how far each value can be from an eigenvalue.
+The question is Tomihari & Sato's (arXiv:2502.00213): are the tensors with a large gradient also those with a large
+curvature? Their code measures each tensor by power iteration on a fresh gradient graph. Here one graph of the gradient
+serves all tensors and all iterations of a batch, and Lanczos' method says how far each value can be from an eigenvalue.
 
 Everything here takes a loss function and tensors, never a task; `heterogeneity.py` turns the values into statistics."""
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-logger = logging.getLogger(__name__)
+from measuring import Batch, LossFunction, Params
 
-Batch = dict[str, Tensor]
-LossFunction = Callable[[dict[str, Tensor], Batch], Tensor]  # (params, batch) -> each example's loss, [B]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ExtremeEigenvalues:
     """The largest eigenvalue of a symmetric matrix and the one of largest magnitude (with its sign).
 
-    Some eigenvalue lies within `residual` of `eigenvalue`, and one within `magnitude_residual` of `magnitude_eigenvalue`.
-    `converged`: the residual is at most tolerance * |value|. `products`: matrix-vector products spent on both."""
+    Some eigenvalue lies within `residual` of `eigenvalue`, and one within `magnitude_residual` of
+    `magnitude_eigenvalue`. `converged`: the residual is at most tolerance * |value|, or as small as rounding makes it
+    beside the matrix' norm. `products`: matrix-vector products spent on both values together. NaN if a product was
+    not finite."""
 
     eigenvalue: float
     residual: float
@@ -38,8 +39,8 @@ class ExtremeEigenvalues:
 
 @dataclass(frozen=True)
 class BlockCurvature(ExtremeEigenvalues):
-    """One tensor's row: its Hessian block's eigenvalues (loss per squared unit of parameter distance), the Euclidean norm of
-    its gradient (loss per unit of distance, not divided by any size) and its number of elements."""
+    """One tensor's row: its Hessian block's eigenvalues (loss per squared unit of parameter distance), the Euclidean
+    norm of its gradient (loss per unit of distance, not divided by any size) and its number of elements."""
 
     name: str
     numel: int
@@ -48,8 +49,8 @@ class BlockCurvature(ExtremeEigenvalues):
 
 def block_curvatures(
     loss_fn: LossFunction,
-    params: dict[str, Tensor],
-    batches: list[Batch],
+    params: Params,
+    batches: Sequence[Batch],
     names: Iterable[str] | None = None,
     *,
     tolerance: float = 1e-3,
@@ -62,25 +63,29 @@ def block_curvatures(
     f is the mean of `loss_fn` over all examples of `batches`, at `params`. A product with block b is the gradient of
     <g_b, u> with respect to x_b alone, so it runs only through the layers above x_b.
 
-    Memory: the graph of every micro-batch until the last tensor is done, and one vector of x_b's size per product spent on
-    the tensor at hand.
+    Memory: the graph of every micro-batch until the last tensor is done, and one vector of x_b's size for each product
+    spent on the tensor at hand.
 
     Args:
-        loss_fn: (params, batch) -> losses [B]. Deterministic (no dropout) and twice differentiable: fused attention kernels
-            are not, so attention goes through `sdpa_kernel(SDPBackend.MATH)` or eager code.
+        loss_fn: (params, batch) -> losses [B]. Deterministic (no dropout) and twice differentiable: fused attention
+            kernels are not, so attention goes through `sdpa_kernel(SDPBackend.MATH)` or eager code.
+            `measuring.measuring` sees to both; with `keep_graphs` False the loop over the result belongs inside it too.
         params: name -> tensor. Not modified, nor are their `.grad`s.
         batches: the micro-batches of one batch; their sizes may differ.
         names: the tensors to measure, in this order; None measures all.
         tolerance: largest residual of a converged value, relative to the value.
         max_iterations: most products spent on one tensor, for both of its eigenvalues together.
         generator: CPU generator of the start vectors; None starts one at seed 0. torch's global state is left alone.
-        keep_graphs: True builds each micro-batch's graph once and keeps them all. False builds one afresh for every product
-            and micro-batch: the memory of a single graph for two to three times the time.
+        keep_graphs: True builds each micro-batch's graph once and keeps them all. False builds one afresh for every
+            product and micro-batch: the memory of a single graph, for two to three times the time.
 
-    Raises: ValueError for an unknown name, no batch, an argument out of range, or a loss or gradient that is not finite.
+    A block that is zero but for rounding (the bias of attention's keys, which softmax cancels) does not converge: there
+    the value is smaller than its residual. A block that is not finite is NaN, with a warning.
+
+    Raises: ValueError for an unknown name, no batch, an argument out of range, a loss or gradient that is not finite.
 
     Example:
-        >>> def bowl(p, batch): return (1.5 * p["x"] ** 2).sum() - 2 * p["y"] ** 2      # H_xx = diag(3, 3), H_yy = -4
+        >>> def bowl(p, batch): return (1.5 * p["x"] ** 2).sum() - 2 * p["y"] ** 2    # H_xx = diag(3, 3), H_yy = -4
         >>> for block in block_curvatures(bowl, dict(x=torch.ones(2), y=torch.ones(1)), [{}]):
         ...     print(block.name, round(block.eigenvalue, 4), block.products)
         x 3.0 2
@@ -98,17 +103,22 @@ def block_curvatures(
     return (_block_curvature(graph, name, tolerance, max_iterations, generator) for name in names)
 
 
-def _block_curvature(graph, name, tolerance, max_iterations, generator) -> BlockCurvature:
-    x = graph.points[name]
+def _block_curvature(
+    graph: "GradientGraph", name: str, tolerance: float, max_iterations: int, generator: torch.Generator
+) -> BlockCurvature:
+    gradient = graph.gradients[name]
     extremes = extreme_eigenvalues(
-        lambda u: graph.block_product(name, u.view_as(x)).flatten(), x.numel(),
-        tolerance=tolerance, max_iterations=max_iterations, generator=generator, dtype=x.dtype, device=x.device,
+        lambda u: graph.block_product(name, u.view_as(gradient)).flatten(),
+        gradient.numel(),
+        tolerance=tolerance,
+        max_iterations=max_iterations,
+        generator=generator,
+        hint=gradient.flatten(),
     )
-    if not math.isfinite(extremes.eigenvalue):
+    if math.isnan(extremes.eigenvalue):
         logger.warning("the Hessian block of %s is not finite; its eigenvalues are left out", name)
-    return BlockCurvature(
-        **vars(extremes), name=name, numel=x.numel(), gradient_norm=graph.gradients[name].double().norm().item()
-    )
+    gradient_norm = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
+    return BlockCurvature(**vars(extremes), name=name, numel=gradient.numel(), gradient_norm=gradient_norm)
 
 
 class GradientGraph:
@@ -117,10 +127,11 @@ class GradientGraph:
     points: name -> tensor, aliases of the given parameters; only those in `names` are differentiated.
     gradients: name -> gradient of the mean loss, without graph, for each of `names`."""
 
-    def __init__(self, loss_fn: LossFunction, params: dict[str, Tensor], batches: list[Batch], names: list[str],
-                 keep_graphs: bool = True):
-        self.loss_fn, self.batches, self.names = loss_fn, batches, names
-        self.points = {name: x.detach().requires_grad_(name in set(names)) for name, x in params.items()}
+    def __init__(
+        self, loss_fn: LossFunction, params: Params, batches: Sequence[Batch], names: list[str], keep_graphs: bool
+    ):
+        self.loss_fn, self.batches = loss_fn, batches
+        self.points = {name: x.detach().requires_grad_(name in names) for name, x in params.items()}
         self.examples = 0
         self.kept = [] if keep_graphs else None  # one dict of gradients with graph for each micro-batch
         self.gradients = {name: torch.zeros_like(self.points[name], requires_grad=False) for name in names}
@@ -137,8 +148,8 @@ class GradientGraph:
             gradient /= self.examples
             if not torch.isfinite(gradient).all():
                 raise ValueError(f"the gradient of {name} is not finite, so its Hessian block cannot be measured")
-        logger.info("gradient graphs of %d micro-batches are %s", len(batches),
-                    "kept for all products" if keep_graphs else "built afresh for every product")
+        fate = "kept for all products" if keep_graphs else "built afresh for every product"
+        logger.info("the gradient graphs of %d micro-batches are %s", len(batches), fate)
 
     def _differentiate(self, batch: Batch, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
         """Gradient of the sum of one micro-batch's losses, with its graph, for those of `names` it depends on."""
@@ -150,7 +161,7 @@ class GradientGraph:
                 return {}, losses
             xs = [self.points[name] for name in names]
             gradients = torch.autograd.grad(losses.sum(), xs, create_graph=True, allow_unused=True)
-        return {name: g for name, g in zip(names, gradients) if g is not None}, losses.detach()
+        return {name: g for name, g in zip(names, gradients, strict=True) if g is not None}, losses.detach()
 
     def block_product(self, name: str, u: Tensor) -> Tensor:
         """H_bb u for the block of tensor `name`; u and the result have the tensor's shape."""
@@ -159,11 +170,11 @@ class GradientGraph:
         for index, batch in enumerate(self.batches):
             gradients = self.kept[index] if self.kept is not None else self._differentiate(batch, [name])[0]
             gradient = gradients.get(name)
-            if gradient is None or not gradient.requires_grad:  # the loss does not depend on x, or is linear in everything
+            if gradient is None or not gradient.requires_grad:  # the loss does not depend on x, or only linearly
                 continue
-            (part,) = torch.autograd.grad(
-                gradient, x, u.to(x.dtype), retain_graph=self.kept is not None, allow_unused=True)
-            if part is not None:  # None: the loss is linear in x
+            keep = self.kept is not None
+            (part,) = torch.autograd.grad(gradient, x, u.to(x.dtype), retain_graph=keep, allow_unused=True)
+            if part is not None:  # None: linear in x, though not in what x is multiplied with
                 total += part
         return total / self.examples
 
@@ -175,62 +186,63 @@ def extreme_eigenvalues(
     tolerance: float = 1e-3,
     max_iterations: int = 100,
     generator: torch.Generator,
-    dtype: torch.dtype = torch.float64,
-    device: torch.device | str = "cpu",
+    hint: Tensor,
 ) -> ExtremeEigenvalues:
-    r"""Largest and largest-in-magnitude eigenvalue of a symmetric matrix H known by its products, by Lanczos' method.
+    r"""Largest and largest-in-magnitude eigenvalue of a symmetric matrix H known by its products: Lanczos' method.
 
     Step m adds q_m to an orthonormal basis Q and a column to the projected matrix P = Q'HQ:
 
         H Q = Q P + beta q_{m+1} e_m'          (theta, s): an eigenpair of (P + P') / 2,  y = Q s its Ritz vector
         residual^2 = ||H y - theta y||^2 = ||P s - theta s||^2 + (beta s_m)^2
 
-    and some eigenvalue of H lies within the residual of theta (H symmetric, ||y|| = 1). The textbook keeps only the last term
-    [Parlett, The Symmetric Eigenvalue Problem, ch. 13]; the other is zero for an exactly symmetric H and measures here, at
-    no cost, what rounding does to the products. The basis is orthogonalised in full, twice a step.
+    and some eigenvalue of H lies within the residual of theta (H symmetric, ||y|| = 1). The textbook keeps only the
+    last term [Parlett, The Symmetric Eigenvalue Problem, ch. 13]; the other is zero for an exactly symmetric H, and
+    measures here, at no cost, what rounding does to the products. The basis is orthogonalised in full, twice a step.
 
-    The space is exhausted after `size` steps and the result is exact. If beta vanishes earlier, the basis spans an invariant
-    subspace; a fresh random vector outside it continues the search, so an eigenvalue that the start vector missed is
-    found; a second such breakdown ends it. Iteration also ends when rounding alone keeps a residual above the tolerance
-    (for instance on a block that would be zero in exact arithmetic): such a value is not converged.
+    The space is exhausted after `size` steps and the result is exact. If beta vanishes earlier, the basis spans an
+    invariant subspace; a fresh random vector outside it continues the search, so that an eigenvalue hidden from the
+    start vector is found; a second such breakdown ends it. Iteration also ends when rounding alone keeps a residual
+    above the tolerance: such a value is not converged.
 
     Args:
         product: u [size] -> H u [size].
-        size: order of H; 0 has the eigenvalue 0 by convention.
+        size: order of H; the eigenvalues of order 0 are 0 by convention.
         tolerance, max_iterations, generator: as in `block_curvatures`.
-        dtype, device: of the basis vectors (half precisions are kept as float32).
+        hint: [size], a vector thought to lie near the wanted eigenvectors. The start is its direction plus a random one
+            of the same length, so a wrong or a zero hint hides nothing. The gradient saves about a sixth of the
+            products. The basis takes its device and dtype (but float32 for half precisions).
     """
     _check_limits(tolerance, max_iterations)
-    dtype = torch.promote_types(dtype, torch.float32)
     limit = min(size, max_iterations)
     if limit == 0:
         return ExtremeEigenvalues(0.0, 0.0, True, 0.0, 0.0, True, products=0)
-    basis = torch.empty(min(limit, 8), size, dtype=dtype, device=device)  # rows q_1, q_2, ...; grows by doubling
-    projected = torch.zeros(limit, limit, dtype=torch.float64)
-    _set_random_row(basis, 0, generator)
+    dtype = torch.promote_types(hint.dtype, torch.float32)
+    hint = hint.to(dtype) / hint.to(dtype).norm().clamp_min(torch.finfo(dtype).tiny)
+    basis = hint.new_empty(min(limit, 8), size)  # rows q_1, q_2, ...; grows by doubling
+    projected = torch.zeros(limit, limit, dtype=torch.float64)  # P
+    start = _random_unit(basis[:0], generator)
+    start = hint - start if start @ hint < 0 else hint + start  # the two never cancel
+    basis[0] = start / start.norm()
     chain_start, breakdowns = 0, 0
     for m in range(1, limit + 1):
-        w = product(basis[m - 1]).to(dtype)  # [size]
+        w = product(basis[m - 1]).to(dtype, copy=True)  # [size]
         coefficients = _orthogonalise(w, basis[:m])
         beta = 0.0 if m == size else w.norm().item()
         projected[:m, m - 1] = coefficients.double().cpu()
         if not (math.isfinite(beta) and torch.isfinite(coefficients).all()):
             return ExtremeEigenvalues(math.nan, math.nan, False, math.nan, math.nan, False, products=m)
-        ritz = _RitzValues(projected[:m, :m], beta)
-        if m == size:
-            break
+        ritz = _RitzValues(projected[:m, :m], beta, torch.finfo(dtype).eps)
         broke_down = beta <= torch.finfo(dtype).eps * ritz.scale
         breakdowns += broke_down
-        # a single product of a chain cannot tell whether another eigenvalue is near
-        if breakdowns == 2 or (m - chain_start >= 2 and not broke_down and ritz.finished(tolerance)):
-            break
-        if m == limit:
+        # one product of a chain cannot tell whether another eigenvalue is near
+        finished = m - chain_start >= 2 and not broke_down and ritz.finished(tolerance)
+        if finished or breakdowns == 2 or m == limit:
             break
         if m == len(basis):
-            basis = torch.cat([basis, torch.empty(min(m, limit - m), size, dtype=dtype, device=device)])
+            basis = torch.cat([basis, basis.new_empty(min(m, limit - m), size)])
         if broke_down:
             chain_start = m
-            _set_random_row(basis, m, generator)
+            basis[m] = _random_unit(basis[:m], generator)
         else:
             projected[m, m - 1] = beta
             basis[m] = w / beta
@@ -238,44 +250,43 @@ def extreme_eigenvalues(
 
 
 class _RitzValues:
-    """The outermost eigenvalues of the projected matrix [m, m], with their residuals."""
+    """The outermost eigenvalues of the projected matrix [m, m], each with its residual; index 0: top, 1: bottom."""
 
-    def __init__(self, projected: Tensor, beta: float):
+    def __init__(self, projected: Tensor, beta: float, eps: float):
         theta, s = torch.linalg.eigh((projected + projected.T) / 2)  # ascending; columns s
         ends = [len(theta) - 1, 0]
-        (self.top, self.bottom) = theta[ends].tolist()
-        self.rounding = (projected @ s[:, ends] - s[:, ends] * theta[ends]).norm(dim=0).tolist()  # [top, bottom]
+        self.values = theta[ends].tolist()
+        self.rounding = (projected @ s[:, ends] - s[:, ends] * theta[ends]).norm(dim=0).tolist()
         self.krylov = (beta * s[-1, ends].abs()).tolist()
-        self.residuals = [math.hypot(a, b) for a, b in zip(self.rounding, self.krylov)]
-        self.scale = max(abs(self.top), abs(self.bottom), beta)  # of the order of ||H||
-        self.strongest = 0 if abs(self.top) >= abs(self.bottom) else 1  # which end has the larger magnitude
+        self.residuals = [math.hypot(a, b) for a, b in zip(self.rounding, self.krylov, strict=True)]
+        self.scale = max(abs(self.values[0]), abs(self.values[1]), beta)  # of the order of ||H||
+        self.floor = 10 * eps * self.scale  # no product resolves less
+        self.strongest = 0 if abs(self.values[0]) >= abs(self.values[1]) else 1  # the end of larger magnitude
 
     def settled(self, end: int, tolerance: float) -> bool:
-        return self.residuals[end] <= tolerance * abs((self.top, self.bottom)[end])
+        return self.residuals[end] <= max(tolerance * abs(self.values[end]), self.floor)
 
     def finished(self, tolerance: float) -> bool:
-        """Whether no further product is needed, or would help."""
-        value = (self.top, self.bottom)
+        """Whether no further product is needed, or none would help."""
         for end in (0, 1):
-            other = 1 - end
-            needed = end == 0 or end == self.strongest or (
-                abs(value[end]) + self.residuals[end] > (1 + tolerance) * abs(value[other]))
-            rounding_rules = self.rounding[end] > max(self.krylov[end], tolerance * abs(value[end]))
-            if needed and not self.settled(end, tolerance) and not rounding_rules:
+            reach = abs(self.values[end]) + self.residuals[end]
+            needed = end in (0, self.strongest) or reach > (1 + tolerance) * abs(self.values[self.strongest])
+            hopeless = self.rounding[end] > max(self.krylov[end], tolerance * abs(self.values[end]))
+            if needed and not self.settled(end, tolerance) and not hopeless:
                 return False
         return True
 
     def result(self, tolerance: float, products: int) -> ExtremeEigenvalues:
-        value, k = (self.top, self.bottom), self.strongest
+        values, residuals, k = self.values, self.residuals, self.strongest
         return ExtremeEigenvalues(
-            self.top, self.residuals[0], self.settled(0, tolerance),
-            value[k], self.residuals[k], self.settled(k, tolerance), products,
-        )
+            values[0], residuals[0], self.settled(0, tolerance),
+            values[k], residuals[k], self.settled(k, tolerance), products,
+        )  # fmt: skip
 
 
 def _orthogonalise(w: Tensor, basis: Tensor) -> Tensor:
     """Remove from w [n], in place, its part in the span of the orthonormal rows of `basis` [m, n]; return that part's
-    coefficients [m]. Done twice, because the first pass leaves rounding errors as large as what it removed."""
+    coefficients [m]. Twice: where little of w remains, the first pass' rounding errors are not small beside it."""
     total = torch.zeros(len(basis), dtype=w.dtype, device=w.device)
     for _ in range(2):
         coefficients = basis @ w
@@ -284,12 +295,12 @@ def _orthogonalise(w: Tensor, basis: Tensor) -> Tensor:
     return total
 
 
-def _set_random_row(basis: Tensor, m: int, generator: torch.Generator) -> None:
-    """Put into row m a random unit vector orthogonal to the rows before it. Drawn on the CPU: the same on every device."""
+def _random_unit(basis: Tensor, generator: torch.Generator) -> Tensor:
+    """A random unit vector [n] orthogonal to the rows of `basis` [m, n]. Drawn on the CPU: the same on every device."""
     vector = torch.randn(basis.shape[1], generator=generator, dtype=basis.dtype).to(basis.device)
     vector /= vector.norm()
-    _orthogonalise(vector, basis[:m])
-    basis[m] = vector / vector.norm()
+    _orthogonalise(vector, basis)
+    return vector / vector.norm()
 
 
 def _check_limits(tolerance: float, max_iterations: int) -> None:

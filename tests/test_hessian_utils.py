@@ -1,0 +1,305 @@
+"""Block eigenvalues against dense Hessians and matrices with known spectra; the models are tiny and in float64."""
+
+import functools
+import logging
+import math
+
+import pytest
+import torch
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import hessian_utils
+from hessian_utils import block_curvatures, extreme_eigenvalues
+from measuring import functional_loss, measuring, trainable_parameters
+
+SMALL = dict(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
+VOCABULARY, PIXELS = 7, 8
+
+
+def tiny_model(architecture):
+    if architecture == "t5":
+        return T5ForConditionalGeneration(
+            T5Config(vocab_size=VOCABULARY, d_model=4, d_kv=2, d_ff=6, num_layers=1, num_heads=2,
+                     decoder_start_token_id=0))  # fmt: skip
+    if architecture == "roberta":
+        return RobertaForSequenceClassification(
+            RobertaConfig(**SMALL, vocab_size=VOCABULARY, max_position_embeddings=8, num_labels=3))
+    if architecture == "vit":
+        return ViTForImageClassification(ViTConfig(**SMALL, image_size=PIXELS, patch_size=4, num_labels=3))
+    return ResNetForImageClassification(
+        ResNetConfig(embedding_size=3, hidden_sizes=[3, 4], depths=[1, 1], layer_type="basic", num_labels=3))
+
+
+def random_batch(architecture, size, generator):
+    if architecture in ("vit", "resnet"):
+        inputs = dict(pixel_values=torch.randn(size, 3, PIXELS, PIXELS, generator=generator, dtype=torch.float64))
+    else:
+        inputs = dict(input_ids=torch.randint(2, VOCABULARY, (size, 5), generator=generator))
+    labels = (size, 4) if architecture == "t5" else (size,)
+    return dict(inputs, labels=torch.randint(0, 3, labels, generator=generator))
+
+
+def cross_entropies(forward, batch):
+    labels = batch["labels"]
+    inputs = {k: v for k, v in batch.items() if k != "labels"}
+    if labels.dim() == 1:
+        return torch.nn.functional.cross_entropy(forward(**inputs).logits, labels, reduction="none")
+    logits = forward(**inputs, decoder_input_ids=labels).logits  # [B, T, V]
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, reduction="none").mean(dim=1)
+
+
+def dense_block(loss_fn, params, batches, name):
+    """The diagonal block of the mean loss, row by row; [n, n]."""
+    x = params[name].detach().requires_grad_()
+    losses = torch.cat([loss_fn({**params, name: x}, batch) for batch in batches])
+    (g,) = torch.autograd.grad(losses.mean(), x, create_graph=True, allow_unused=True)
+    if g is None:
+        return torch.zeros(x.numel(), x.numel(), dtype=x.dtype)
+    rows = [torch.autograd.grad(entry, x, retain_graph=True)[0].flatten() for entry in g.flatten()]
+    return torch.stack(rows)
+
+
+def eigenvalues_of(matrix, **options):
+    options = dict(tolerance=1e-8, max_iterations=200, generator=torch.Generator().manual_seed(0)) | options
+    hint = options.pop("hint", torch.zeros(len(matrix), dtype=matrix.dtype))
+    return extreme_eigenvalues(lambda u: matrix @ u, len(matrix), hint=hint, **options)
+
+
+def matrix_with(spectrum, seed=0):
+    values = torch.as_tensor(spectrum, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    q, _ = torch.linalg.qr(torch.randn(len(values), len(values), generator=generator, dtype=torch.float64))
+    return q @ torch.diag(values) @ q.T
+
+
+def quadratic(blocks):
+    """A loss whose Hessian blocks are the given matrices, three examples alike."""
+    def loss_fn(params, batch):
+        value = sum(0.5 * params[name] @ matrix @ params[name] for name, matrix in blocks.items())
+        return value.expand(len(batch["rows"]))
+
+    return loss_fn
+
+
+# ---- models -----------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def measured(architecture):
+    """(blocks as measured, their dense Hessians) of every tensor of a tiny model, on two micro-batches."""
+    torch.manual_seed(0)
+    model = tiny_model(architecture).double()
+    with torch.no_grad():
+        for p in model.parameters():  # the initial biases are zero and the initial weights so small that nothing bends
+            p += 0.4 * torch.randn_like(p)
+    generator = torch.Generator().manual_seed(1)
+    batches = [random_batch(architecture, size, generator) for size in (3, 1)]
+    loss_fn, params = functional_loss(model, cross_entropies), trainable_parameters(model)
+    with measuring(model):
+        blocks = list(block_curvatures(loss_fn, params, batches, tolerance=1e-7, max_iterations=200))
+        dense = {name: dense_block(loss_fn, params, batches, name) for name in params}
+    return blocks, dense
+
+
+@pytest.mark.parametrize("architecture", ["t5", "roberta", "vit", "resnet"])
+def test_every_block_of_a_model_has_the_eigenvalues_of_its_dense_hessian(architecture):
+    blocks, dense = measured(architecture)
+    spectra = {name: torch.linalg.eigvalsh(matrix) for name, matrix in dense.items()}
+    rounding = 1e-13 * max(spectrum.abs().max().item() for spectrum in spectra.values())
+    assert [block.name for block in blocks] == list(dense)
+    for block in blocks:
+        spectrum = spectra[block.name]
+        strongest = spectrum[spectrum.abs().argmax()].item()
+        assert block.eigenvalue == pytest.approx(spectrum[-1].item(), rel=1e-6, abs=rounding), block.name
+        assert abs(block.magnitude_eigenvalue) == pytest.approx(abs(strongest), rel=1e-6, abs=rounding), block.name
+
+
+def test_the_models_have_blocks_whose_most_negative_eigenvalue_is_the_largest_in_magnitude():
+    blocks = [block for architecture in ("t5", "roberta", "vit") for block in measured(architecture)[0]]
+    trapped = [b for b in blocks if b.converged and b.eigenvalue > 1e-6 and b.magnitude_eigenvalue < -b.eigenvalue]
+    assert trapped
+
+
+def test_keys_bias_vanishes_and_is_not_called_converged():
+    blocks, _ = measured("roberta")
+    (bias,) = [block for block in blocks if block.name.endswith("key.bias")]
+    largest = max(block.eigenvalue for block in blocks)
+    assert abs(bias.magnitude_eigenvalue) <= 1e-13 * largest
+    assert not bias.converged
+
+
+# ---- known spectra ----------------------------------------------------------------------------------------------
+
+
+def test_power_iterations_trap_does_not_catch_lanczos():
+    found = eigenvalues_of(matrix_with([-3.0] + torch.linspace(-1, 2.5, 60).tolist() + [2.9]))
+    assert found.eigenvalue == pytest.approx(2.9, rel=1e-9)
+    assert found.magnitude_eigenvalue == pytest.approx(-3.0, rel=1e-9)
+    assert found.converged and found.magnitude_converged
+
+
+@pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-6, 1e-3])
+def test_nearly_double_top_eigenvalue_is_found(gap):
+    found = eigenvalues_of(matrix_with([2.0, 2.0 - gap] + torch.linspace(-1, 1, 60).tolist()))
+    assert found.eigenvalue == pytest.approx(2.0, rel=1e-6)
+    assert found.converged
+
+
+def test_search_goes_on_beyond_an_invariant_subspace(monkeypatch):
+    spectrum = torch.tensor([1.0, 4.0, 3.0, 5.0, 2.0], dtype=torch.float64)
+    draws = [torch.eye(5, dtype=torch.float64)[0]]  # the start is an eigenvector, of the smallest eigenvalue
+    draw = hessian_utils._random_unit
+    monkeypatch.setattr(hessian_utils, "_random_unit", lambda *args: draws.pop() if draws else draw(*args))
+    assert eigenvalues_of(torch.diag(spectrum)).eigenvalue == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize("spectrum", [[0.0] * 6, [3.0, 3.0, 1.0, 1.0], [-2.0] * 9, [7.0], [-7.0], [1.0] + [0.0] * 30])
+def test_degenerate_spectra_are_exact(spectrum):
+    found = eigenvalues_of(matrix_with(spectrum))
+    assert found.eigenvalue == pytest.approx(max(spectrum), rel=1e-12, abs=1e-12)
+    assert found.magnitude_eigenvalue == pytest.approx(max(spectrum, key=abs), rel=1e-12, abs=1e-12)
+    assert found.converged and found.magnitude_converged
+    assert found.products <= min(len(spectrum), 5)
+
+
+def test_small_block_is_exact_after_as_many_products_as_it_has_elements():
+    found = eigenvalues_of(matrix_with([1.0, 1.1, 1.2, 1.3]), tolerance=1e-15)
+    assert (found.products, found.residual <= 1e-14) == (4, True)
+    assert found.eigenvalue == pytest.approx(1.3, rel=1e-13)
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5, 8, 13, 30])
+def test_some_eigenvalue_lies_within_the_residual(iterations):
+    spectrum = torch.cat([torch.linspace(-4, 4, 80), torch.tensor([4.2, -4.4])]).double()
+    for seed in range(5):
+        found = eigenvalues_of(
+            matrix_with(spectrum, seed), max_iterations=iterations, generator=torch.Generator().manual_seed(seed))
+        for value, residual in ((found.eigenvalue, found.residual),
+                                (found.magnitude_eigenvalue, found.magnitude_residual)):  # fmt: skip
+            assert (spectrum - value).abs().min() <= residual + 1e-12
+        assert found.products <= iterations
+
+
+def test_residual_is_that_of_the_products_as_they_were_rounded():
+    """Symmetric only to 1e-3, for coarse rounding: the textbook's residual would shrink to nothing."""
+    skew = torch.randn(40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = eigenvalues_of(matrix_with(torch.linspace(0, 1, 40)) + 1e-3 * (skew - skew.T), tolerance=1e-6)
+    assert 1e-4 < found.residual < 1e-1
+    assert not found.converged
+    assert found.products < 40
+
+
+def test_unconverged_value_is_marked():
+    found = eigenvalues_of(matrix_with(torch.linspace(0, 1, 300)), max_iterations=5)
+    assert not found.converged
+    assert found.residual > 1e-8 * found.eigenvalue
+
+
+def test_a_wrong_hint_hides_nothing():
+    matrix = torch.diag(torch.tensor([5.0, 1.0, 2.0, 3.0, -1.0], dtype=torch.float64))
+    hint = torch.eye(5, dtype=torch.float64)[1]  # itself an eigenvector, of a lesser value
+    assert eigenvalues_of(matrix, hint=hint).eigenvalue == pytest.approx(5.0)
+
+
+# ---- losses -----------------------------------------------------------------------------------------------------
+
+ROWS = [dict(rows=torch.zeros(2)), dict(rows=torch.zeros(1))]
+
+
+def test_unused_and_linear_parameters_have_no_curvature():
+    def loss_fn(params, batch):
+        return (params["bent"] ** 2).sum() + 3 * params["linear"] + 0 * batch["rows"]
+
+    params = dict(bent=torch.ones(2), linear=torch.ones(1), unused=torch.ones(4))
+    bent, linear, unused = block_curvatures(loss_fn, params, ROWS)
+    assert bent.eigenvalue == pytest.approx(2.0, rel=1e-6)
+    assert (linear.eigenvalue, linear.gradient_norm, linear.converged) == (0.0, 3.0, True)
+    assert (unused.eigenvalue, unused.gradient_norm, unused.converged) == (0.0, 0.0, True)
+
+
+def test_gradient_norm_is_plain_and_examples_count_alike_in_micro_batches_of_any_size():
+    def loss_fn(params, batch):
+        return 0.5 * batch["rows"] * (params["x"] ** 2).sum()  # H = mean(rows) = 2
+
+    batches = [dict(rows=torch.tensor([1.0, 2.0])), dict(rows=torch.tensor([3.0]))]
+    (block,) = block_curvatures(loss_fn, dict(x=torch.tensor([3.0, 4.0])), batches)
+    assert block.eigenvalue == pytest.approx(2.0, rel=1e-6)
+    assert block.gradient_norm == pytest.approx(10.0)  # 2 * ||(3, 4)||
+    assert block.numel == 2
+
+
+def test_graphs_built_afresh_give_the_same_values():
+    blocks = dict(x=matrix_with([1.0, 2.0, -5.0]), y=matrix_with(torch.linspace(0, 3, 20)))
+    params = {name: torch.ones(len(matrix), dtype=torch.float64) for name, matrix in blocks.items()}
+    kept = list(block_curvatures(quadratic(blocks), params, ROWS))
+    afresh = list(block_curvatures(quadratic(blocks), params, ROWS, keep_graphs=False))
+    assert kept == afresh
+
+
+def test_parameters_gradients_and_global_random_state_are_left_alone():
+    params = dict(x=torch.nn.Parameter(torch.ones(3)))
+    params["x"].grad = torch.full((3,), 7.0)
+    state = torch.get_rng_state()
+    list(block_curvatures(quadratic(dict(x=torch.eye(3))), params, ROWS))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(params["x"].grad, torch.full((3,), 7.0))
+    assert torch.equal(params["x"].data, torch.ones(3))
+
+
+def test_same_seed_gives_the_same_digits_and_another_seed_other_ones():
+    blocks = dict(x=matrix_with(torch.linspace(-1, 3, 200)))
+    params = dict(x=torch.zeros(200, dtype=torch.float64))
+    first, again, other = (
+        next(block_curvatures(quadratic(blocks), params, ROWS, generator=torch.Generator().manual_seed(seed)))
+        for seed in (1, 1, 2)
+    )
+    assert first == again
+    assert first.eigenvalue != other.eigenvalue
+    assert first.eigenvalue == pytest.approx(other.eigenvalue, rel=1e-3)
+
+
+def test_measures_only_the_named_tensors_in_the_order_asked():
+    blocks = dict(a=torch.eye(2), b=2 * torch.eye(2), c=3 * torch.eye(2))
+    params = {name: torch.ones(2) for name in blocks}
+    measured_names = [block.name for block in block_curvatures(quadratic(blocks), params, ROWS, ["c", "a"])]
+    assert measured_names == ["c", "a"]
+
+
+def test_a_block_that_is_not_finite_is_nan_and_the_others_go_on(caplog):
+    def loss_fn(params, batch):
+        return (params["sharp"].abs() ** 1.5).sum() + (params["fine"] ** 2).sum() + 0 * batch["rows"]
+
+    params = dict(sharp=torch.zeros(2), fine=torch.ones(2))
+    with caplog.at_level(logging.WARNING):
+        sharp, fine = block_curvatures(loss_fn, params, ROWS)
+    assert math.isnan(sharp.eigenvalue) and not sharp.converged
+    assert fine.eigenvalue == pytest.approx(2.0)
+    assert "sharp" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(names=["y"]), "no parameter is called 'y'; there are x"),
+        (dict(batches=[]), "batches is empty"),
+        (dict(tolerance=0.0), r"tolerance is a relative residual in \(0, 1\), got 0.0"),
+        (dict(tolerance=math.nan), "tolerance is a relative residual"),
+        (dict(max_iterations=0), "max_iterations must be at least 1, got 0"),
+        (dict(loss_fn=lambda params, batch: params["x"].sum()), r"one loss for each example, shape \[B\]; got \[\]"),
+        (dict(loss_fn=lambda params, batch: params["x"].log()), "the loss is not finite"),
+        (dict(loss_fn=lambda params, batch: params["x"].abs().sqrt()), "the gradient of x is not finite"),
+    ],
+)
+def test_what_cannot_be_measured_is_named_before_any_work(change, message):
+    arguments = dict(loss_fn=quadratic(dict(x=torch.eye(2))), params=dict(x=torch.zeros(2)), batches=ROWS) | change
+    with pytest.raises(ValueError, match=message):
+        block_curvatures(**arguments)
