@@ -36,6 +36,7 @@ class Style:
     name: str
     variant: int  # 0 for the first row of a name, unclipped before clipped
     color: str
+    clipped: bool = False
 
     def line(self) -> dict[str, Any]:
         linestyle, alpha, _, _ = VARIANTS[self.variant % len(VARIANTS)]
@@ -44,6 +45,10 @@ class Style:
     @property
     def marker(self) -> str:
         return VARIANTS[self.variant % len(VARIANTS)][2]
+
+    @property
+    def is_plain_sgd(self) -> bool:
+        return self.name == "sgd" and not self.clipped
 
     def bars(self) -> dict[str, Any]:
         if self.variant == 0:
@@ -59,7 +64,7 @@ def styles_of(algorithms: Iterable[Row]) -> dict[str, Style]:
         by_name.setdefault(row["name"], []).append(row)
     others = [name for name in by_name if name not in COLORS]
     colors = COLORS | {name: OTHER_COLORS[i % len(OTHER_COLORS)] for i, name in enumerate(others)}
-    return {row["label"]: Style(name, variant, colors[name])
+    return {row["label"]: Style(name, variant, colors[name], _is_clipped(row))
             for name, rows in by_name.items() for variant, row in enumerate(sorted(rows, key=_is_clipped))}
 
 

@@ -3,7 +3,9 @@
     python plotting.py output/toy            # (re)draws output/toy/figures/*.png and *.pdf
 
 From training.csv: training_loss. From scan.csv (and sharpness.csv): scan_epoch2_batch6, ... From histogram.csv:
-histogram_epoch2_batch6, ... From ratios.csv: sharpness_ratios. A table that is absent or has no rows is skipped."""
+histogram_epoch2_batch6, ... From ratios.csv: sharpness_ratios. From losses.csv (and summary.csv): loss_by_epoch and
+loss_by_iteration. From tuned_learning_rates.csv: learning_rates. From scores.csv: scores. A table that is absent or
+has no rows is skipped."""
 
 from __future__ import annotations
 
@@ -21,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from convergence_plots import learning_rate_figures, loss_figures, score_figures
 from figure_style import RC, Row, Run, Style, label_outside, new_figure, open_run, save_figure
 
 logger = logging.getLogger(__name__)
@@ -247,7 +250,8 @@ def _ratio_line(ax: Axes, places: Sequence[float], points: Sequence[Row], style:
 
 # Table -> its figures (file name, figure). A new kind of figure is one function and one line here.
 FIGURES: dict[str, Callable[[Run], Iterator[tuple[str, Figure]]]] = {
-    "training": training_figures, "scan": scan_figures, "histogram": histogram_figures, "ratios": ratio_figures}
+    "training": training_figures, "scan": scan_figures, "histogram": histogram_figures, "ratios": ratio_figures,
+    "losses": loss_figures, "tuned_learning_rates": learning_rate_figures, "scores": score_figures}
 
 
 def draw_all(folder: str | Path) -> list[Path]:
@@ -261,9 +265,11 @@ def draw_all(folder: str | Path) -> list[Path]:
         for table, figures in FIGURES.items():
             drawn = [path for stem, figure in figures(run)
                      for path in save_figure(figure, run.folder / "figures" / stem)]
-            if not drawn:
+            if not drawn and (run.folder / f"{table}.csv").exists():  # each script writes tables of its own
                 logger.info("%s.csv holds nothing to draw", table)
             paths += drawn
+    if not paths:
+        logger.info("%s holds no table to draw", run.folder)
     return paths
 
 
