@@ -4,8 +4,8 @@
 
 The first word is a name of `torch_optimizer.OPTIMIZERS` (or any torch.optim.Optimizer class), the rest its options. One
 row serves both scripts: `lr` is what run_convergence.py trains with; `step_size` is the distance between the points of
-run_landscape.py's loss scan, and left out it is chosen from the curvature. `coordinate_clip=0.1` cuts the largest 10 % of
-all gradient coordinates to a common height.
+run_landscape.py's loss scan, and left out it is chosen from the curvature. `coordinate_clip=0.1` cuts the largest 10 %
+of all gradient coordinates to a common height.
 
 The paper gives every algorithm of the SGD family momentum 0.9 as m <- 0.9 m + 0.1 g: momentum and dampening both 0.9.
 """

@@ -3,9 +3,9 @@
 At a point x of a training run, with f the mean over examples of each example's loss:
 
     v                       the step an optimizer would take, per unit of its learning rate (its *update direction*)
-    <grad f, v> / |v|       the slope along it                          ("gradient correlation", arXiv:2306.00204, eq. 1)
-    v' H v / |v|^2          the *directional sharpness* of f along it                       (arXiv:2306.00204, sec. 3)
-    f(x + s v / |v|)        the loss scan: s, the distance, on a grid                       (arXiv:2306.00204, fig. 3)
+    <grad f, v> / |v|       the slope along it ("gradient correlation", arXiv:2306.00204, eq. 1)
+    v' H v / |v|^2          the *directional sharpness* of f along it (sec. 3)
+    f(x + s v / |v|)        the loss scan: s, the distance, on a grid (fig. 3)
 
 Everything here takes a closure `loss_fn(params, batch) -> losses [B]`, the per-example losses of one micro-batch at
 `params` (name -> tensor), and tensors; nothing knows a task, a file or a figure. |.| is the Euclidean norm over all
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from measuring import Batch, LossFunction, Params
 from torch_optimizer import Algorithm, DirectionOptimizer
-
 
 # ---- pseudo-updates ---------------------------------------------------------------------------------------------
 

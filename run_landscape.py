@@ -6,8 +6,8 @@
 
 One optimizer trains (--train_optimizer). At sampled points of its run every algorithm of the list proposes its own step
 from the same parameters; for each step the script measures slope and directional sharpness of the loss on a fixed test
-batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv, scan.csv,
-histogram.csv, and figures/ drawn from them (python plotting.py FOLDER draws them again).
+batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv,
+scan.csv, histogram.csv, and figures/ drawn from them (python plotting.py FOLDER draws them again).
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -47,12 +47,16 @@ from settings import (
     add_task_flags,
     add_training_flags,
     answering_input_errors,
-    be_deterministic,
-    number,
+    default_output,
+    described,
+    fill_in,
     one_of,
     positive_float,
     positive_int,
+    prepare_machine,
     progress,
+    recorded,
+    seed_number,
     start_logging,
 )
 from tasks import TASKS, load_task, task_defaults
@@ -76,6 +80,7 @@ def make_parser() -> Parser:
     parser = Parser(__doc__)
     add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group = add_training_flags(parser)
+    group.add_argument("--seed", type=seed_number, default=0, help="of data order, dropout, test batch, new weights")
     group.add_argument(
         "--train_optimizer", type=one_of("optimizer", OPTIMIZERS), default="adam", help="what moves the parameters"
     )
@@ -114,9 +119,7 @@ def resolve(settings: argparse.Namespace) -> argparse.Namespace:
     """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
     defaults = task_defaults(settings.task)
     epochs_given = settings.num_epochs is not None and settings.test_epochs is None
-    for field in fields(defaults):
-        if getattr(settings, field.name, 0) is None:
-            setattr(settings, field.name, getattr(defaults, field.name))
+    fill_in(settings, defaults)
     if epochs_given:
         settings.test_epochs = [e for e in defaults.test_epochs if e <= settings.num_epochs] or [settings.num_epochs]
     late = [e for e in settings.test_epochs if e > settings.num_epochs]
@@ -129,8 +132,7 @@ def resolve(settings: argparse.Namespace) -> argparse.Namespace:
     settings.train_row = training_row(settings)
     settings.train_row.check()
     if settings.output_dir is None:
-        kind = "" if settings.task == "toy" else f"-{settings.train_optimizer}"
-        settings.output_dir = str(Path("output") / f"landscape-{settings.task.replace('/', '-')}{kind}")
+        settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer)
     settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
     return settings
 
@@ -333,19 +335,6 @@ def ratio_table(folder: Path, labels: Iterable[str]) -> str:
     return format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
 
 
-def recorded(settings: argparse.Namespace) -> dict:
-    """The settings as config.json keeps them."""
-    plain = {k: v for k, v in vars(settings).items() if k not in ("algorithms", "train_row")}
-    return plain | {"device": str(settings.device), "train_row": repr(settings.train_row)}
-
-
-def described(algorithms: dict[str, Algorithm]) -> list[dict]:
-    return [
-        dict(label=label, name=row.name, options=dict(row.options), step_size=row.step_size)
-        for label, row in algorithms.items()
-    ]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     settings = parser.parse_args(arguments)
@@ -359,7 +348,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sampled_batches(settings, batches_per_epoch(len(task.examples), settings.batch_size))
         folder = create_run_folder(settings.output_dir, settings.overwrite)
         write_config(folder, recorded(settings), described(settings.algorithms))
-    be_deterministic()
+    prepare_machine()
     if settings.check_sharpness:
         print_check_on_tiny_model(task, settings)
     try:

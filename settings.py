@@ -1,17 +1,22 @@
 """What the entry scripts share on the command line: flags, their ranges, and one-line answers to wrong input."""
 
 import argparse
+import ctypes
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
+from torch_optimizer import Algorithm
+
+OUR_LOGGERS = ("__main__", "hessian_utils", "landscape_utils", "plotting", "results", "tasks", "training")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -96,11 +101,11 @@ def device(text: str) -> torch.device:
 # ---- groups of flags ----------------------------------------------------------------------------------------------
 
 
-def add_task_flags(parser: Parser, tasks: Any, lists: Any) -> None:
+def add_task_flags(parser: Parser, tasks: Any, lists: Any) -> Any:
     group = parser.add_argument_group("what is trained (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
     group.add_argument("--dataset", help="hub id, local file in the same schema, or 'toy'")
-    group.add_argument("--model", help="hub id, folder of a saved model, or 'toy': the same architecture, small and new")
+    group.add_argument("--model", help="hub id, folder of a saved model, or 'toy': the architecture, small and new")
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
     group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target")
     group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
@@ -109,6 +114,7 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any) -> None:
         type=one_of("algorithm list", lists),
         help="list of algorithm_list.py: " + ", ".join(lists),
     )
+    return group
 
 
 def add_training_flags(parser: Parser) -> Any:
@@ -116,15 +122,14 @@ def add_training_flags(parser: Parser) -> Any:
     group.add_argument("--num_epochs", type=positive_int, metavar="N")
     group.add_argument("--batch_size", type=positive_int, metavar="N", help="examples of one update")
     group.add_argument(
-        "--micro_batch_size", type=positive_int, metavar="N", help="examples held at once; changes speed and memory only"
+        "--micro_batch_size", type=positive_int, metavar="N", help="examples held at once; for memory, changes no result"
     )
-    group.add_argument("--seed", type=seed_number, default=0, help="of the data order, dropout, test batch, toy data")
     return group
 
 
 def add_machine_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("machine and output")
-    group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if there is one")
+    group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if any")
     group.add_argument("--output_dir", metavar="FOLDER", help="where the results go; by default a name under output/")
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
     group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
@@ -132,10 +137,38 @@ def add_machine_flags(parser: Parser) -> Any:
     return group
 
 
+def fill_in(settings: argparse.Namespace, defaults: Any) -> None:
+    """Give every setting that was left out the task's default of that name."""
+    for field in fields(defaults):
+        if getattr(settings, field.name, 0) is None:
+            setattr(settings, field.name, getattr(defaults, field.name))
+
+
+# ---- what is written down ----------------------------------------------------------------------------------------
+
+
+def default_output(*words: str) -> str:
+    """output/word-word-...: the run folder where the user names none."""
+    return "output/" + "-".join(word.replace("/", "-") for word in words)
+
+
+def recorded(settings: argparse.Namespace) -> dict[str, Any]:
+    """The settings as config.json keeps them; its algorithms stand beside them."""
+    return {name: value for name, value in vars(settings).items() if name != "algorithms"}
+
+
+def described(algorithms: dict[str, Algorithm]) -> list[dict[str, Any]]:
+    """The rows as config.json keeps them."""
+    return [
+        dict(label=label, name=row.name, options=dict(row.options), step_size=row.step_size)
+        for label, row in algorithms.items()
+    ]
+
+
 def start_logging(verbose: bool) -> None:
     """Messages go to standard error, above the progress bars."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_BarHandler()], force=True)
-    for name in ("__main__", "landscape_utils", "plotting", "results", "settings", "tasks", "torch_optimizer", "training"):
+    for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.captureWarnings(True)
 
@@ -150,7 +183,16 @@ def progress(iterable=None, **options) -> tqdm:
     return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
 
 
-def be_deterministic() -> None:
-    """Ask for reproducible kernels where the device has them (CUDA); on the CPU they are."""
+def prepare_machine() -> None:
+    """Reproducible kernels where the device has a choice (CUDA; on the CPU they are), and memory that is kept.
+
+    glibc returns large blocks to the system at every free, and taking them anew costs a page fault every 4 KiB, which
+    can take longer than the arithmetic. So: no blocks by mmap, and up to 2 GiB of freed heap kept.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+        libc.mallopt(m_top_pad, 2**28)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)

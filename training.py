@@ -3,13 +3,13 @@
     for point in trajectory(task, optimizer, num_epochs=20, batch_size=1024):
         ...                       # here the gradients of the batch are in place and the step is not yet taken
 
-Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks of a
-step on (seed, iteration). So nothing done between two steps can change the run, every algorithm sees the same data and
-the same masks, and a run can be taken up at any iteration.
+Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks of
+a step on (seed, iteration). So nothing done between two steps can change the run, every algorithm sees the same data
+and the same masks, and a run can be taken up at any iteration.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,20 @@ def trajectory(
     micro_batch_size: int,
     seed: int = 0,
     scheduler=None,
+    max_grad_norm: float | None = None,
+    autocast: torch.dtype | None = None,
+    forward: Callable | None = None,
 ) -> Iterator[Point]:
     """Train `task.model`, stopping at every iteration between the gradient and the step.
 
     The objective of a batch is the mean over its examples of each example's loss, however they are grouped into
     micro-batches; the last batch of an epoch may be smaller.
+
+    Args:
+        scheduler: stepped after every update.
+        max_grad_norm: gradients are scaled down to at most this Euclidean norm over all parameters; None: never.
+        autocast: number type of the matrix products, parameters staying float32; None: float32 throughout.
+        forward: what stands in for calling the model, such as a compiled one; None: the model itself.
 
     Raises: FloatingPointError at the first loss that is not finite; no step is taken there.
     """
@@ -88,14 +97,33 @@ def trajectory(
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), dtype=torch.float64, device=device)
             for inputs in micro_batches(task, indices, micro_batch_size, device):
-                part = task.losses(model, inputs).sum() / len(indices)
+                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+                    part = task.losses(forward or model, inputs).sum() / len(indices)
                 part.backward()
                 loss += part.detach()
             loss = loss.item()  # the only wait for the device in an iteration
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}, batch {batch}")
+            if max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
             learning_rate = optimizer.param_groups[0]["lr"]
             yield Point(epoch, batch, iteration, loss, math.nan if learning_rate is None else float(learning_rate))
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
+
+
+SCHEDULERS = ("constant", "linear", "cosine", "linear_with_warmup")
+
+
+def make_scheduler(name: str, optimizer: torch.optim.Optimizer, num_steps: int, warmup_ratio: float = 0.1):
+    """The learning rate over `num_steps` updates: constant; falling to 0 linearly or as a cosine, from the start; or
+    linear after a linear warm-up over the first `warmup_ratio` of them. None where the optimizer sets its own lr."""
+    if name not in SCHEDULERS:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULERS)}")
+    if any(group["lr"] is None for group in optimizer.param_groups):  # Adafactor with relative steps
+        return None
+    from transformers import get_scheduler  # slow to import
+
+    warmup_steps = math.ceil(warmup_ratio * num_steps) if name == "linear_with_warmup" else 0
+    return get_scheduler(name.removesuffix("_with_warmup"), optimizer, warmup_steps, num_steps)

@@ -1,0 +1,313 @@
+"""Train with every algorithm of a list, from the same start on the same data in the same order, and compare the losses.
+
+    python run_convergence.py                                # the toy task: any laptop, no download, minutes
+    python run_convergence.py --tune_lr --seeds 0 1 2        # each algorithm at its own best learning rate
+    python run_convergence.py --task machine_translation     # the paper's protocol on t5-small; wants a GPU
+
+For one seed all algorithms share the initial parameters, the examples of every batch and the dropout masks. Writes
+output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv), and figures/ drawn from them.
+"""
+
+import argparse
+import logging
+import math
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from algorithm_list import ALGORITHM_LISTS
+from plotting import draw_all
+from results import Table, create_run_folder, format_table, write_config
+from settings import (
+    Parser,
+    add_machine_flags,
+    add_task_flags,
+    add_training_flags,
+    answering_input_errors,
+    default_output,
+    described,
+    fill_in,
+    number,
+    positive_float,
+    positive_int,
+    prepare_machine,
+    progress,
+    recorded,
+    seed_number,
+    start_logging,
+)
+from tasks import TASKS, load_task, task_defaults
+from torch_optimizer import Algorithm
+from torch_optimizer.algorithm import choose_list
+from training import SCHEDULERS, batches_per_epoch, make_scheduler, trajectory
+
+log = logging.getLogger(__name__)
+
+LOSSES = ["algorithm", "seed", "epoch", "iteration", "loss", "lr", "seconds"]
+SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss", "diverged"]
+TRIALS = ["algorithm", "lr", "final_loss", "diverged", "chosen"]
+HALF_DECADES = [0.1, 10**-0.5, 1.0, 10**0.5, 10.0]
+MOST_EXTENSIONS = 6
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    group = add_task_flags(parser, TASKS, ALGORITHM_LISTS)
+    group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, by label")
+    group = add_training_flags(parser)
+    group.add_argument(
+        "--seeds", type=seed_number, nargs="+", default=[0], help="a run each: order, dropout, new weights"
+    )
+    group.add_argument("--lr_scheduler", choices=SCHEDULERS, default="constant")
+    group.add_argument(
+        "--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates that warm up"
+    )
+    group.add_argument("--max_grad_norm", type=positive_float, metavar="NORM", help="scale longer gradients down to it")
+    group.add_argument(
+        "--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: matrix products only (autocast)"
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the model; pays on long runs")
+    group = parser.add_argument_group("learning rates")
+    group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate first, then train with it")
+    group.add_argument(
+        "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR", default=HALF_DECADES,
+        help="factors on the row's lr that are tried; goes on past an end while that end is the best",
+    )  # fmt: skip
+    group.add_argument("--tune_epochs", type=positive_int, metavar="N", help="length of a trial; default a third")
+    group = add_machine_flags(parser)
+    group.add_argument("--num_epoch_to_save", type=positive_int, metavar="N", help="keep the model every N epochs")
+    return parser
+
+
+def resolve(settings: argparse.Namespace) -> None:
+    """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
+    defaults = task_defaults(settings.task)
+    fill_in(settings, defaults)
+    settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
+    if settings.only:
+        unknown = [label for label in settings.only if label not in settings.algorithms]
+        if unknown:
+            raise ValueError(f"--only {unknown[0]!r} is no label of the list; it has {'; '.join(settings.algorithms)}")
+        settings.algorithms = {label: settings.algorithms[label] for label in settings.only}
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, settings.seeds))}")
+    if settings.dtype == "bfloat16" and settings.device.type != "cuda":
+        raise ValueError(f"--dtype bfloat16 is for CUDA devices, not {settings.device}")
+    settings.tune_epochs = settings.tune_epochs or max(1, settings.num_epochs // 3)
+    settings.output_dir = settings.output_dir or default_output("convergence", settings.task)
+
+
+# ---- one run --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Run:
+    """The losses of one algorithm from one seed: [(epoch, iteration, loss, lr, seconds)], to its end or divergence."""
+
+    points: list[tuple]
+    batches_per_epoch: int
+    diverged: bool
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss over the last epoch's batches; inf if the run diverged."""
+        return math.inf if self.diverged else statistics.fmean(self.smooth()[-1:])
+
+    def smooth(self) -> list[float]:
+        """Mean over the last epoch's worth of batches, at every iteration that has as many behind it."""
+        losses = [point[2] for point in self.points]
+        n = self.batches_per_epoch
+        return [statistics.fmean(losses[end - n : end]) for end in range(n, len(losses) + 1)]
+
+    def steps_to(self, target: float) -> int | None:
+        """The first iteration at which the smoothed loss is at most `target`."""
+        return next((self.batches_per_epoch + i for i, f in enumerate(self.smooth()) if f <= target), None)
+
+
+class Start:
+    """A task with the parameters that every algorithm starts from."""
+
+    def __init__(self, task, settings: argparse.Namespace):
+        self.task, self.settings = task, settings
+        task.model.to(settings.device)
+        self.state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+        self.forward = torch.compile(task.model) if settings.compile else None
+
+    def train(self, row: Algorithm, seed: int, num_epochs: int, bar=None, folder: Path | None = None) -> Run:
+        """Train from the start; with `folder`, keep the model there every `num_epoch_to_save` epochs."""
+        settings = self.settings
+        self.task.model.load_state_dict(self.state)
+        optimizer = row.build([p for p in self.task.model.parameters() if p.requires_grad])
+        per_epoch = batches_per_epoch(len(self.task.examples), settings.batch_size)
+        scheduler = make_scheduler(settings.lr_scheduler, optimizer, num_epochs * per_epoch, settings.warmup_ratio)
+        points, began = [], time.perf_counter()
+        run = trajectory(
+            self.task, optimizer, num_epochs=num_epochs, batch_size=settings.batch_size,
+            micro_batch_size=settings.micro_batch_size, seed=seed, scheduler=scheduler,
+            max_grad_norm=settings.max_grad_norm, forward=self.forward,
+            autocast=torch.bfloat16 if settings.dtype == "bfloat16" else None,
+        )  # fmt: skip
+        try:
+            for point in run:
+                seconds = round(time.perf_counter() - began, 3)
+                points.append((point.epoch, point.iteration, point.loss, point.learning_rate, seconds))
+                if point.batch == 1:
+                    self.keep_model(folder, point.epoch - 1)
+                if bar is not None:
+                    bar.update()
+        except FloatingPointError:
+            return Run(points, per_epoch, diverged=True)
+        self.keep_model(folder, num_epochs)
+        finite = all(torch.isfinite(p).all() for p in self.task.model.parameters())
+        return Run(points, per_epoch, diverged=not finite)
+
+
+    def keep_model(self, folder: Path | None, epochs_done: int) -> None:
+        every = self.settings.num_epoch_to_save
+        if folder and every and epochs_done and epochs_done % every == 0:
+            self.task.save_model(folder / f"epoch{epochs_done}")
+
+
+# ---- learning rates -------------------------------------------------------------------------------------------------
+
+
+def tune(train, lr: float, factors: Sequence[float]) -> dict[float, float]:
+    """Search the learning rate on a log grid.
+
+    Args:
+        train: lr -> final loss, inf where the run diverged.
+        lr: the middle of the grid.  factors: on it; the grid goes on by the ratio of its two outermost rates while
+            that end is the best, at most `MOST_EXTENSIONS` times.
+
+    Returns: lr -> final loss of every trial, in ascending order of lr.
+    """
+    losses = {rate: train(rate) for rate in sorted(round_lr(lr * factor) for factor in set(factors))}
+    for _ in range(MOST_EXTENSIONS if len(losses) > 1 else 0):
+        rates = sorted(losses)
+        best = min(rates, key=losses.get)
+        if best == rates[0]:
+            further = rates[0] * rates[0] / rates[1]
+        elif best == rates[-1]:
+            further = rates[-1] * rates[-1] / rates[-2]
+        else:
+            break
+        losses[round_lr(further)] = train(round_lr(further))
+    return dict(sorted(losses.items()))
+
+
+def round_lr(lr: float) -> float:
+    """To three digits: the table is the trial, not 0.00031622776601683795."""
+    return float(f"{lr:.3g}")
+
+
+def tune_rows(start: Start, settings: argparse.Namespace, table: Table) -> None:
+    """Replace every row's lr by the best of its trials; a row that sets its own lr stays as it is."""
+    for label, row in progress(list(settings.algorithms.items()), desc="tuning"):
+        lr = learning_rate(row)
+        if lr is None:
+            log.info("%s sets its own learning rate; not tuned", label)
+            continue
+
+        def final_loss(rate: float, row=row) -> float:
+            return start.train(row.with_options(lr=rate), settings.seeds[0], settings.tune_epochs).final_loss
+
+        losses = tune(final_loss, lr, settings.lr_grid)
+        best = min(losses, key=losses.get)
+        for rate, loss in losses.items():
+            table.append(algorithm=label, lr=rate, final_loss=loss, diverged=loss == math.inf, chosen=rate == best)
+        table.save()
+        if losses[best] == math.inf:
+            log.warning("%s diverged at every learning rate from %g to %g", label, min(losses), max(losses))
+            continue
+        settings.algorithms[label] = row.with_options(lr=best)
+        log.info("%s: lr %g of %d trials, loss %.4g", label, best, len(losses), losses[best])
+
+
+def learning_rate(row: Algorithm) -> float | None:
+    """The lr that a row trains with; None for Adafactor's relative steps."""
+    return row.build([torch.nn.Parameter(torch.zeros(1, 1))]).param_groups[0]["lr"]
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def summarise(label: str, row: Algorithm, runs: Sequence[Run], sgd_loss: float | None) -> dict:
+    """A row of summary.csv; losses over the seeds that did not diverge, steps as their mean where all got there."""
+    finished = [run for run in runs if not run.diverged]
+    finals = [run.final_loss for run in finished]
+    steps = [run.steps_to(sgd_loss) for run in finished] if sgd_loss is not None else []
+    return dict(
+        algorithm=label,
+        lr=learning_rate(row),
+        final_loss_mean=statistics.fmean(finals) if finals else None,
+        final_loss_std=statistics.stdev(finals) if len(finals) > 1 else None,
+        best_loss=min(min(run.smooth()) for run in finished) if finished else None,
+        steps_to_sgd_loss=statistics.fmean(steps) if steps and None not in steps else None,
+        diverged=len(runs) - len(finished),
+    )
+
+
+def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
+    """Train every row from every seed; returns the summary."""
+    losses, summary = Table(folder / "losses.csv", LOSSES), Table(folder / "summary.csv", SUMMARY)
+    if settings.tune_lr:
+        tune_rows(first, settings, Table(folder / "tuned_learning_rates.csv", TRIALS))
+    runs = defaultdict(list)
+    per_run = settings.num_epochs * batches_per_epoch(len(first.task.examples), settings.batch_size)
+    total = per_run * len(settings.seeds) * len(settings.algorithms)
+    with progress(total=total, desc="training") as bar:
+        for seed in settings.seeds:
+            start = first if seed == settings.seeds[0] else Start(load(settings, seed), settings)
+            for number_, (label, row) in enumerate(settings.algorithms.items(), start=1):
+                models = folder / "model" / f"seed{seed}-{number_}-{row.name}"
+                result = start.train(row, seed, settings.num_epochs, bar, models)
+                runs[label].append(result)
+                for epoch, iteration, loss, lr, seconds in result.points:
+                    losses.append(algorithm=label, seed=seed, epoch=epoch, iteration=iteration, loss=loss, lr=lr,
+                                  seconds=seconds)  # fmt: skip
+                losses.save()
+                if settings.save_model:
+                    start.task.save_model(models)
+                end = f"diverged after {len(result.points)} steps" if result.diverged else f"loss {result.final_loss:.4g}"
+                log.info("%s, seed %d: %s", label, seed, end)
+    plain = next((k for k, row in settings.algorithms.items() if row.name == "sgd" and not row.is_clipped), None)
+    sgd = [r.final_loss for r in runs[plain] if not r.diverged] if plain else []
+    for label, row in settings.algorithms.items():
+        summary.append(summarise(label, row, runs[label], statistics.fmean(sgd) if sgd else None))
+    summary.save()
+    return summary
+
+
+def load(settings: argparse.Namespace, model_seed: int):
+    return load_task(
+        settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
+        seed=settings.seeds[0], model_seed=model_seed, hf_key=settings.hf_key, max_length=settings.max_length,
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    settings = parser.parse_args(arguments)
+    start_logging(settings.verbose)
+    with answering_input_errors(parser):
+        resolve(settings)
+        task = load(settings, settings.seeds[0])
+        folder = create_run_folder(settings.output_dir, settings.overwrite)
+        write_config(folder, recorded(settings), described(settings.algorithms))
+    prepare_machine()
+    summary = run(settings, Start(task, settings), folder)
+    figures = draw_all(folder)
+    print("Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended")
+    print(format_table(summary.rows, SUMMARY))
+    print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
