@@ -1,14 +1,19 @@
 """How unevenly gradient and curvature are spread over parameter blocks, and whether they go together.
 
-From three numbers a block b (one parameter tensor each): the norm of its gradient ||g_b||, the largest eigenvalue lambda_b of
-its Hessian block, its number of elements P_b; see `hessian_utils.block_curvatures`. Theory: Tomihari & Sato, arXiv 2502.00213.
+From three numbers a block b (one parameter tensor each): the norm of its gradient ||g_b||, the largest eigenvalue
+lambda_b of its Hessian block, its number of elements P_b; see `hessian_utils.block_curvatures`. The theory is
+Tomihari & Sato's, arXiv:2502.00213.
 
 What becomes of values at the edge, in one place:
 
-    eigenvalue below 0      counts signed in the complexities and ranks lowest in Spearman's correlation; is 0 in the Gini
-                            coefficient, as such a block curves upwards in no direction; is left out of the log-log correlation
+    eigenvalue below 0      counts signed in the complexities and ranks lowest in Spearman's correlation; is 0 in the
+                            Gini coefficient, as such a block curves upwards nowhere; has no logarithm and is left out
+                            of the log-log correlation
     gradient norm of 0      an ordinary smallest value everywhere but in the log-log correlation, which leaves it out
-    nothing to compare      (all zero, all equal, too few blocks) the measure is NaN, never an arbitrary 0 or 1"""
+    not finite              the block is left out of everything
+    nothing to compare      (all zero, all equal, too few blocks) the measure is NaN, never an arbitrary 0 or 1
+
+A block that vanishes but for rounding (hessian_utils says so by a residual above the value) is better given as 0."""
 
 import math
 import re
@@ -21,13 +26,16 @@ CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 1000
 
 
-# --- inequality --------------------------------------------------------------------------------------------------
+# ---- inequality --------------------------------------------------------------------------------------------------
 
 
 def lorenz_curve(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the Lorenz curve: share of the blocks, from the smallest value up, and the share of the total they hold.
+    """Points of the Lorenz curve: share of the blocks, from the smallest value up; share of the total they hold.
 
-    Args: values: n numbers >= 0, in any unit. Returns: two arrays [n + 1] from 0 to 1; the second is NaN if all are zero.
+    Args:
+        values: n >= 1 numbers >= 0, in any unit.
+
+    Returns: two arrays [n + 1] from 0 to 1; the second is NaN if all values are zero [Lorenz 1905].
     Raises: ValueError if a value is negative or not finite, or if there is none."""
     x = np.sort(np.asarray(values, dtype=np.float64))
     if x.size == 0 or not np.isfinite(x).all() or x[0] < 0:
@@ -48,12 +56,12 @@ def gini(values: Sequence[float]) -> float:
     return float(1 - np.sum((held[1:] + held[:-1]) * np.diff(blocks)))
 
 
-# --- complexity --------------------------------------------------------------------------------------------------
+# ---- complexity --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Complexities:
-    """The two averages of block curvature that the theory compares (loss per squared unit of distance), and their ratio."""
+    """The two averages of block curvature that the theory compares (loss per squared unit of distance); their ratio."""
 
     gradient: float
     sign: float
@@ -66,11 +74,11 @@ def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], 
         Lam_G = sum_b lambda_b ||g_b||^2 / ||g||^2       Lam_P = sum_b lambda_b P_b / P
 
     With the Hessian bounded by its diagonal blocks, a gradient step of length eta lowers the loss by at least
-    eta ||g||^2 (1 - eta Lam_G / 2), a sign step by at least eta ||g||_1 - eta^2 P Lam_P / 2 [after arXiv 2502.00213; constants are
-    this project's derivation]. Lam_G > Lam_P says that the steep blocks are also the curved ones.
+    eta ||g||^2 (1 - eta Lam_G / 2), a sign step by at least eta ||g||_1 - eta^2 P Lam_P / 2 [after arXiv:2502.00213;
+    the constants are this project's derivation]. Lam_G > Lam_P says that the steep blocks are also the curved ones.
 
-    Negative eigenvalues count with their sign, as the bounds want them. Lam_G is NaN if every gradient is zero; the ratio is
-    NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""
+    Negative eigenvalues count with their sign, as the bounds want them. Lam_G is NaN if every gradient is zero; the
+    ratio is NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""
     norms, lam, size = (np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes))
     _check_same_length(norms, lam, size)
     square = norms**2
@@ -79,7 +87,7 @@ def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], 
     return Complexities(gradient, sign, gradient / sign if sign > 0 else math.nan)
 
 
-# --- correlation -------------------------------------------------------------------------------------------------
+# ---- correlation -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -104,7 +112,7 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlati
 def log_log_pearson(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
     """Pearson's correlation of log x and log y: how nearly y is a power of x.
 
-    Pairs in which either value is not positive have no logarithm and are left out; `count` says how many pairs remained.
+    Pairs in which either value is not positive have no logarithm and are left out; `count` says how many remained.
     Interval and NaN as in `spearman`."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     _check_same_length(x, y)
@@ -145,10 +153,10 @@ def _check_same_length(*columns: np.ndarray) -> None:
         raise ValueError(f"every block needs each of its numbers; got columns of lengths {lengths}")
 
 
-# --- groups ------------------------------------------------------------------------------------------------------
+# ---- groups ------------------------------------------------------------------------------------------------------
 
-# What a tensor is for, from its name in transformers' models: the first row whose pattern occurs in the name wins, whatever
-# the case. The order matters: post_attention_layernorm is a norm, T5's relative_attention_bias belongs to attention.
+# What a tensor is for, from its name in transformers' models: the first row whose pattern occurs in the name wins,
+# whatever the case. The order matters: post_attention_layernorm is a norm, T5's relative_attention_bias attention.
 KINDS = [
     ("norm", r"norm|(^|\.)ln_\w+\.|(^|\.)bn\d*\."),
     ("head", r"(^|\.)(lm_head|qa_outputs|score|cls|pooler|fc|vocab_\w+|(pre_)?classifier)\."),
@@ -171,7 +179,7 @@ def layer_of(name: str) -> str:
     return layer.group() if layer else kind_of(name)
 
 
-# --- tables ------------------------------------------------------------------------------------------------------
+# ---- tables ------------------------------------------------------------------------------------------------------
 
 
 def heterogeneity(
@@ -179,31 +187,50 @@ def heterogeneity(
 ) -> dict[str, float]:
     """All measures of one set of blocks, as a row of a table; each is defined at its function above.
 
-    gini_gradient: of ||g_b||. gini_gradient_rms: of ||g_b|| / sqrt(P_b), the root mean square of the block's gradient entries,
-    which does not grow with the block. gini_eigenvalue: of max(lambda_b, 0)."""
-    norms, lam, size = (np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes))
+    gini_gradient: of ||g_b||. gini_gradient_rms: of ||g_b|| / sqrt(P_b), the root mean square of the block's gradient
+    entries, which does not grow with the block. gini_eigenvalue: of max(lambda_b, 0). Blocks with a number that is not
+    finite are left out; `blocks` and `parameters` count the rest."""
+    columns = np.array([gradient_norms, eigenvalues, sizes], dtype=np.float64)  # [3, blocks]
+    norms, lam, size = columns[:, np.isfinite(columns).all(axis=0)]
     weighted = complexities(norms, lam, size)
     rank, power = spearman(norms, lam, seed), log_log_pearson(norms, lam, seed)
     return dict(
-        blocks=len(norms), parameters=int(size.sum()),
-        gini_gradient=gini(norms), gini_gradient_rms=gini(norms / np.sqrt(size)), gini_eigenvalue=gini(np.maximum(lam, 0)),
-        complexity_gradient=weighted.gradient, complexity_sign=weighted.sign, complexity_ratio=weighted.ratio,
-        spearman=rank.value, spearman_low=rank.low, spearman_high=rank.high,
-        log_log_pearson=power.value, log_log_low=power.low, log_log_high=power.high, log_log_blocks=power.count,
-    )  # fmt: skip
+        blocks=len(norms),
+        parameters=int(size.sum()),
+        gini_gradient=_gini_or_nan(norms),
+        gini_gradient_rms=_gini_or_nan(norms / np.sqrt(size)),
+        gini_eigenvalue=_gini_or_nan(np.maximum(lam, 0)),
+        complexity_gradient=weighted.gradient,
+        complexity_sign=weighted.sign,
+        complexity_ratio=weighted.ratio,
+        spearman=rank.value,
+        spearman_low=rank.low,
+        spearman_high=rank.high,
+        log_log_pearson=power.value,
+        log_log_low=power.low,
+        log_log_high=power.high,
+        log_log_blocks=power.count,
+    )
+
+
+def _gini_or_nan(values: np.ndarray) -> float:
+    return gini(values) if len(values) else math.nan
 
 
 def heterogeneity_by_group(
-    names: Sequence[str], gradient_norms: Sequence[float], eigenvalues: Sequence[float], sizes: Sequence[int], seed: int = 0
+    names: Sequence[str],
+    gradient_norms: Sequence[float],
+    eigenvalues: Sequence[float],
+    sizes: Sequence[int],
+    seed: int = 0,
 ) -> list[dict]:
-    """`heterogeneity` over all blocks, within each kind and within each layer: one row each, led by `grouping` (all, kind or
-    layer) and `group`, in the order in which the groups first appear in `names`."""
-    columns = [np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes)]
+    """`heterogeneity` over all blocks, within each kind and within each layer: one row each, led by `grouping` (all,
+    kind or layer) and `group`, in the order in which the groups first appear in `names`."""
+    columns = np.array([gradient_norms, eigenvalues, sizes], dtype=np.float64)  # [3, blocks]
     rows = []
     for grouping, label in dict(all=lambda name: "all", kind=kind_of, layer=layer_of).items():
         labels = np.array([label(name) for name in names])
         for group in dict.fromkeys(labels.tolist()):
-            chosen = labels == group
-            measures = heterogeneity(*(column[chosen] for column in columns), seed=seed)
+            measures = heterogeneity(*columns[:, labels == group], seed=seed)
             rows.append(dict(grouping=grouping, group=group, **measures))
     return rows

@@ -1,16 +1,16 @@
 """Time the largest eigenvalue of the Hessian blocks of a small RoBERTa: our way and three others, side by side.
 
-    pip install --no-deps curvlinops-for-pytorch pyhessian einops einconv linear-operator scipy   # the others' libraries
+    pip install --no-deps curvlinops-for-pytorch pyhessian einops einconv linear-operator scipy   # the others
     python benchmarks/hessian.py                  # the second paper's selection of tensors; minutes on 2 cores
     python benchmarks/hessian.py --tensors all    # every tensor, biases and embeddings included
 
-Writes benchmarks/results/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor. The
-methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over tensors and
-takes the median over rounds; ours includes its gradient graph, built once a round.
+Writes benchmarks/results/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
+The methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over
+tensors and takes the median over rounds; ours includes its gradient graph, built once a round.
 
-An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the eigenvalue
-of largest magnitude, so for it a large error also means that this one is negative. Tensors whose block vanishes (the
-keys' biases, which softmax cancels) are left out."""
+An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the
+eigenvalue of largest magnitude, so for it a large error also means that this one is negative. Ours finds both. Tensors
+whose block vanishes (the keys' biases, which softmax cancels) are left out."""
 
 import argparse
 import csv
@@ -33,7 +33,7 @@ MALLOC = {  # keep freed blocks: fresh pages cost more than the arithmetic, and 
     "MALLOC_TOP_PAD_": "268435456",
 }
 SELECTIONS = {
-    # arXiv 2502.00213's code: weights of the first, a middle and the last layer, and of the head
+    # arXiv:2502.00213's code: weights of the first, a middle and the last layer, and of the head
     "paper": re.compile(
         r"layer\.[023]\.(attention\.self\.(query|key|value)|attention\.output\.LayerNorm|intermediate\.dense"
         r"|output\.(dense|LayerNorm))\.weight|classifier\.out_proj\.weight"
@@ -43,7 +43,7 @@ SELECTIONS = {
 
 
 class Problem:
-    """A RoBERTa of four layers and one batch: which third of the vocabulary is the first token from? Trained a little."""
+    """A RoBERTa of four layers and one batch: which third of the vocabulary is the first token from?"""
 
     def __init__(self, batch_size: int, length: int):
         from transformers import RobertaConfig, RobertaForSequenceClassification
@@ -78,8 +78,9 @@ class Problem:
 
 
 def paper(problem: Problem, name: str, tolerance: float) -> tuple[float, int]:
-    """The second paper's method restated [FACTS.md B.5]: for each tensor a fresh gradient graph of all parameters, then power
-    iteration until the value changes by less than `tolerance`; while negative, deflate and repeat, five times at most."""
+    """arXiv:2502.00213's released method, restated: for each tensor a fresh gradient graph of all parameters, then
+    power iteration until the value changes by less than `tolerance`; while negative, deflate and repeat, five times at most.
+    """
     x = problem.model.get_parameter(name)
     problem.losses(dict(problem.model.named_parameters()), {}).mean().backward(create_graph=True)
     values, vectors, products = [], [], 0
@@ -148,33 +149,22 @@ OTHERS = {"paper": paper, "PyHessian": pyhessian, "curvlinops + eigsh": curvlino
 
 
 def measure_round(problem: Problem, names: list[str], tolerance: float, exact: dict[str, float]) -> list[dict]:
-    rows = []
+    def ours(_problem, _name, _tolerance):
+        block = next(blocks)
+        return block.eigenvalue, block.products
 
-    def record(method, name, run):
-        start = time.perf_counter()
-        value, products = run()
-        seconds = time.perf_counter() - start
-        error = abs(value / exact[name] - 1) if name in exact else ""
-        rows.append(dict(method=method, tensor=name, seconds=seconds, products=products, error=error))
-        return value
-
-    ours = None
-
-    def build_graph():
-        nonlocal ours
-        params = {name: p.detach() for name, p in problem.model.named_parameters()}
-        ours = block_curvatures(problem.losses, params, [{}], names, tolerance=tolerance)
-        return 0.0, 0
-
-    record("ours", "gradient graph", build_graph)
+    start = time.perf_counter()
+    params = {name: p.detach() for name, p in problem.model.named_parameters()}
+    blocks = block_curvatures(problem.losses, params, [{}], names, tolerance=tolerance)
+    graph_seconds = time.perf_counter() - start
+    rows = [dict(method="ours", tensor="gradient graph", seconds=graph_seconds, products=0, error="")]
     for name in names:
-        def next_block():
-            block = next(ours)
-            return block.eigenvalue, block.products
-
-        record("ours", name, next_block)
-        for label, method in OTHERS.items():
-            record(label, name, lambda name=name, method=method: method(problem, name, tolerance))
+        for label, method in {"ours": ours, **OTHERS}.items():
+            start = time.perf_counter()
+            value, products = method(problem, name, tolerance)
+            seconds = time.perf_counter() - start
+            error = abs(value / exact[name] - 1)
+            rows.append(dict(method=label, tensor=name, seconds=seconds, products=products, error=error))
             problem.forget_graph()
     return rows
 
@@ -227,7 +217,7 @@ def main() -> None:
         writer = csv.DictWriter(file, ["round", *rounds[0][0]])
         writer.writeheader()
         writer.writerows({"round": number, **row} for number, rows in enumerate(rounds) for row in rows)
-    os.replace(temporary, path)
+    temporary.replace(path)
     print(f"{len(names)} tensors, {len(rounds)} rounds, torch {torch.__version__}, {args.threads} threads\n")
     print_table(rounds)
     print(f"\n{path}")

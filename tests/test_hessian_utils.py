@@ -189,13 +189,25 @@ def test_some_eigenvalue_lies_within_the_residual(iterations):
         assert found.products <= iterations
 
 
-def test_residual_is_that_of_the_products_as_they_were_rounded():
-    """Symmetric only to 1e-3, for coarse rounding: the textbook's residual would shrink to nothing."""
-    skew = torch.randn(40, 40, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = eigenvalues_of(matrix_with(torch.linspace(0, 1, 40)) + 1e-3 * (skew - skew.T), tolerance=1e-6)
-    assert 1e-4 < found.residual < 1e-1
+def test_residual_counts_what_rounding_breaks_of_the_symmetry():
+    """H = diag(2, 1) + K with K = 0.01 (0 1; -1 0): y = (1, 0), theta = 2, ||H y - 2 y|| = ||K y|| = 0.01."""
+    found = eigenvalues_of(torch.tensor([[2.0, 0.01], [-0.01, 1.0]], dtype=torch.float64))
+    assert found.eigenvalue == pytest.approx(2.0)
+    assert found.residual == pytest.approx(0.01)
     assert not found.converged
-    assert found.products < 40
+
+
+def test_search_ends_where_rounding_lets_nothing_converge():
+    skew = torch.randn(200, 200, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = eigenvalues_of(matrix_with(torch.linspace(0, 1, 200)) + 1e-3 * (skew - skew.T), tolerance=1e-6)
+    assert not found.converged
+    assert found.products < 100
+
+
+def test_strongest_end_is_not_named_before_the_other_could_no_longer_exceed_it():
+    spectrum = [3.0] + torch.linspace(-3.05, 0, 200).tolist()  # the top stands alone and converges first
+    found = eigenvalues_of(matrix_with(spectrum), tolerance=1e-3)
+    assert found.magnitude_eigenvalue == pytest.approx(-3.05, rel=1e-3)
 
 
 def test_unconverged_value_is_marked():

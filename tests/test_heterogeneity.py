@@ -1,0 +1,269 @@
+"""Every measure by hand; names of blocks on real models of transformers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+from heterogeneity import (
+    complexities,
+    gini,
+    heterogeneity,
+    heterogeneity_by_group,
+    kind_of,
+    layer_of,
+    log_log_pearson,
+    lorenz_curve,
+    spearman,
+)
+
+# ---- inequality -------------------------------------------------------------------------------------------------
+
+
+def test_lorenz_curve_runs_from_the_smallest_block_up():
+    blocks, held = lorenz_curve([3.0, 1.0, 0.0, 4.0])
+    np.testing.assert_allclose(blocks, [0, 0.25, 0.5, 0.75, 1])
+    np.testing.assert_allclose(held, [0, 0, 1 / 8, 4 / 8, 1])
+
+
+def test_gini_by_hand():
+    # |differences| of all ordered pairs: 2 (2 + 3 + 1 + 1 + 4 + 3) = 28; 2 n^2 mean = 2 * 16 * 2 = 64
+    assert gini([3.0, 1.0, 0.0, 4.0]) == pytest.approx(28 / 64)
+
+
+@pytest.mark.parametrize(("values", "expected"), [([5.0, 5.0, 5.0], 0), ([0, 0, 0, 7.0], 3 / 4), ([2.0], 0)])
+def test_gini_is_zero_if_all_are_equal_and_largest_if_one_holds_everything(values, expected):
+    assert gini(values) == pytest.approx(expected, abs=1e-15)
+
+
+def test_gini_of_nothing_is_nan():
+    assert math.isnan(gini([0.0, 0.0]))
+
+
+@pytest.mark.parametrize("values", [[], [1.0, -1.0], [1.0, math.nan], [math.inf]])
+def test_lorenz_curve_refuses_what_has_no_share(values):
+    with pytest.raises(ValueError, match="at least one value, all finite and >= 0"):
+        lorenz_curve(values)
+
+
+# ---- complexity -------------------------------------------------------------------------------------------------
+
+
+def test_complexities_by_hand():
+    found = complexities(gradient_norms=[3.0, 1.0], eigenvalues=[10.0, 2.0], sizes=[2, 6])
+    assert found.gradient == pytest.approx((10 * 9 + 2 * 1) / 10)
+    assert found.sign == pytest.approx((10 * 2 + 2 * 6) / 8)
+    assert found.ratio == pytest.approx(9.2 / 4)
+
+
+def test_negative_eigenvalues_count_signed_in_the_complexities():
+    found = complexities([1.0, 1.0], [-4.0, 2.0], [1, 1])
+    assert (found.gradient, found.sign) == (-1.0, -1.0)
+    assert math.isnan(found.ratio)
+
+
+def test_complexity_without_gradient_is_nan():
+    found = complexities([0.0, 0.0], [1.0, 3.0], [1, 1])
+    assert math.isnan(found.gradient) and math.isnan(found.ratio)
+    assert found.sign == 2.0
+
+
+def test_block_of_zero_gradient_carries_no_weight():
+    assert complexities([0.0, 2.0], [100.0, 3.0], [1, 1]).gradient == 3.0
+
+
+# ---- correlation ------------------------------------------------------------------------------------------------
+
+
+def test_spearman_by_hand():
+    # ranks 1 2 3 4 5 and 2 1 4 3 5: 1 - 6 sum d^2 / (n (n^2 - 1)) = 1 - 6 * 4 / 120
+    found = spearman([0.0, 1.0, 10.0, 20.0, 30.0], [-1.0, -2.0, 5.0, 4.0, 1e9])
+    assert found.value == pytest.approx(0.8)
+    assert found.count == 5
+    assert -1 <= found.low <= found.value <= found.high <= 1
+
+
+def test_equal_values_share_their_mean_rank():
+    # ranks 1.5 1.5 3 and 1 2 3: covariance 1.5, variances 1.5 and 2
+    assert spearman([7.0, 7.0, 8.0], [1.0, 2.0, 3.0]).value == pytest.approx(1.5 / math.sqrt(1.5 * 2))
+
+
+def test_log_log_pearson_is_one_for_a_power_law_and_drops_what_has_no_logarithm():
+    x = np.array([1.0, 2.0, 4.0, 8.0, 0.0, 3.0])
+    y = np.array([5.0, 20.0, 80.0, 320.0, 1.0, -7.0])  # 5 x^2, then a zero gradient, then a negative eigenvalue
+    found = log_log_pearson(x, y)
+    assert found.value == pytest.approx(1.0)
+    assert found.count == 4
+
+
+def test_log_log_pearson_by_hand():
+    # logs to base 2: 0 1 2 and 0 2 1: covariance 1, variances 2 and 2
+    assert log_log_pearson([1.0, 2.0, 4.0], [1.0, 4.0, 2.0]).value == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("x", "y"), [([1.0, 2.0], [1.0, 2.0]), ([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])])
+def test_too_few_or_constant_blocks_have_no_correlation(x, y):
+    for correlation in (spearman, log_log_pearson):
+        found = correlation(x, y)
+        assert math.isnan(found.value) and math.isnan(found.low) and math.isnan(found.high)
+
+
+def test_bootstrap_repeats_with_its_seed_and_leaves_numpys_state_alone():
+    generator = np.random.default_rng(0)
+    x, noise = generator.standard_normal(40), generator.standard_normal(40)
+    np.random.seed(1)
+    before = np.random.get_state()[1].copy()
+    first, again, other = spearman(x, x + noise, 1), spearman(x, x + noise, 1), spearman(x, x + noise, 2)
+    assert first == again != other
+    assert np.array_equal(np.random.get_state()[1], before)
+
+
+def test_bootstrap_interval_covers_the_true_correlation_about_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    covered = 0
+    for seed in range(40):
+        x, noise = np.exp(generator.standard_normal((2, 60)))
+        found = log_log_pearson(x, x * noise, seed)  # of logs: 1 / sqrt(2)
+        covered += found.low <= math.sqrt(0.5) <= found.high
+    assert 34 <= covered <= 40
+
+
+def test_columns_of_unequal_length_are_refused():
+    with pytest.raises(ValueError, match=r"columns of lengths \[2, 3\]"):
+        spearman([1.0, 2.0], [1.0, 2.0, 3.0])
+
+
+# ---- names ------------------------------------------------------------------------------------------------------
+
+SMALL = dict(hidden_size=4, num_attention_heads=2, intermediate_size=6, num_hidden_layers=2)
+MODELS = {
+    "t5": lambda: T5ForConditionalGeneration(
+        T5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=6, num_layers=2, num_heads=2, tie_word_embeddings=False)),
+    "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, vocab_size=9)),
+    "bert": lambda: BertForMaskedLM(BertConfig(**SMALL, vocab_size=9)),
+    "distilbert": lambda: DistilBertForSequenceClassification(
+        DistilBertConfig(vocab_size=9, dim=4, n_layers=2, n_heads=2, hidden_dim=6)),
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=4, n_layer=2, n_head=2)),
+    "gpt_neo": lambda: GPTNeoForCausalLM(
+        GPTNeoConfig(vocab_size=9, hidden_size=4, num_layers=2, num_heads=2, attention_types=[[["global"], 2]])),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**SMALL, vocab_size=9)),
+    "vit": lambda: ViTForImageClassification(ViTConfig(**SMALL, image_size=8, patch_size=4)),
+    "resnet": lambda: ResNetForImageClassification(
+        ResNetConfig(embedding_size=3, hidden_sizes=[3, 4], depths=[2, 1], layer_type="basic")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_kind_agrees_with_the_module_that_holds_the_tensor(model):
+    """The class of the module is the independent route; for linear ones its owners' classes"""
+    model = MODELS[model]()
+    for name, _ in model.named_parameters():
+        path = name.split(".")[:-1]
+        owners = [type(model.get_submodule(".".join(path[:k]))).__name__ for k in range(1, len(path) + 1)]
+        own, kind = owners[-1], kind_of(name)
+        in_attention = any("Attention" in owner for owner in owners)
+        assert kind != "other", name
+        assert (kind == "norm") == ("Norm" in own), name
+        assert (kind == "attention") == (in_attention and "Norm" not in own), name
+        if own == "Embedding" and not in_attention:
+            assert kind == "embedding", name
+        if own in ("Linear", "Conv1D") and not in_attention:
+            assert kind == ("mlp" if layer_of(name) != kind else "head"), name
+        if own == "Conv2d":
+            assert kind == ("embedding" if "patch" in name else "convolution"), name
+
+
+@pytest.mark.parametrize(
+    ("model", "layers"),
+    [
+        ("t5", ["encoder.block.0", "encoder.block.1", "decoder.block.0", "decoder.block.1"]),
+        ("roberta", ["encoder.layer.0", "encoder.layer.1"]),
+        ("bert", ["encoder.layer.0", "encoder.layer.1"]),
+        ("distilbert", ["layer.0", "layer.1"]),
+        ("gpt2", ["h.0", "h.1"]),
+        ("gpt_neo", ["h.0", "h.1"]),
+        ("llama", ["layers.0", "layers.1"]),
+        ("resnet", ["encoder.stages.0.layers.0", "encoder.stages.0.layers.1", "encoder.stages.1.layers.0"]),
+    ],
+)
+def test_layers_are_found_in_order(model, layers):
+    found = dict.fromkeys(layer_of(name) for name, _ in MODELS[model]().named_parameters())
+    assert [layer for layer in found if layer[-1].isdigit()] == layers
+    assert {layer for layer in found if not layer[-1].isdigit()} <= {"embedding", "norm", "head", "convolution"}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("vit.encoder.layer.0.attention.attention.query.weight", "attention"),  # as older transformers call them
+        ("vit.encoder.layer.0.intermediate.dense.weight", "mlp"),
+        ("vit.encoder.layer.0.output.dense.bias", "mlp"),
+        ("vit.embeddings.cls_token", "embedding"),
+        ("lm_head.bias", "head"),
+        ("cls.predictions.bias", "head"),
+        ("vocab_projector.bias", "head"),
+        ("alpha", "other"),
+    ],
+)
+def test_kinds_of_single_names(name, kind):
+    assert kind_of(name) == kind
+
+
+# ---- tables -----------------------------------------------------------------------------------------------------
+
+
+def test_row_of_measures_by_hand():
+    row = heterogeneity([3.0, 1.0, 0.0], [10.0, 2.0, -1.0], [9, 1, 4])
+    assert (row["blocks"], row["parameters"]) == (3, 14)
+    assert row["gini_gradient"] == pytest.approx(2 * (2 + 3 + 1) / (2 * 9 * 4 / 3))
+    assert row["gini_gradient_rms"] == pytest.approx(2 * (0 + 1 + 1) / (2 * 9 * 2 / 3))  # of 1, 1, 0
+    assert row["gini_eigenvalue"] == pytest.approx(2 * (8 + 10 + 2) / (2 * 9 * 12 / 3))  # of 10, 2, 0
+    assert row["complexity_gradient"] == pytest.approx(92 / 10)
+    assert row["complexity_sign"] == pytest.approx((90 + 2 - 4) / 14)
+    assert row["spearman"] == pytest.approx(1.0)
+    assert row["log_log_blocks"] == 2
+
+
+def test_blocks_that_are_not_finite_are_left_out():
+    with_nan = heterogeneity([3.0, 5.0, 1.0, 0.5], [10.0, math.nan, 2.0, 1.0], [9, 7, 1, 1])
+    assert with_nan == heterogeneity([3.0, 1.0, 0.5], [10.0, 2.0, 1.0], [9, 1, 1])
+
+
+def test_groups_are_all_then_kinds_then_layers_each_with_its_own_measures():
+    names = ["wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_fc.weight", "h.1.attn.c_attn.weight"]
+    rows = heterogeneity_by_group(names, [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [5, 6, 7, 8])
+    assert [(row["grouping"], row["group"], row["blocks"]) for row in rows] == [
+        ("all", "all", 4),
+        ("kind", "embedding", 1), ("kind", "attention", 2), ("kind", "mlp", 1),
+        ("layer", "embedding", 1), ("layer", "h.0", 2), ("layer", "h.1", 1),
+    ]  # fmt: skip
+    attention = rows[2]
+    assert attention["parameters"] == 14
+    assert attention["gini_gradient"] == pytest.approx(2 * 2 / (2 * 4 * 3))
+    assert attention["complexity_gradient"] == pytest.approx((2 * 4 + 4 * 16) / 20)
+
+
+def test_measures_take_tensors_and_lists_alike():
+    values = [3.0, 1.0, 2.0]
+    assert gini(torch.tensor(values)) == gini(values)
