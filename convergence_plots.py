@@ -61,11 +61,11 @@ def diverged_seeds(run: Run) -> dict[str, list[int]]:
     rows = run.table("losses", "algorithm seed iteration loss")
     seeds, curves = list(dict.fromkeys(row["seed"] for row in rows)), curves_by_seed(rows, "iteration", "loss")
 
-    def end(label: str, seed: int) -> tuple[int, float]:
-        curve = curves.get(label, {}).get(seed, {})
-        return (max(curve), -curve[max(curve)]) if curve else (0, 0.0)
+    def first_to_end(label: str) -> list[int]:
+        of_one = {seed: curves.get(label, {}).get(seed) or {0: 0.0} for seed in seeds}
+        return sorted(seeds, key=lambda seed: (max(of_one[seed]), -of_one[seed][max(of_one[seed])]))
 
-    return {row["algorithm"]: sorted(seeds, key=lambda seed, label=row["algorithm"]: end(label, seed))[:row["diverged"] or 0]
+    return {row["algorithm"]: first_to_end(row["algorithm"])[:row["diverged"] or 0]
             for row in run.table("summary", "algorithm diverged")}
 
 
@@ -132,7 +132,8 @@ def loss_figures(run: Run) -> Iterator[tuple[str, Figure]]:
                             ("iteration", f"iteration (one update each{smoothed})", width)):
         progress = _progress(run.styles, diverged, rows, x, "loss", window)
         figure = _loss_figure(progress, sgd_end, markers=x == "epoch")
-        figure.axes[0].set(xlabel=name, ylabel=f"training loss{_seeds_note(rows)}", title=run.title)
+        figure.axes[0].set(xlabel=name, ylabel=f"training loss{_seeds_note(rows)}")
+        figure.axes[0].set_title(run.title, pad=9)  # clear of a cross on the upper edge
         figure.axes[0].xaxis.set_major_locator(_whole_numbers())
         yield f"loss_by_{x}", figure
 
@@ -146,10 +147,10 @@ def _loss_figure(progress: dict[str, Progress], sgd_end: list[tuple[str, float]]
     handles = _handles(progress, markers)
     handles += [Line2D([], [], color="0.35", linewidth=0.8, label=f"where {label} ended") for label, _ in sgd_end]
     figure, (ax,) = new_figure(1, 1, handles, width=7.8, height=3.8)
-    # What diverged would flatten the others: it sets the scale only where nothing else is left.
-    finished = [curve for one in progress.values() for curve in one.finished]
-    shown = finished or [curve for one in progress.values() for curve in one.diverged]
-    top = _loss_axis(ax, [loss for curve in shown for loss in curve.values()] + [loss for _, loss in sgd_end])
+    finished = [loss for one in progress.values() for curve in one.finished for loss in curve.values()]
+    diverged = [loss for one in progress.values() for curve in one.diverged for loss in curve.values()]
+    ceiling = max(finished, default=math.inf)  # what diverged may not raise the scale: it would flatten the others
+    top = _loss_axis(ax, finished + [loss for loss in diverged if loss <= ceiling] + [loss for _, loss in sgd_end])
     for one in progress.values():
         _draw_progress(ax, one, markers, top)
     for _, loss in sgd_end:
@@ -191,7 +192,8 @@ def learning_rate_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     top = _loss_axis(ax, losses, factor=1.0)
     for label, of_one in trials.items():
         _draw_trials(ax, run.styles[label], of_one, top)
-    ax.set(xscale="log", xlabel="learning rate", ylabel="final training loss of the trial", title=run.title)
+    ax.set(xscale="log", xlabel="learning rate", ylabel="final training loss of the trial")
+    ax.set_title(run.title, pad=9)
     yield "learning_rates", figure
 
 
