@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from tasks import machine_translation
-from tasks.base import Defaults, Task
+from tasks.base import Defaults, Request, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
@@ -15,7 +15,7 @@ __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 class Entry(NamedTuple):
     """How a task is loaded, and the protocol it follows unless told otherwise."""
 
-    load: Callable[..., Task]
+    load: Callable[[Request], Task]
     defaults: Defaults
 
 
@@ -33,6 +33,7 @@ def load_task(
     seed: int = 0,
     hf_key: str | None = None,
     max_length: int | None = None,
+    model_seed: int | None = None,
 ) -> Task:
     """Load a task of the registry.
 
@@ -41,10 +42,11 @@ def load_task(
         dataset, model: a hub id, a local path (a file in the hub data set's schema; a saved model's folder)
             or "toy".
         dataset_size: the first so many examples are used.
-        seed: of generated data and of freshly initialised weights.
+        seed: of generated data, masks and splits.
         hf_key: Hugging Face access token; None uses HF_TOKEN or the stored login.
         max_length: tokens, of the input and of the target each; longer texts are cut, and still end in the
             end-of-sequence token.
+        model_seed: of freshly initialised weights; None: `seed`.
     None takes the task's default (`task_defaults`).
 
     Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that
@@ -57,9 +59,9 @@ def load_task(
         raise ValueError(f"dataset_size is a number of examples, at least 1, got {dataset_size}")
     if max_length < 2:
         raise ValueError(f"max_length is a number of tokens, 2 or more, got {max_length}")
-    return TASKS[name].load(
-        name, dataset or defaults.dataset, model or defaults.model, dataset_size, seed, hf_key, max_length
-    )
+    model_seed = seed if model_seed is None else model_seed
+    dataset, model = dataset or defaults.dataset, model or defaults.model
+    return TASKS[name].load(Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key))
 
 
 def task_defaults(name: str) -> Defaults:

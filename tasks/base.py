@@ -4,6 +4,7 @@ The objective of the project is the mean over examples of `Task.losses`. It does
 are grouped into micro-batches, nor on padding; a batched Hugging Face `.loss`, weighted by tokens, is a
 different objective."""
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tasks.architectures import tiny_model
 
 IGNORED = -100  # label of a position that is not scored
 
@@ -36,10 +39,24 @@ class Defaults:
     max_length: int = 128  # tokens, of the input and of the target each
 
 
+@dataclass(frozen=True)
+class Request:
+    """What `load_task` asks a task for: every default filled in. See there for the meaning of each."""
+
+    name: str
+    dataset: str
+    model: str
+    dataset_size: int
+    max_length: int
+    seed: int = 0
+    model_seed: int = 0
+    hf_key: str | None = None
+
+
 class Task:
     """Tokenised examples, a float32 model on the CPU in train mode, and the per-example loss that joins them.
 
-    A subclass gives `length`, `collate` and `losses`. Attributes: name, model, tokenizer (None for images),
+    A subclass gives `length`, `collate`, `losses` and `tiny_examples`. Attributes: name, model, tokenizer (None for images),
     and examples, a sequence of dicts indexed by ints.
     """
 
@@ -61,6 +78,20 @@ class Task:
         """
         raise NotImplementedError
 
+    def tiny_examples(self, model: nn.Module) -> list[dict]:
+        """Four random examples of different lengths for `model`, a tiny version of this task's."""
+        raise NotImplementedError
+
+    def tiny(self) -> tuple[nn.Module, Callable, dict[str, Tensor]]:
+        """(model, losses, batch): this task in a size whose full Hessian can be formed.
+
+        At most 3,000 float32 parameters of this architecture in eval mode, the per-example losses
+        `losses(forward, batch)`, and one padded batch for them. Always the same.
+        """
+        small = copy.copy(self)
+        small.model = tiny_model(self.model)
+        return small.model, small.losses, small.collate(self.tiny_examples(small.model))
+
     def save_model(self, folder: str | Path) -> None:
         """Write model and tokenizer; `--model FOLDER` reads them again."""
         self.model.save_pretrained(folder)
@@ -76,6 +107,12 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
     flat = logits.flatten(0, 1), labels.flatten()  # [B T, V], [B T]
     each = F.cross_entropy(*flat, ignore_index=IGNORED, reduction="none")  # [B T]
     return each.view_as(labels).sum(1) / (labels != IGNORED).sum(1)
+
+
+def random_ids(lengths: Sequence[int], first: int = 3, last: int = 22) -> list[list[int]]:
+    """Token ids first..last in sequences of these lengths, always the same; for `Task.tiny_examples`."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(first, last + 1, (n,), generator=generator).tolist() for n in lengths]
 
 
 def pad(sequences: list[list[int]], value: int) -> Tensor:
