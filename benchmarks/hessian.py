@@ -71,7 +71,7 @@ class Problem:
         return torch.nn.functional.cross_entropy(logits, self.labels, reduction="none")
 
     def forget_graph(self):
-        """Drop what `backward(create_graph=True)` hangs on the parameters: a reference cycle that nothing else breaks."""
+        """Drop what `backward(create_graph=True)` leaves on the parameters: a cycle that nothing else breaks."""
         for p in self.model.parameters():
             p.grad = None
         gc.collect()
@@ -79,8 +79,8 @@ class Problem:
 
 def paper(problem: Problem, name: str, tolerance: float) -> tuple[float, int]:
     """arXiv:2502.00213's released method, restated: for each tensor a fresh gradient graph of all parameters, then
-    power iteration until the value changes by less than `tolerance`; while negative, deflate and repeat, five times at most.
-    """
+    power iteration until the value changes by less than `tolerance`; while negative, deflate and repeat, at most five
+    times."""
     x = problem.model.get_parameter(name)
     problem.losses(dict(problem.model.named_parameters()), {}).mean().backward(create_graph=True)
     values, vectors, products = [], [], 0
