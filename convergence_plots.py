@@ -123,8 +123,8 @@ def loss_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     if all(row["loss"] is None for row in rows):
         return
     diverged, summary = diverged_seeds(run), run.table("summary", "algorithm final_loss_mean")
-    sgd_end = [(row["algorithm"], row["final_loss_mean"]) for row in summary
-               if run.styles[row["algorithm"]].is_plain_sgd and row["final_loss_mean"] is not None][:1]
+    plain = [row for row in summary if run.styles[row["algorithm"]].is_plain_sgd][:1]  # as steps_to_sgd_loss has it
+    sgd_end = [(row["algorithm"], row["final_loss_mean"]) for row in plain if row["final_loss_mean"] is not None]
     # About 100 points a curve can be told apart; a wiggle finer than that only thickens 12 lines.
     width = max(row["iteration"] for row in rows) // 100 | 1
     smoothed = f"; running mean over {width}" if width > 1 else ""
