@@ -11,6 +11,7 @@ exact selection takes over. So tau is always an entry of the data, never an esti
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -47,12 +48,8 @@ def clip_threshold(tensors: Sequence[Tensor], fraction: float) -> float:
         return _select(flats, rank)
 
     low, high = _bracket(_sample(flats, n), fraction)
-    counts_above_low, inside = [], []
-    for m in _magnitudes(flats):
-        count, between = _count_and_collect(m, low, high)
-        counts_above_low.append(count)
-        inside.append(between.to(flats[0].device))
-    inside = torch.cat(inside)
+    counts_above_low, inside = zip(*_count_and_collect(flats, low, high), strict=True)
+    inside = torch.cat([m.to(flats[0].device) for m in inside])
     above_low = _total(counts_above_low)
     above_inside = above_low - inside.numel()  # how many are >= high
     if above_inside <= rank < above_low:
@@ -90,24 +87,28 @@ def _common_dtype(flats: Sequence[Tensor]) -> torch.dtype:
 
 
 def _magnitudes(flats: Sequence[Tensor]) -> Iterator[Tensor]:
-    """|entries| in pieces: large tensors are cut, small ones joined, so that each piece is worth a kernel."""
+    """|entries| of all tensors, in pieces."""
     dtype = _common_dtype(flats)
+    return (_joined(views, dtype) for views in _pieces(flats))
+
+
+def _pieces(flats: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Lists of views, one list a piece: large tensors are cut, small ones held together to be worth a kernel."""
     for device in dict.fromkeys(t.device for t in flats):
         size = PIECE_SIZE.get(device.type, LARGE_PIECE)
         held, count = [], 0
         for piece in (p for t in flats if t.device == device for p in t.split(size)):
             if held and count + piece.numel() > size:
-                yield _joined(held, dtype)
+                yield held
                 held, count = [], 0
             held.append(piece)
             count += piece.numel()
-        yield _joined(held, dtype)
+        yield held
 
 
-def _joined(pieces: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-    if len(pieces) == 1:
-        return pieces[0].to(dtype).abs()
-    return torch.cat([p.to(dtype) for p in pieces]).abs_()
+def _joined(views: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    values = views[0].to(dtype) if len(views) == 1 else torch.cat([v.to(dtype) for v in views])
+    return torch.from_numpy(np.abs(values.numpy())) if values.is_cpu else values.abs()
 
 
 def _sample(flats: Sequence[Tensor], n: int) -> Tensor:
@@ -130,15 +131,27 @@ def _bracket(sample: Tensor, fraction: float) -> tuple[float, float]:
     return low, high
 
 
-def _count_and_collect(m: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """How many entries of `m` are > low (0-d), and those of them that are < high. NaN is neither."""
-    if not m.is_cpu:
-        above_low = m > low
-        return torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]
-    x = m.numpy()  # NumPy compares and gathers five times faster than torch does on a CPU
-    above_low = x > low
-    count = torch.tensor(np.count_nonzero(above_low))
-    return count, torch.from_numpy(x[np.logical_and(above_low, x < high, out=above_low)])
+def _count_and_collect(flats: Sequence[Tensor], low: float, high: float) -> list[tuple[Tensor, Tensor]]:
+    """Of each piece: how many magnitudes are > low (0-d), and those of them that are < high. NaN is neither.
+
+    On a CPU NumPy compares and gathers several times faster than torch; its threads share the pieces.
+    """
+    dtype = _common_dtype(flats)
+
+    def of_piece(views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        m = _joined(views, dtype)
+        if not m.is_cpu:
+            above_low = m > low
+            return torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]
+        x = m.numpy()
+        above_low = x > low
+        count = torch.tensor(np.count_nonzero(above_low))
+        return count, torch.from_numpy(x[np.logical_and(above_low, x < high, out=above_low)])
+
+    if not all(t.is_cpu for t in flats):  # other threads would leave the caller's CUDA stream
+        return [of_piece(views) for views in _pieces(flats)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(of_piece, _pieces(flats)))
 
 
 def _select(flats: Sequence[Tensor], rank: int) -> float:
