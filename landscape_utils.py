@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from measuring import Batch, LossFunction, Params
+from measuring import Batch, LossFunction, Params, differentiable_attention
 from torch_optimizer import Algorithm, DirectionOptimizer
 
 # ---- pseudo-updates ---------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def directional_derivatives(
     differentiating that graph once more. H is never formed. Length of v cancels; its sign turns the slope only.
 
     Args:
-        loss_fn: per-example losses [B], twice differentiable and deterministic (see `measuring`).
+        loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the names and shapes of `params`.
         batches: micro-batches; how the examples are grouped does not matter.
@@ -176,7 +176,8 @@ def directional_derivatives(
     slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=device)
     for batch in progress(batches):
         point = {n: p.detach().requires_grad_() for n, p in params.items()}
-        losses = loss_fn(point, batch)
+        with differentiable_attention():
+            losses = loss_fn(point, batch)
         examples += len(losses)
         total = losses.sum()
         loss += total.detach().double()
@@ -262,7 +263,8 @@ def full_hessian(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]
 
     def mean(flat: Tensor) -> Tensor:
         pieces = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-        losses = [loss_fn(dict(zip(names, pieces, strict=True)), batch) for batch in batches]
+        with differentiable_attention():
+            losses = [loss_fn(dict(zip(names, pieces, strict=True)), batch) for batch in batches]
         return torch.cat(losses).mean()
 
     flat = torch.cat([p.detach().flatten() for p in params.values()])

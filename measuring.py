@@ -1,7 +1,7 @@
 """Borrow a model for a measurement, and give it back as it was."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,12 @@ class KeepPrecision(TorchFunctionMode):
 
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
-    """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, attention that can be
-    differentiated twice, full float32 products. On exit, also by an exception, the train/eval mode of every module
-    and the random state are as they were; parameters and their gradients are never written to."""
+    """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, full float32 products (no
+    TF32), a float64 model in float64 throughout. On exit, also by an exception, the train/eval mode of every module and
+    the random state are as they were; parameters and their gradients are never written to."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
+    in_float64 = any(p.dtype == torch.float64 for p in model.parameters())
     matmul_precision = torch.get_float32_matmul_precision()
     model.eval()
     torch.set_float32_matmul_precision("highest")
@@ -48,14 +49,18 @@ def measuring(model: nn.Module) -> Iterator[None]:
         with (
             torch.random.fork_rng(devices=cuda),
             torch.backends.cudnn.flags(allow_tf32=False),
-            sdpa_kernel(SDPBackend.MATH),  # the fused kernels have no second derivative
-            KeepPrecision(),
+            KeepPrecision() if in_float64 else nullcontext(),
         ):
             yield
     finally:
         torch.set_float32_matmul_precision(matmul_precision)
         for module, mode in modes:
             module.training = mode
+
+
+def differentiable_attention():
+    """Context in which attention can be differentiated twice; the fused kernels cannot."""
+    return sdpa_kernel(SDPBackend.MATH)
 
 
 def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:

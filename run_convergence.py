@@ -74,7 +74,7 @@ def make_parser() -> Parser:
     )
     group.add_argument("--compile", action="store_true", help="torch.compile the model; pays on long runs")
     group = parser.add_argument_group("learning rates")
-    group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate first, then train with it")
+    group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
     group.add_argument(
         "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR", default=HALF_DECADES,
         help="factors on the row's lr that are tried; goes on past an end while that end is the best",
@@ -274,7 +274,8 @@ def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
                 losses.save()
                 if settings.save_model:
                     start.task.save_model(models)
-                end = f"diverged after {len(result.points)} steps" if result.diverged else f"loss {result.final_loss:.4g}"
+                steps, loss = len(result.points), f"loss {result.final_loss:.4g}"
+                end = f"diverged after {steps} steps" if result.diverged else loss
                 log.info("%s, seed %d: %s", label, seed, end)
     plain = next((k for k, row in settings.algorithms.items() if row.name == "sgd" and not row.is_clipped), None)
     sgd = [r.final_loss for r in runs[plain] if not r.diverged] if plain else []
@@ -295,12 +296,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     settings = parser.parse_args(arguments)
     start_logging(settings.verbose)
+    prepare_machine()
     with answering_input_errors(parser):
         resolve(settings)
         task = load(settings, settings.seeds[0])
         folder = create_run_folder(settings.output_dir, settings.overwrite)
         write_config(folder, recorded(settings), described(settings.algorithms))
-    prepare_machine()
     summary = run(settings, Start(task, settings), folder)
     figures = draw_all(folder)
     print("Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended")

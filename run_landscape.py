@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithm_list import ALGORITHM_LISTS
 from landscape_utils import (
@@ -157,6 +157,7 @@ def training_row(settings: argparse.Namespace) -> Algorithm:
 class Objective:
     """The loss on the test batch at the model's present parameters, in the number type of the measurement."""
 
+    model: nn.Module
     loss_fn: LossFunction
     params: Params
     batches: list[dict[str, Tensor]]
@@ -164,7 +165,7 @@ class Objective:
 
 def objective_at(task, batches: list[dict[str, Tensor]], dtype: torch.dtype) -> Objective:
     model = task.model if dtype == torch.float32 else deepcopy(task.model).to(dtype)  # buffers and frozen tensors too
-    return Objective(functional_loss(model, task.losses), trainable_parameters(model), batches)
+    return Objective(model, functional_loss(model, task.losses), trainable_parameters(model), batches)
 
 
 def measure_point(point: Point, directions: dict[str, Params], objective: Objective, scan: bool, settings, tables):
@@ -266,7 +267,8 @@ def print_check_at_point(task, directions, objective: Objective, settings) -> No
     found = directional_derivatives(objective.loss_fn, objective.params, list(directions.values()), objective.batches)
     rows = []
     for (label, direction), ours in zip(directions.items(), found, strict=True):
-        slope, sharpness = central_differences(exact.loss_fn, exact.params, direction, exact.batches)
+        with measuring(exact.model):
+            slope, sharpness = central_differences(exact.loss_fn, exact.params, direction, exact.batches)
         rows.append(dict(algorithm=label, slope=ours.slope, slope_by_differences=slope,
                          sharpness=ours.sharpness, sharpness_by_differences=sharpness))  # fmt: skip
     print("Slope and directional sharpness at the first measured point, beside central differences of the float64 loss")
@@ -296,8 +298,8 @@ def run(task, settings: argparse.Namespace, folder: Path) -> None:
             measured = scan if settings.skip_sharpness else point.batch in batches
             directions = updates.advance(collect=measured)
             if measured:
-                with measuring(task.model):
-                    objective = objective_at(task, test_batch, DTYPES[settings.dtype])
+                objective = objective_at(task, test_batch, DTYPES[settings.dtype])
+                with measuring(objective.model):
                     if unchecked:
                         print_check_at_point(task, directions, objective, settings)
                         unchecked = False
@@ -339,6 +341,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     settings = parser.parse_args(arguments)
     start_logging(settings.verbose)
+    prepare_machine()
     with answering_input_errors(parser):
         resolve(settings)
         task = load_task(
@@ -348,7 +351,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sampled_batches(settings, batches_per_epoch(len(task.examples), settings.batch_size))
         folder = create_run_folder(settings.output_dir, settings.overwrite)
         write_config(folder, recorded(settings), described(settings.algorithms))
-    prepare_machine()
     if settings.check_sharpness:
         print_check_on_tiny_model(task, settings)
     try:

@@ -6,22 +6,41 @@ import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tasks import machine_translation
-from tasks.base import Defaults, Request, Task
+from tasks import (
+    autoregressive,
+    image_classification,
+    machine_translation,
+    masked_language_modeling,
+    text_classification,
+)
+from tasks.base import TOY, Defaults, Request, Task
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
 
 class Entry(NamedTuple):
-    """How a task is loaded, and the protocol it follows unless told otherwise."""
+    """How a task is loaded, the protocol it follows unless told otherwise, and the one for toy data and toy model."""
 
     load: Callable[[Request], Task]
     defaults: Defaults
+    toy: Defaults = TOY
 
 
 TASKS = {
-    "toy": Entry(machine_translation.load, machine_translation.TOY),
+    "toy": Entry(machine_translation.load, TOY),
     "machine_translation": Entry(machine_translation.load, machine_translation.PAPER),
+    "masked_language_modeling": Entry(
+        masked_language_modeling.load, masked_language_modeling.PAPER, masked_language_modeling.TOY
+    ),
+    "autoregressive": Entry(autoregressive.load, autoregressive.PAPER, autoregressive.TOY),
+    **{
+        name: Entry(text_classification.load, defaults, text_classification.TOY)
+        for name, defaults in text_classification.DEFAULTS.items()
+    },
+    **{
+        name: Entry(image_classification.load, defaults, image_classification.TOY)
+        for name, defaults in image_classification.DEFAULTS.items()
+    },
 }
 
 
@@ -52,10 +71,10 @@ def load_task(
     Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that
         does not fit the schema, or a hub that does not answer.
     """
-    defaults = task_defaults(name)
+    defaults = task_defaults(name, dataset, model)
     dataset_size = defaults.dataset_size if dataset_size is None else dataset_size
     max_length = defaults.max_length if max_length is None else max_length
-    if dataset_size < 1:
+    if dataset_size is not None and dataset_size < 1:
         raise ValueError(f"dataset_size is a number of examples, at least 1, got {dataset_size}")
     if max_length < 2:
         raise ValueError(f"max_length is a number of tokens, 2 or more, got {max_length}")
@@ -64,10 +83,12 @@ def load_task(
     return TASKS[name].load(Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key))
 
 
-def task_defaults(name: str) -> Defaults:
-    """The protocol of a task: sizes, epochs, learning rates. ValueError for an unknown name."""
+def task_defaults(name: str, dataset: str | None = None, model: str | None = None) -> Defaults:
+    """The protocol of a task: sizes, epochs, learning rates; a small one where data and model are both "toy".
+
+    ValueError for an unknown name."""
     if name not in TASKS:
         close = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown task {name!r}; known: {', '.join(TASKS)}{hint}")
-    return TASKS[name].defaults
+    return TASKS[name].toy if (dataset, model) == ("toy", "toy") else TASKS[name].defaults

@@ -22,12 +22,12 @@ IGNORED = -100  # label of a position that is not scored
 class Defaults:
     """The protocol of a task where its user says nothing; of the hub tasks it is the paper's (Pan & Li).
 
-    Sizes count examples, epochs count from 1.
+    Sizes count examples, epochs count from 1. A `dataset_size` of None means all there is.
     """
 
     dataset: str
     model: str
-    dataset_size: int = 10_240
+    dataset_size: int | None = 10_240
     batch_size: int = 1_024  # examples an update
     micro_batch_size: int = 32  # examples a forward pass; bounds memory, changes no result
     test_batch_size: int = 1_024  # examples of the fixed subset on which everything is measured
@@ -39,6 +39,21 @@ class Defaults:
     max_length: int = 128  # tokens, of the input and of the target each
 
 
+# What every task does where both data and model are "toy": a minute on a laptop.
+TOY = Defaults(
+    dataset="toy",
+    model="toy",
+    dataset_size=640,
+    batch_size=64,
+    test_batch_size=64,
+    num_epochs=5,
+    test_epochs=(1, 3, 5),
+    num_sample_sharpness=2,
+    algorithm_list="toy",
+    learning_rates={"sgd": 1e-1, "adam": 1e-3},
+)
+
+
 @dataclass(frozen=True)
 class Request:
     """What `load_task` asks a task for: every default filled in. See there for the meaning of each."""
@@ -46,7 +61,7 @@ class Request:
     name: str
     dataset: str
     model: str
-    dataset_size: int
+    dataset_size: int | None
     max_length: int
     seed: int = 0
     model_seed: int = 0
@@ -56,8 +71,8 @@ class Request:
 class Task:
     """Tokenised examples, a float32 model on the CPU in train mode, and the per-example loss that joins them.
 
-    A subclass gives `length`, `collate`, `losses` and `tiny_examples`. Attributes: name, model, tokenizer (None for images),
-    and examples, a sequence of dicts indexed by ints.
+    A subclass gives `length`, `collate`, `losses` and `tiny_batch`. Attributes: name, model, tokenizer (of
+    images: the image processor), and examples, a sequence of dicts indexed by ints.
     """
 
     def __init__(self, name: str, model: nn.Module, tokenizer, examples: Sequence[dict]):
@@ -71,6 +86,11 @@ class Task:
         """One batch, padded to its longest example; the first dimension of every tensor is the examples."""
         raise NotImplementedError
 
+    def training_collate(self, examples: list[dict], seed: int) -> dict[str, Tensor]:
+        """The batch that a training step sees; random augmentation of its examples depends on `seed` alone. Without
+        augmentation, `collate`."""
+        return self.collate(examples)
+
     def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
         """Each example's own loss, [B].
 
@@ -78,8 +98,8 @@ class Task:
         """
         raise NotImplementedError
 
-    def tiny_examples(self, model: nn.Module) -> list[dict]:
-        """Four random examples of different lengths for `model`, a tiny version of this task's."""
+    def tiny_batch(self) -> dict[str, Tensor]:
+        """Four random examples of different lengths, collated, for the tiny model that `model` is at that moment."""
         raise NotImplementedError
 
     def tiny(self) -> tuple[nn.Module, Callable, dict[str, Tensor]]:
@@ -90,13 +110,12 @@ class Task:
         """
         small = copy.copy(self)
         small.model = tiny_model(self.model)
-        return small.model, small.losses, small.collate(self.tiny_examples(small.model))
+        return small.model, small.losses, small.tiny_batch()
 
     def save_model(self, folder: str | Path) -> None:
-        """Write model and tokenizer; `--model FOLDER` reads them again."""
+        """Write model and tokenizer or image processor; `--model FOLDER` reads them again."""
         self.model.save_pretrained(folder)
-        if self.tokenizer is not None:
-            self.tokenizer.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
@@ -110,7 +129,7 @@ def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def random_ids(lengths: Sequence[int], first: int = 3, last: int = 22) -> list[list[int]]:
-    """Token ids first..last in sequences of these lengths, always the same; for `Task.tiny_examples`."""
+    """Token ids first..last in sequences of these lengths, always the same; for `Task.tiny_batch`."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(first, last + 1, (n,), generator=generator).tolist() for n in lengths]
 

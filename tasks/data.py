@@ -4,46 +4,104 @@ import glob
 import gzip
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tasks.hub import first_line, hub_refusal, is_local, quiet_libraries
 
 FORMATS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
+MANY_FILES = 8  # of a hub data set's training split: more are streamed where only the first rows are wanted
 
 
 def load_rows(
     source: str,
     count: int,
     check_row: Callable[[dict], None],
-    default_config: str | None = None,
     hf_key: str | None = None,
+    fewest: int | None = None,
+    seed: int | None = None,
 ) -> list[dict]:
     """The first `count` rows of `source`.
 
     Args:
-        source: a local file (.jsonl, .json, either one gzipped, .parquet), or a hub id, `owner/name` or
-            `owner/name:config`.
+        source: a local file (.jsonl, .json, either one gzipped, .parquet), or a hub id: `owner/name`,
+            `owner/name:configuration` or `owner/name:folder/in/it`.
         check_row: raises ValueError saying what is wrong with a row; file and row are put before its message.
-        default_config: configuration of a hub data set that names none.
+        fewest: rows that must be there; None: `count`.
+        seed: shuffle first, by this seed; None takes the rows in their order.
 
     Raises: ValueError in one line.
     """
-    if is_local(source) or _format(source):
-        rows = _load_file(Path(source).expanduser(), count)
-    else:
-        rows = _load_hub(source, count, default_config, hf_key)
-    if len(rows) < count:
-        raise ValueError(
-            f"{source} has {len(rows)} rows, fewer than the dataset size of {count}; "
-            f"--dataset_size {len(rows)} would do"
-        )
+    with explained(source):
+        data = load_splits(source, hf_key, None if seed is not None else count)["train"]
+        if seed is not None:
+            data = data.shuffle(seed=seed)
+        rows = data.select(range(min(count, len(data)))).to_list()  # text is decoded here, and may be refused
+    if len(rows) < (count if fewest is None else fewest):
+        raise ValueError(too_few(source, len(rows), count))
+    check_rows(source, rows, check_row)
+    return rows
+
+
+def too_few(source: str, present: int, wanted: int) -> str:
+    """The answer where a data set is smaller than what is asked of it."""
+    return (
+        f"{source} has {present} rows, fewer than the dataset size of {wanted}; --dataset_size {present} would do"
+    )
+
+
+def check_rows(source: str, rows: Iterable[dict], check_row: Callable[[dict], None]) -> None:
+    """Put file and row before what `check_row` says."""
     for number, row in enumerate(rows, 1):
         try:
             check_row(row)
         except ValueError as error:
             raise ValueError(f"{source}, row {number}: {error}") from error
-    return rows
+
+
+def load_splits(source: str, hf_key: str | None = None, count: int | None = None) -> dict:
+    """split -> `datasets.Dataset`: "train" alone of a local file, all that the hub has of a hub id. Call it inside
+    `explained`.
+
+    `count`: only the first so many rows of "train" are wanted. A data set of many files then is read over the network as
+    far as needed instead of downloaded whole.
+    """
+    import datasets  # takes a second to import, and only runs on files or the hub need it
+
+    quiet_libraries()
+    if _is_file(source):
+        path = _checked_path(source)
+        return {"train": datasets.load_dataset(_format(path.name), data_files=glob.escape(str(path)), split="train")}
+    name, _, part = source.partition(":")
+    where = dict(data_dir=part) if "/" in part else dict(name=part or None)
+    if count is not None:
+        builder = datasets.load_dataset_builder(name, **where, token=hf_key)
+        if len((builder.config.data_files or {}).get("train", ())) > MANY_FILES:
+            stream = datasets.load_dataset(name, **where, token=hf_key, split="train", streaming=True)
+            return {"train": datasets.Dataset.from_list(list(stream.take(count)))}
+        return {"train": datasets.load_dataset(name, **where, token=hf_key, split="train")}
+    return dict(datasets.load_dataset(name, **where, token=hf_key))
+
+
+@contextmanager
+def explained(source: str) -> Iterator[None]:
+    """Around reading `source`: whatever a library raises becomes a ValueError in one line."""
+    try:
+        yield
+    except Refused:
+        raise
+    except Exception as error:  # refused, absent, offline, cut off, not decodable: each layer has its own kinds
+        if not _is_file(source):
+            instead = f"--dataset FILE ({', '.join(FORMATS)}) or --dataset toy"
+            raise hub_refusal("dataset", source.partition(":")[0], error, instead) from error
+        path = Path(source).expanduser()
+        fault = _text_fault(path) if _format(path.name) == "json" else None
+        raise ValueError(f"{path}: {fault or first_line(error)}") from error
+
+
+class Refused(ValueError):
+    """A line for the user; nothing is to be added to it."""
 
 
 def require_text(row: dict, *path: str) -> None:
@@ -62,31 +120,35 @@ def require_text(row: dict, *path: str) -> None:
         raise ValueError(f"field {'.'.join(path)} is empty")
 
 
+def require_label(row: dict) -> None:
+    """Refuse a row whose field `label` is not one of 0, 1, 2, ..."""
+    label = row.get("label")
+    if label is None:
+        raise ValueError("field label is missing")
+    if not isinstance(label, int) or isinstance(label, bool) or label < 0:
+        raise ValueError(f"field label is {type(label).__name__} {label!r:.40}, expected 0, 1, 2, ...")
+
+
 def _format(name: str) -> str | None:
     """The reader of a file by its ending, or None."""
     return next((reader for ending, reader in FORMATS.items() if name.endswith(ending)), None)
 
 
-def _load_file(path: Path, count: int) -> list[dict]:
-    reader = _format(path.name)
-    if not path.exists():
-        raise ValueError(
-            f"no such file: {path}; --dataset takes a file ({', '.join(FORMATS)}), a hub id, or toy"
-        )
-    if path.is_dir() or reader is None:
-        kind = "a folder" if path.is_dir() else "no data file"
-        raise ValueError(f"{path} is {kind}; wanted a file ending in {', '.join(FORMATS)}")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty")
-    import datasets  # takes a second to import, and only runs on files or the hub need it
+def _is_file(source: str) -> bool:
+    """Whether the user means a local file; `_checked_path` says if it is a good one."""
+    return is_local(source) or _format(source) is not None
 
-    quiet_libraries()
-    try:
-        rows = datasets.load_dataset(reader, data_files=glob.escape(str(path)), split="train")
-        return rows.select(range(min(count, len(rows)))).to_list()  # text is decoded here, and may be refused
-    except Exception as error:  # of a dozen kinds; the user gets the place in the file
-        fault = _text_fault(path) if reader == "json" else None
-        raise ValueError(f"{path}: {fault or first_line(error)}") from error
+
+def _checked_path(source: str) -> Path:
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise Refused(f"no such file: {path}; --dataset takes a file ({', '.join(FORMATS)}), a hub id, or toy")
+    if path.is_dir() or _format(path.name) is None:
+        kind = "a folder" if path.is_dir() else "no data file"
+        raise Refused(f"{path} is {kind}; wanted a file ending in {', '.join(FORMATS)}")
+    if path.stat().st_size == 0:
+        raise Refused(f"{path} is empty")
+    return path
 
 
 def _text_fault(path: Path) -> str | None:
@@ -113,17 +175,3 @@ def _text_fault(path: Path) -> str | None:
     except json.JSONDecodeError as error:
         return f"line {error.lineno if is_array else number} is not JSON ({error.msg})"
     return None
-
-
-def _load_hub(source: str, count: int, default_config: str | None, hf_key: str | None) -> list[dict]:
-    import datasets
-
-    quiet_libraries()
-    name, _, config = source.partition(":")
-    try:
-        part = f"train[:{count}]"
-        return datasets.load_dataset(name, config or default_config, split=part, token=hf_key).to_list()
-    except Exception as error:  # refused, absent, offline, cut off: each library layer has its own kinds
-        raise hub_refusal(
-            "dataset", name, error, f"--dataset FILE ({', '.join(FORMATS)}) or --dataset toy"
-        ) from error

@@ -7,7 +7,8 @@ from pathlib import Path
 
 def is_local(name: str) -> bool:
     """Whether `name` means a file or folder rather than a hub id (`owner/name` or `name`)."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+    repository = name.partition(":")[0]
+    return name.startswith((".", "/", "~")) or repository.count("/") > 1 or Path(name).exists()
 
 
 def quiet_libraries() -> None:
@@ -17,6 +18,7 @@ def quiet_libraries() -> None:
     import transformers.utils.logging
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         huggingface_hub.utils.disable_progress_bars()

@@ -1,5 +1,4 @@
-"""English to French with an encoder-decoder: t5-small on opus_books as in the paper, or anything in the same
-form."""
+"""English to French with an encoder-decoder: t5-small on opus_books as in the paper, or anything in the same form."""
 
 from collections.abc import Callable
 
@@ -8,32 +7,18 @@ from torch import Tensor
 from tasks.architectures import fresh_model
 from tasks.base import IGNORED, Defaults, Request, Task, pad, random_ids, token_losses
 from tasks.data import load_rows, require_text
+from tasks.encoding import encode
 from tasks.pretrained import load_pretrained
 from tasks.toy_corpus import toy_corpus
 from tasks.toy_tokenizer import train_tokenizer
 
-PREFIX = (
-    "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
-)
+PREFIX = "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
 
-PAPER = Defaults(dataset="Helsinki-NLP/opus_books", model="google-t5/t5-small")
-TOY = Defaults(
-    dataset="toy",
-    model="toy",
-    dataset_size=640,
-    batch_size=64,
-    test_batch_size=64,
-    num_epochs=5,
-    test_epochs=(1, 3, 5),
-    num_sample_sharpness=2,
-    algorithm_list="toy",
-    learning_rates={"sgd": 1e-1, "adam": 1e-3},
-)
+PAPER = Defaults(dataset="Helsinki-NLP/opus_books:en-fr", model="google-t5/t5-small")
 
 
 class MachineTranslation(Task):
-    """Examples {"input_ids", "labels"}: the prefixed English and the French, each with its end-of-sequence
-    token."""
+    """Examples {"input_ids", "labels"}: the prefixed English and the French, each with its end-of-sequence token."""
 
     def length(self, index: int) -> int:
         example = self.examples[index]
@@ -53,13 +38,12 @@ class MachineTranslation(Task):
     def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
         """Mean cross-entropy of each example's French tokens, [B], nats per token."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        # The decoder sees no padding before a scored token: its attention is causal and padding is on the
-        # right.
+        # The decoder sees no padding before a scored token: its attention is causal and padding is on the right.
         return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"])
 
-    def tiny_examples(self, model) -> list[dict]:
+    def tiny_batch(self) -> dict[str, Tensor]:
         english, french = random_ids([7, 5, 3, 7]), random_ids([6, 3, 6, 1])
-        return [{"input_ids": i, "labels": t} for i, t in zip(english, french, strict=True)]
+        return self.collate([{"input_ids": i, "labels": t} for i, t in zip(english, french, strict=True)])
 
 
 def load(request: Request) -> MachineTranslation:
@@ -67,19 +51,20 @@ def load(request: Request) -> MachineTranslation:
     if request.dataset == "toy":
         rows = toy_corpus(request.dataset_size, request.seed)
     else:
-        rows = load_rows(request.dataset, request.dataset_size, check_row, "en-fr", request.hf_key)
+        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key)
     pairs = [(PREFIX + row["translation"]["en"], row["translation"]["fr"]) for row in rows]
     if request.model == "toy":
         tokenizer = train_tokenizer(text for pair in pairs for text in pair)
         network = toy_model(len(tokenizer), request.model_seed)
     else:
-        network, tokenizer = load_pretrained(request.model, "AutoModelForSeq2SeqLM", request.hf_key)
+        network, tokenizer = load_pretrained(
+            request.model, "AutoModelForSeq2SeqLM", request.hf_key, request.model_seed
+        )
     english, french = zip(*pairs, strict=True)
-    # The tokenizer's own truncation keeps the end-of-sequence token; cutting the list of ids would lose it.
-    limit = dict(truncation=True, max_length=request.max_length)
-    inputs = tokenizer(list(english), **limit)["input_ids"]
-    labels = tokenizer(text_target=list(french), **limit)["input_ids"]
-    examples = [{"input_ids": i, "labels": t} for i, t in zip(inputs, labels, strict=True)]
+    options = dict(cached=request.dataset != "toy", max_length=request.max_length)
+    inputs = encode(tokenizer, english, **options)
+    labels = encode(tokenizer, french, target=True, **options)
+    examples = [{"input_ids": i["input_ids"], "labels": t["input_ids"]} for i, t in zip(inputs, labels, strict=True)]
     return MachineTranslation(request.name, network, tokenizer, examples)
 
 

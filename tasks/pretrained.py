@@ -1,5 +1,7 @@
 """A model and its tokenizer, from a saved folder or from the hub."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,37 +14,61 @@ WEIGHTS = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
-TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "vocab.txt")
+log = logging.getLogger(__name__)
+
+PROCESSORS = {
+    "AutoTokenizer": ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "vocab.txt"),
+    "AutoImageProcessor": ("preprocessor_config.json", "processor_config.json"),
+}
 
 
-def load_pretrained(source: str, auto_class: str, hf_key: str | None = None):
-    """(model, tokenizer) of a saved folder or hub id; the model is float32, on the CPU, in train mode.
+def load_pretrained(
+    source: str,
+    model_class: str | Callable,
+    hf_key: str | None = None,
+    seed: int = 0,
+    processor_class: str = "AutoTokenizer",
+    **options,
+):
+    """(model, tokenizer or image processor) of a saved folder or hub id; a float32 model on the CPU, in train mode.
 
-    `auto_class` names the kind of model: a class of `transformers`, such as "AutoModelForSeq2SeqLM".
+    Args:
+        model_class: a class of `transformers` by name, or a function from the model's configuration to its class.
+        seed: of weights that `source` does not hold, such as a new head; a line of the log names them.
+        options: of the model's configuration, such as `num_labels`.
     """
     if local := is_local(source):
-        source = _check_folder(Path(source).expanduser())
+        source = _check_folder(Path(source).expanduser(), processor_class)
     import transformers  # takes seconds to import, and toy models need only a part of it
 
     quiet_libraries()
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(source, token=hf_key)
-        model = getattr(transformers, auto_class).from_pretrained(source, token=hf_key, dtype=torch.float32)
+        processor = getattr(transformers, processor_class).from_pretrained(source, token=hf_key)
+        config = transformers.AutoConfig.from_pretrained(source, token=hf_key, **options)
+        loader = getattr(transformers, model_class) if isinstance(model_class, str) else model_class(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model, report = loader.from_pretrained(
+                source, config=config, token=hf_key, dtype=torch.float32, ignore_mismatched_sizes=True,
+                output_loading_info=True,
+            )  # fmt: skip
     except Exception as error:  # the library raises OSError, ValueError, KeyError, safetensors' own, ...
         if local:
-            raise ValueError(
-                f"model folder {source} cannot be loaded as {auto_class}: {first_line(error)}"
-            ) from error
+            kind = model_class if isinstance(model_class, str) else "a classifier"
+            raise ValueError(f"model folder {source} cannot be loaded as {kind}: {first_line(error)}") from error
         raise hub_refusal("model", source, error, "--model FOLDER (a saved model) or --model toy") from error
-    return model.train(), tokenizer
+    new = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    if new:
+        log.info("%s has no weights for %s: drawn from seed %d", source, ", ".join(new), seed)
+    return model.train(), processor
 
 
-def _check_folder(folder: Path) -> str:
+def _check_folder(folder: Path, processor_class: str) -> str:
     if not folder.is_dir():
-        raise ValueError(
-            f"no such model folder: {folder}; --model takes a saved model's folder, a hub id, or toy"
-        )
-    for what, names in (("configuration", ("config.json",)), ("weights", WEIGHTS), ("tokenizer", TOKENIZERS)):
+        raise ValueError(f"no such model folder: {folder}; --model takes a saved model's folder, a hub id, or toy")
+    processor = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}[processor_class]
+    needed = (("configuration", ("config.json",)), ("weights", WEIGHTS), (processor, PROCESSORS[processor_class]))
+    for what, names in needed:
         if not any((folder / name).is_file() for name in names):
             raise ValueError(f"model folder {folder} holds no {what}; expected {' or '.join(names)} in it")
     return str(folder)

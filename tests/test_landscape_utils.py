@@ -79,7 +79,9 @@ def test_direction_without_length_or_not_finite_is_nan_and_the_others_are_measur
     assert good.sharpness == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize("wrong", [{"x": torch.zeros(())}, {**vector(1, 1), "z": torch.zeros(2)}, {**vector(1, 1), "y": torch.ones(2)}])
+@pytest.mark.parametrize(
+    "wrong", [{"x": torch.zeros(())}, {**vector(1, 1), "z": torch.zeros(2)}, {**vector(1, 1), "y": torch.ones(2)}]
+)
 def test_wrong_direction_is_answered_with_the_tensor_that_differs(wrong):
     with pytest.raises(ValueError, match="names and shapes of the parameters: [yz] is"):
         directional_derivatives(bowl, AT, [wrong], BOWL)
@@ -247,7 +249,11 @@ OURS = [
     Algorithm("adafactor", coordinate_clip=0.5),
     Algorithm("lion", lr=0.1, clip_update=0.5),
 ]
-FOREIGN = [Algorithm("adamw", lr=0.01, weight_decay=0.1), Algorithm(torch.optim.AdamW, lr=0.1), Algorithm("muon", lr=0.1)]
+FOREIGN = [
+    Algorithm("adamw", lr=0.01, weight_decay=0.1),
+    Algorithm(torch.optim.AdamW, lr=0.1),
+    Algorithm("muon", lr=0.1),
+]
 
 
 def small_net(seed=0):
