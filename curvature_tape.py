@@ -1,0 +1,187 @@
+r"""Curvature of the loss along many directions, for little more than three forward passes a direction.
+
+Let the loss be computed by operations y = op(inputs), and let dx, dy be the tangents d/ds of their inputs and outputs
+at the parameters + s v. Differentiating the chain rule once more,
+
+    v' H v  =  sum over operations of  < d loss / dy,  D2 op[dx, dx] >
+
+because whatever an operation bends reaches the loss through the adjoint d loss / dy of its output. The adjoints do not
+depend on v: one forward and one backward pass serve all directions; each direction pushes its tangents forward once.
+A linear layer y = x W' costs
+
+    dy = dx W' + x dW'        two matrix products
+    D2y = 2 dx dW'            a third, contracted with the adjoint of y
+
+The loss is recorded as aten operations while it runs on its real tensors (a Python dispatch mode below autograd), so
+control flow and the inspection of masks in a model are no obstacle. `curvature_rules` has one rule an operation.
+"""
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from curvature_rules import NotTraceable, Operation, nested, rule_for
+from measuring import Batch, LossFunction, Params
+
+__all__ = ["NotTraceable", "curvatures_of_batch"]
+
+
+def curvatures_of_batch(
+    loss_fn: LossFunction, params: Params, directions: list[Params], batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Value, slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
+
+    Memory beyond `params` and `directions` does not grow with their number: the values and adjoints that the rules read
+    (about twice what a backward pass keeps), and the tangents of one direction, freed after their last use. Smaller
+    micro-batches take proportionally less.
+
+    Args:
+        loss_fn: per-example losses [B]; deterministic. Attention is sent through the math backend here.
+        params: name -> tensor, the point. Not modified.
+        directions: each name -> tensor, with the names, shapes and types of `params`.
+
+    Returns: sum of the losses []; d/ds of it along each direction [K]; d2/ds2 [K]. All float64.
+    Raises: NotTraceable, with the reason, if an operation cannot be followed; reverse-over-reverse may still serve.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), Tape(leaves) as tape:
+        losses = loss_fn(leaves, batch)
+    total = losses.detach().sum(dtype=torch.float64)
+    tape.finish(losses)
+    del losses  # and with it what is left of autograd's graph
+    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=total.device)
+    with torch.no_grad():
+        for k, direction in enumerate(directions):
+            slopes[k], curvatures[k] = tape.push(direction)
+    return total, slopes, curvatures
+
+
+class Slot:
+    """A tensor that depends on the parameters, by its place in the recording: it outlives the tensor itself."""
+
+    __slots__ = ("edge", "shape", "version")
+
+    def __init__(self, tensor: Tensor, version: int) -> None:
+        self.shape = tensor.shape
+        self.version = version  # autograd's count of writes into the storage, to notice a write that we did not follow
+        self.edge = None  # where autograd will find its adjoint; set when the tensor is first read
+
+
+class Tape(TorchDispatchMode):
+    """Records every operation that autograd follows from `leaves` on, and keeps only the values that rules will read.
+
+    Autograd is the judge of what depends on the parameters. A tensor that it follows but no recorded operation made (a
+    custom autograd.Function did, or checkpointing, or a write through a view) is refused, not taken for a constant.
+    """
+
+    def __init__(self, leaves: Params) -> None:
+        super().__init__()
+        self.leaves = {name: Slot(leaf, leaf._version) for name, leaf in leaves.items()}
+        self.slots = WeakTensorKeyDictionary({leaf: self.leaves[name] for name, leaf in leaves.items()})
+        self.operations: list[Operation] = []
+        self.kept: list[tuple[Tensor, int]] = []  # (tensor that a rule will read, its count of writes)
+        self.loss: Slot | None = None
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
+            return func(*args, **kwargs)
+        slots = nested(lambda a: self.slot_of(a, func), args)
+        if any(self.slot_of(value, func) for value in kwargs.values()):
+            raise NotTraceable(f"{func} takes a tensor that depends on the parameters as a keyword")
+        result = func(*args, **kwargs)
+        if any(flatten(slots)):
+            self.record(func, slots, args, kwargs, result)
+        return result
+
+    def slot_of(self, value, reader) -> Slot | None:
+        """The slot of a tensor that autograd follows; None for anything else, which is a constant."""
+        if not isinstance(value, Tensor) or not value.requires_grad:
+            return None
+        slot = self.slots.get(value)
+        if slot is None:
+            raise NotTraceable(f"{reader} reads a tensor that autograd follows but no recorded operation made")
+        if slot.version != value._version:
+            raise NotTraceable(f"{reader} reads a tensor that was overwritten through another view")
+        if slot.edge is None and not value.is_leaf:
+            slot.edge = get_gradient_edge(value)
+        return slot
+
+    def record(self, func, slots: list, args, kwargs: dict, result) -> None:
+        results = [result] if isinstance(result, Tensor) else result
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise NotTraceable(f"{func} draws random numbers: is dropout off?")
+        if not isinstance(results, (list, tuple)) or not all(isinstance(y, Tensor) for y in results):
+            raise NotTraceable(f"{func} returns something other than tensors")
+        # a view or a write shares its target's count of writes; autograd raises it only after we return
+        shares, writes = func._schema.arguments[0].alias_info is not None, func._schema.is_mutable
+        version = args[0]._version + writes if shares else 0
+        func = functional_twin(func, args[0]) if writes else func
+        rule = rule_for(func, slots)
+        keep = "inputs" in rule.keeps
+        values = nested(lambda slot, a: a if slot is None or keep else None, slots, args)
+        op = Operation(func, slots, values, kwargs, [Slot(y, version) for y in results], rule)
+        if keep:
+            self.kept += [(a, a._version) for a, slot in zip(flatten(args), flatten(slots), strict=True) if slot]
+        if "output" in rule.keeps:
+            op.results = list(results)
+            self.kept += [(y, version) for y in results]
+        self.operations.append(op)
+        self.slots.update(zip(results, op.outputs, strict=True))
+
+    def finish(self, losses: Tensor) -> None:
+        """After the forward pass: forget what the loss does not need, and fetch all adjoints in one backward pass."""
+        self.loss = self.slot_of(losses, "the caller")
+        if self.loss is None:
+            raise NotTraceable("the loss does not depend on the parameters")
+        if any(tensor._version != version for tensor, version in self.kept):
+            raise NotTraceable("a value that a derivative needs was overwritten in place")
+        self.kept.clear()
+        needed, live = {self.loss}, []
+        for op in reversed(self.operations):
+            if needed.isdisjoint(op.outputs):
+                continue
+            inputs = {slot for slot in flatten(op.slots) if slot}
+            op.expiring = [slot for slot in {*inputs, *op.outputs} if slot not in needed]
+            needed |= inputs
+            live.append(op)
+        self.operations = live[::-1]
+        for op in live:
+            op.adjoints = [None] * len(op.outputs)
+        curved = [op for op in live if op.rule.bends_in is not None]
+        wanted = [(op, i) for op in curved for i, y in enumerate(op.outputs) if y.edge]
+        edges = [op.outputs[i].edge for op, i in wanted]
+        adjoints = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
+        for (op, i), adjoint in zip(wanted, adjoints, strict=True):
+            weigh = op.rule.weigh if adjoint is not None else None
+            op.adjoints[i] = weigh(op, adjoint) if weigh else adjoint
+
+    def push(self, direction: Params) -> tuple[Tensor, Tensor]:
+        """d/ds and d2/ds2 of the summed losses along one direction, [] and [] in float64."""
+        tangents = {slot: direction[name] for name, slot in self.leaves.items()}
+        curvature = torch.zeros((), dtype=torch.float64, device=next(iter(direction.values())).device)
+        for op in self.operations:
+            dys, bend = op.rule.push(op, nested(tangents.get, op.slots))
+            tangents.update(zip(op.outputs, [dys] if isinstance(dys, Tensor) else dys, strict=False))
+            if bend is not None:
+                curvature += bend
+            for slot in op.expiring:
+                tangents.pop(slot, None)
+        return tangents[self.loss].sum(dtype=torch.float64), curvature
+
+
+def functional_twin(func, target: Tensor):
+    """add for add_: what an operation computes that writes into its first argument."""
+    name, overload = str(func).split(".")[1:]
+    twin = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), overload, None)
+    if not name.endswith("_") or twin is None or not target.requires_grad or target._is_view():
+        raise NotTraceable(f"{func} writes into a tensor that cannot be followed")
+    return twin
+
+
+def flatten(args) -> list:
+    """The arguments and the elements of those that are lists, in one list."""
+    return [leaf for a in args for leaf in (a if isinstance(a, (list, tuple)) else [a])]
