@@ -28,10 +28,10 @@ class NotTraceable(RuntimeError):
 
 @dataclass(frozen=True)
 class Rule:
-    """What to do with one kind of operation, and what to keep of its forward pass. *Tracked*: depends on the parameters."""
+    """What to do with one kind of operation. A tensor is *tracked* if it depends on the parameters, else a constant."""
 
     push: Callable  # (operation, tangents) -> (dy, bend)
-    keeps: str = ""  # tracked tensors to keep: "inputs", "output" or both; constants are always kept
+    keeps: str = ""  # tracked tensors to keep from the forward pass: "inputs", "output" or both; constants always are
     bends_in: tuple[int, ...] | None = ()  # it bends if these arguments are all tracked; None: never
     weigh: Callable | None = None  # (operation, adjoint) -> what the bend needs of the adjoint, once for all directions
 
@@ -277,7 +277,7 @@ def push_batch_norm(op: Operation, tangents: list):
         bend = None if dw is None else 2 * inner(op.adjoints[0] * dz, per_channel(dw).expand_as(dz))
     if dw is not None:
         dy = dy + (x - per_channel(mean)) * r * per_channel(dw)
-    return (dy if db is None else dy + per_channel(db)), bend
+    return (dy if db is None else dy + per_channel(db)).expand(op.outputs[0].shape), bend
 
 
 def push_max_pool(op: Operation, tangents: list):
@@ -329,8 +329,8 @@ TABLE = [
     (
         Rule(push_linear, bends_in=None),
         """view.default _unsafe_view.default t.default transpose.int permute.default expand.default unsqueeze.default
-        squeeze.dim squeeze.default squeeze.dims slice.Tensor select.int split.Tensor split_with_sizes.default unbind.int
-        index.Tensor index_select.default gather.default clone.default alias.default _to_copy.default neg.default
+        squeeze.dim squeeze.default squeeze.dims slice.Tensor select.int split.Tensor split_with_sizes.default
+        unbind.int index.Tensor index_select.default gather.default clone.default alias.default _to_copy.default neg.default
         sum.default sum.dim_IntList mean.default mean.dim cumsum.default repeat.default roll.default flip.default
         tril.default triu.default nll_loss_forward.default nll_loss2d_forward.default avg_pool2d.default
         _adaptive_avg_pool2d.default""",

@@ -89,6 +89,8 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
             return func(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise NotTraceable(f"{func} draws random numbers: is dropout off?")
         slots = nested(lambda a: self.slot_of(a, func), args)
         if any(self.slot_of(value, func) for value in kwargs.values()):
             raise NotTraceable(f"{func} takes a tensor that depends on the parameters as a keyword")
@@ -112,8 +114,6 @@ class Tape(TorchDispatchMode):
 
     def record(self, func, slots: list, args, kwargs: dict, result) -> None:
         results = [result] if isinstance(result, Tensor) else result
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise NotTraceable(f"{func} draws random numbers: is dropout off?")
         if not isinstance(results, (list, tuple)) or not all(isinstance(y, Tensor) for y in results):
             raise NotTraceable(f"{func} returns something other than tensors")
         # a view or a write shares its target's count of writes; autograd raises it only after we return
