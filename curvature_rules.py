@@ -328,12 +328,13 @@ GENERIC = Rule(push_generic, "inputs")
 TABLE = [
     (
         Rule(push_linear, bends_in=None),
-        """view.default _unsafe_view.default t.default transpose.int permute.default expand.default unsqueeze.default
-        squeeze.dim squeeze.default squeeze.dims slice.Tensor select.int split.Tensor split_with_sizes.default
-        unbind.int index.Tensor index_select.default gather.default clone.default alias.default _to_copy.default neg.default
-        sum.default sum.dim_IntList mean.default mean.dim cumsum.default repeat.default roll.default flip.default
-        tril.default triu.default nll_loss_forward.default nll_loss2d_forward.default avg_pool2d.default
-        _adaptive_avg_pool2d.default""",
+        """view.default _unsafe_view.default t.default transpose.int permute.default expand.default
+        unsqueeze.default squeeze.dim squeeze.default squeeze.dims slice.Tensor select.int
+        split.Tensor split_with_sizes.default unbind.int index.Tensor index_select.default
+        gather.default clone.default alias.default _to_copy.default neg.default sum.default
+        sum.dim_IntList mean.default mean.dim cumsum.default repeat.default roll.default
+        flip.default tril.default triu.default nll_loss_forward.default nll_loss2d_forward.default
+        avg_pool2d.default _adaptive_avg_pool2d.default""",
     ),
     (Rule(push_embedding, bends_in=None), "embedding.default"),
     (Rule(push_add, bends_in=None), "add.Tensor add.Scalar"),
