@@ -1,0 +1,199 @@
+"""Time and memory of v'Hv along K directions on a T5: our route and every other, side by side.
+
+    pip install --no-deps curvlinops-for-pytorch einops einconv linear-operator   # one of the others; left out if missing
+    python benchmarks/sharpness.py                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes on 2 cores
+    python benchmarks/sharpness.py --size t5-small  # 60 M parameters, 8 examples of 64 tokens; about half an hour
+
+Prints one table and writes it to benchmarks/results/sharpness_<size>.csv. Times are per direction, everything included,
+in units of one inference-mode forward pass of the same examples, timed before and after each method; the methods take
+turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions, in
+units of one forward and backward pass (Linux only). Ours takes the examples in two micro-batches, the others in one."""
+
+import argparse
+import csv
+import importlib.util
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from _peers import PEERS, leaves_of, math_attention  # noqa: E402
+
+from curvature_tape import curvatures_of_batch  # noqa: E402
+
+KEEP_BLOCKS = {  # freed blocks stay with the process: fresh pages cost more than the arithmetic, and unsteadily so
+    "MALLOC_MMAP_THRESHOLD_": "17179869184",
+    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+RETURN_BLOCKS = {  # freed blocks leave the process at once, so that its resident size is what is in use
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_MMAP_MAX_": "1000000",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+    "MALLOC_TOP_PAD_": "0",
+}
+SIZES = {  # configuration (None: T5's default, which is t5-small), examples, tokens an example
+    "small": (dict(vocab_size=4000, d_model=128, d_kv=32, d_ff=512, num_layers=4, num_heads=4), 32, 32),
+    "t5-small": ({}, 8, 64),
+}
+
+
+class Problem:
+    """A T5 with random weights, unpadded random examples and `num_directions` random directions."""
+
+    def __init__(self, size: str, num_directions: int):
+        from transformers import T5Config, T5ForConditionalGeneration
+
+        torch.manual_seed(0)
+        config, examples, tokens = SIZES[size]
+        self.model = T5ForConditionalGeneration(T5Config(**config, decoder_start_token_id=0, pad_token_id=0)).eval()
+        self.params = {n: p.detach() for n, p in self.model.named_parameters()}
+        ids = torch.randint(2, self.model.config.vocab_size, (2, examples, tokens))
+        self.batch = dict(input_ids=ids[0], attention_mask=torch.ones_like(ids[0]), labels=ids[1])
+        halves = zip(*(t.chunk(2) for t in self.batch.values()), strict=True)
+        self.batches = [dict(zip(self.batch, half, strict=True)) for half in halves]
+        self.examples = examples
+        self.directions = [{n: torch.randn_like(p) for n, p in self.params.items()} for _ in range(num_directions)]
+
+    @staticmethod
+    def logits(model, batch):
+        shifted = F.pad(batch["labels"][:, :-1], (1, 0))
+        inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
+        return model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
+
+    def loss_fn(self, params, batch):
+        """[B] mean cross-entropy of each example's tokens."""
+        logits = torch.func.functional_call(ForwardOf(self), {f"model.{n}": p for n, p in params.items()}, (batch,))
+        return F.cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none").mean(1)
+
+
+class ForwardOf(torch.nn.Module):
+    def __init__(self, problem: Problem):
+        super().__init__()
+        self.model, self.forward = problem.model, lambda batch: problem.logits(self.model, batch)
+
+
+def ours(problem, directions):
+    parts = [curvatures_of_batch(problem.loss_fn, problem.params, directions, batch) for batch in problem.batches]
+    return (sum(curvatures for _, _, curvatures in parts) / problem.examples).tolist()
+
+
+def forward_backward(problem, _directions):
+    leaves = leaves_of(problem)
+    torch.autograd.grad(problem.loss_fn(leaves, problem.batch).mean(), list(leaves.values()))
+
+
+@torch.inference_mode()
+def forward(problem, _directions=None):
+    problem.loss_fn(problem.params, problem.batch)
+
+
+METHODS = {"ours": (ours, None), **PEERS}
+
+
+def seconds(method, *args):
+    start = time.perf_counter()
+    result = method(*args)
+    return time.perf_counter() - start, result
+
+
+def measure_round(problem: Problem, names: list[str]) -> list[dict]:
+    rows, exact = [], None
+    for name in names:
+        method, count = METHODS[name]
+        directions = problem.directions[:count]
+        before = min(seconds(forward, problem)[0] for _ in range(3))
+        spent, curvatures = seconds(method, problem, directions)
+        after = min(seconds(forward, problem)[0] for _ in range(3))
+        exact = exact or curvatures  # ours comes first
+        difference = max(abs(c / e - 1) for c, e in zip(curvatures, exact, strict=False))
+        passes = spent / len(directions) / ((before + after) / 2)
+        rows.append(dict(method=name, seconds=spent / len(directions), forward_passes=passes, difference=difference))
+    return rows
+
+
+def peak_memory(args, method: str, num_directions: int) -> float:
+    """Peak MB of one call in a fresh process, beyond what it held before the call."""
+    command = [sys.executable, __file__, "--size", args.size, "--directions", str(num_directions), "--peak_of", method]
+    environment = {**os.environ, **RETURN_BLOCKS}
+    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+
+def print_peak(problem: Problem, name: str) -> None:
+    method, _ = {"forward and backward": (forward_backward, 1), **METHODS}[name]
+    forward(problem)
+    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
+    before = status_mb("VmRSS")
+    method(problem, problem.directions)
+    print(status_mb("VmHWM") - before)
+
+
+def status_mb(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+
+
+def write_csv(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--directions", type=int, default=12, help="K")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the table takes medians")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--skip", nargs="*", default=[], choices=PEERS, metavar="METHOD", help="methods to leave out")
+    parser.add_argument("--peak_of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    with math_attention:
+        if args.peak_of:
+            print_peak(Problem(args.size, args.directions), args.peak_of)
+            return
+        if any(os.environ.get(key) != value for key, value in KEEP_BLOCKS.items()):  # read by glibc at start only
+            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_BLOCKS})
+        problem = Problem(args.size, args.directions)
+        names = [n for n in METHODS if n not in args.skip]
+        if importlib.util.find_spec("curvlinops") is None:
+            names = [n for n in names if "curvlinops" not in n]
+        forward(problem)
+        rounds = [measure_round(problem, names) for _ in range(args.rounds)]
+
+    reference = peak_memory(args, "forward and backward", 1)
+    table = []
+    for i, name in enumerate(names):
+        median = {
+            k: statistics.median(rows[i][k] for rows in rounds) for k in ("seconds", "forward_passes", "difference")
+        }
+        ratio = statistics.median(rows[i]["seconds"] / rows[0]["seconds"] for rows in rounds)
+        memory = peak_memory(args, name, min(args.directions, 2)) / reference
+        table.append(dict(method=name, **median, over_ours=ratio, memory=memory))
+    path = Path(__file__).parent / "results" / f"sharpness_{args.size}.csv"
+    write_csv(path, table)
+    print(
+        f"{args.size}, K = {args.directions}, {args.rounds} rounds, {args.threads} threads, torch {torch.__version__}\n"
+    )
+    print(
+        f"{'per direction':36} {'seconds':>8} {'forward passes':>15} {'over ours':>10} {'memory':>7} {'difference':>11}"
+    )
+    for row in table:
+        print(f"{row['method']:36} {row['seconds']:8.3f} {row['forward_passes']:15.2f} {row['over_ours']:10.2f} "
+              f"{row['memory']:7.2f} {row['difference']:11.1e}")  # fmt: skip
+    print(f"\n{path}")
+
+
+if __name__ == "__main__":
+    main()
