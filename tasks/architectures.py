@@ -3,8 +3,8 @@
 import torch
 from torch import nn
 
-# model type -> configuration of a model of at most 3,000 parameters. What is not named here (activation, norms, attention
-# pattern, tied weights) is the given model's own.
+# model type -> configuration of a model of at most 3,000 parameters. What is not named here (activation, norms,
+# attention pattern, tied weights) is the given model's own.
 _ENCODER = dict(
     vocab_size=23, hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=12,
     max_position_embeddings=20, type_vocab_size=1,
@@ -52,8 +52,8 @@ def fresh_model(model_class: type, config, seed: int) -> nn.Module:
 def tiny_model(model: nn.Module, seed: int = 0) -> nn.Module:
     """The architecture of `model` at a size of at most 3,000 parameters: float32, on the CPU, in eval mode.
 
-    Weights and running statistics are random and away from their initial values, 1 and almost 0, so that no derivative is
-    trivially small. ValueError for an architecture that TINY does not hold.
+    Weights and running statistics are random and away from their initial values, 1 and almost 0, so that no
+    derivative is trivially small. ValueError for an architecture that TINY does not hold.
     """
     config = model.config
     if config.model_type not in TINY:

@@ -64,8 +64,8 @@ def load_splits(source: str, hf_key: str | None = None, count: int | None = None
     """split -> `datasets.Dataset`: "train" alone of a local file, all that the hub has of a hub id. Call it inside
     `explained`.
 
-    `count`: only the first so many rows of "train" are wanted. A data set of many files then is read over the network as
-    far as needed instead of downloaded whole.
+    `count`: only the first so many rows of "train" are wanted. A data set of many files then is read over the network
+    as far as needed instead of downloaded whole.
     """
     import datasets  # takes a second to import, and only runs on files or the hub need it
 

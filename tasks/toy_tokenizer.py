@@ -70,10 +70,10 @@ def train_byte_tokenizer(texts: Iterable[str], max_length: int, framed: bool = T
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary_size, special_tokens=list(special.values()), initial_alphabet=alphabet, show_progress=False
-    )
+        vocab_size=vocabulary_size, special_tokens=list(special.values()), show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )  # fmt: skip
     tokenizer.train_from_iterator(texts, trainer)
     if framed:
         tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)

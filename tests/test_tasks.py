@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from algorithm_list import ALGORITHM_LISTS
 from tasks import TASKS, load_task, task_defaults
 from tasks.machine_translation import PREFIX
 from tasks.toy_tokenizer import train_tokenizer
@@ -87,10 +88,12 @@ def test_hub_defaults_are_the_papers_protocol():
 
 @pytest.mark.parametrize("name", TASKS)
 def test_defaults_of_every_task_fit_together(name):
-    defaults = task_defaults(name)
-    assert defaults.test_batch_size <= defaults.dataset_size
-    assert max(defaults.test_epochs) <= defaults.num_epochs
-    assert defaults.num_sample_sharpness <= defaults.dataset_size // defaults.batch_size
+    for defaults in (task_defaults(name), task_defaults(name, "toy", "toy")):
+        assert max(defaults.test_epochs) <= defaults.num_epochs
+        assert defaults.algorithm_list in ALGORITHM_LISTS
+        if defaults.dataset_size is not None:  # None: all there is
+            assert defaults.test_batch_size <= defaults.dataset_size
+            assert defaults.num_sample_sharpness <= defaults.dataset_size // defaults.batch_size
 
 
 def test_importing_tasks_imports_no_slow_library():

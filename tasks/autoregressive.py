@@ -1,0 +1,102 @@
+"""The next token of program text with a decoder: GPT-Neo on the-stack's Python files as in the paper, or any rows
+{"content"} or {"text"}. Each file is cut into windows of `max_length` tokens, and a window is an example."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+
+from torch import Tensor
+
+from tasks.architectures import fresh_model
+from tasks.base import IGNORED, TOY, Defaults, Request, Task, pad, random_ids, token_losses
+from tasks.data import load_rows, too_few
+from tasks.encoding import encode
+from tasks.pretrained import load_pretrained
+from tasks.python_library import source_files
+from tasks.toy_tokenizer import train_byte_tokenizer
+
+PAPER = Defaults(
+    dataset="bigcode/the-stack-smol:data/python", model="flax-community/gpt-neo-125M-code-clippy", dataset_size=10_000,
+    micro_batch_size=4, max_length=2048, algorithm_list="machine_translation",
+)  # fmt: skip
+TOY = replace(TOY, max_length=64)
+FILES_AT_ONCE = 64  # tokenised together, until there are windows enough
+
+
+class Autoregressive(Task):
+    """Examples {"input_ids"}: a window of 2 to `max_length` tokens. Every token but the first is a target."""
+
+    def length(self, index: int) -> int:
+        return len(self.examples[index]["input_ids"])
+
+    def collate(self, examples: list[dict]) -> dict[str, Tensor]:
+        """input_ids, attention_mask and labels, each [B, T]; labels[:, t] is the token that follows input_ids[:, t]."""
+        windows = [example["input_ids"] for example in examples]
+        return {
+            "input_ids": pad([window[:-1] for window in windows], 0),  # masked, and after all that is scored
+            "attention_mask": pad([[1] * (len(window) - 1) for window in windows], 0),
+            "labels": pad([window[1:] for window in windows], IGNORED),
+        }
+
+    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of each window's tokens after the first, [B], nats per token."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"])
+
+    def tiny_batch(self) -> dict[str, Tensor]:
+        return self.collate([{"input_ids": ids} for ids in random_ids([9, 6, 4, 2])])
+
+
+def load(request: Request) -> Autoregressive:
+    """The first windows of the data set's files, and the model."""
+    if request.dataset == "toy":
+        texts = source_files(request.seed)
+    else:
+        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key, fewest=1)
+        texts = [text for row in rows if (text := text_of(row)).strip()]
+    if request.model == "toy":
+        texts = list(islice(texts, request.dataset_size))
+        tokenizer = train_byte_tokenizer(texts[:200], request.max_length, framed=False)
+        network = toy_model(len(tokenizer), request.max_length, request.model_seed)
+    else:
+        network, tokenizer = load_pretrained(
+            request.model, "AutoModelForCausalLM", request.hf_key, request.model_seed
+        )
+    limit = min(request.max_length, getattr(network.config, "max_position_embeddings", request.max_length))
+    found = windows(tokenizer, texts, limit, cached=request.dataset != "toy")
+    examples = [{"input_ids": window} for window in islice(found, request.dataset_size)]
+    if len(examples) < request.dataset_size:
+        raise ValueError(too_few(request.dataset, len(examples), request.dataset_size).replace("rows", "windows"))
+    return Autoregressive(request.name, network, tokenizer, examples)
+
+
+def text_of(row: dict) -> str | None:
+    return row["content"] if "content" in row else row.get("text")
+
+
+def check_row(row: dict) -> None:
+    """Refuse a row without text; an empty file is no fault, it only gives no window."""
+    if not isinstance(text_of(row), str):
+        raise ValueError(f"field content (or text) is missing or no text; the row has {', '.join(row)}")
+
+
+def windows(tokenizer, texts: Iterable[str], length: int, cached: bool) -> Iterator[list[int]]:
+    """Consecutive pieces of at most `length` tokens of a text; a last piece of one token has no target; left out"""
+    texts = iter(texts)
+    while group := list(islice(texts, FILES_AT_ONCE)):
+        for encoding in encode(tokenizer, group, cached=cached):
+            ids = encoding["input_ids"]
+            for start in range(0, len(ids) - 1, length):
+                yield ids[start : start + length]
+
+
+def toy_model(vocabulary_size: int, max_length: int, seed: int):
+    """A GPT-Neo of about a third of a million parameters, one layer of global and one of local attention."""
+    from transformers import GPTNeoConfig, GPTNeoForCausalLM
+
+    config = GPTNeoConfig(
+        vocab_size=vocabulary_size, hidden_size=96, num_layers=2, num_heads=4, intermediate_size=192,
+        max_position_embeddings=max_length, attention_types=[[["global", "local"], 1]], window_size=32,
+        bos_token_id=0, eos_token_id=2, pad_token_id=1,
+    )  # fmt: skip
+    return fresh_model(GPTNeoForCausalLM, config, seed)

@@ -1,0 +1,101 @@
+"""What the classification tasks share: the loss, the held-out examples and the scores on them."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tasks.base import Task
+
+METRICS = ("accuracy", "matthews_correlation", "f1")
+
+
+class Classification(Task):
+    """A task with one label an example.
+
+    Attributes: evaluation, {"evaluation": examples, "test": examples}, which no training step sees; metric, one of
+    METRICS, reported beside the accuracy.
+    """
+
+    def __init__(
+        self, name, model, tokenizer, examples, evaluation: dict[str, Sequence[dict]], metric: str = "accuracy"
+    ):
+        super().__init__(name, model, tokenizer, examples)
+        self.evaluation, self.metric = evaluation, metric
+
+    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+        """Each example's cross-entropy, [B], nats."""
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        return F.cross_entropy(forward(**inputs).logits, batch["labels"], reduction="none")
+
+    @torch.no_grad()
+    def scores(self, model: torch.nn.Module, split: str, micro_batch_size: int = 32) -> dict[str, float]:
+        """metric -> value of `model` on a split of `evaluation`, each in [0, 1] (Matthews correlation: [-1, 1]).
+
+        The model's mode is given back as it was.
+        """
+        examples, device, mode = self.evaluation[split], next(model.parameters()).device, model.training
+        predicted, labels = [], []
+        model.eval()
+        try:
+            for start in range(0, len(examples), micro_batch_size):
+                group = [examples[i] for i in range(start, min(start + micro_batch_size, len(examples)))]
+                batch = {name: tensor.to(device) for name, tensor in self.collate(group).items()}
+                labels += batch.pop("labels").tolist()
+                predicted += model(**batch).logits.argmax(-1).tolist()
+        finally:
+            model.train(mode)
+        return {name: score(name, labels, predicted) for name in dict.fromkeys(["accuracy", self.metric])}
+
+
+def score(metric: str, labels: Sequence[int], predicted: Sequence[int]) -> float:
+    """F1 is of class 1 where there are two classes, and the mean over classes where there are more."""
+    from sklearn import metrics  # slow to import
+
+    if metric == "accuracy":
+        return float(metrics.accuracy_score(labels, predicted))
+    if metric == "matthews_correlation":
+        return float(metrics.matthews_corrcoef(labels, predicted))
+    average = "binary" if max(*labels, *predicted) < 2 else "macro"
+    return float(metrics.f1_score(labels, predicted, average=average, zero_division=0))
+
+
+class Parts(NamedTuple):
+    """Row numbers of a labelled data set; `test` is empty where another split of the data set is the test."""
+
+    train: list[int]
+    evaluation: list[int]
+    test: list[int]
+
+
+def partition(source: str, rows: int, size: int | None, share: float, seed: int | None, with_test: bool) -> Parts:
+    """Cut `rows` rows into training, evaluation and test.
+
+    Args:
+        size: training examples; None: as many as remain.
+        share: of the rows, for the evaluation, and again for the test if `with_test`.
+        seed: of the order in which they are taken; None keeps the file's: training first, then evaluation, then test.
+
+    Evaluation and test are at most as large as the training part. ValueError if there are too few rows.
+    """
+    order = (range(rows) if seed is None else np.random.default_rng(seed).permutation(rows)).__iter__()
+    order = [int(i) for i in order]
+    held_out = max(1, round(rows * share))
+    first_test = rows - held_out if with_test else rows
+    first_evaluation = first_test - held_out
+    size = first_evaluation if size is None else size
+    if not 0 < size <= first_evaluation:
+        raise ValueError(
+            f"{source} has {rows} rows, {max(first_evaluation, 0)} of them for training and the rest to evaluate on, "
+            f"fewer than the dataset size of {size}"
+            + (f"; --dataset_size {first_evaluation} would do" if first_evaluation > 0 else "")
+        )
+    return Parts(order[:size], order[first_evaluation:first_test][:size], order[first_test:][:size])
+
+
+def rows_for(size: int, share: float) -> int:
+    """How many rows leave `size` for training when `share` of all goes to the evaluation and as much to the test."""
+    return round(size / (1 - 2 * share)) + 4

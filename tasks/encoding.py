@@ -1,0 +1,38 @@
+"""Text to token ids, kept in the cache of `datasets` so that a second start is quick."""
+
+from collections.abc import Iterator, Sequence
+
+LAYOUT = 1  # raise it when `_encodings` changes: the cache knows this function by name, not by content
+
+
+def encode(tokenizer, *columns: Sequence[str], cached: bool, target: bool = False, max_length: int | None = None):
+    """Every text's (or pair of texts') model inputs, as a list of {"input_ids": [...], ...}.
+
+    Args:
+        columns: one sequence of texts, or two of the same length.
+        cached: keep the result, under a key of the texts, the tokenizer and these settings; pays on real data sets.
+        target: the texts are what a translation model writes.
+        max_length: longer ones are cut by the tokenizer, which keeps its end token; of a pair the longer text gives
+            way. None cuts nothing. A model's own limit counts too.
+    """
+    columns = tuple(tuple(column) for column in columns)
+    limit = None if max_length is None else min(max_length, tokenizer.model_max_length)
+    arguments = dict(tokenizer=tokenizer, columns=columns, target=target, limit=limit, layout=LAYOUT)
+    if not cached:
+        return list(_encodings(**arguments))
+    import datasets
+
+    if tokenizer.is_fast:  # its last call's settings are not part of the key
+        tokenizer.backend_tokenizer.no_truncation()
+    return datasets.Dataset.from_generator(_encodings, gen_kwargs=arguments).to_list()
+
+
+def _encodings(tokenizer, columns, target, limit, layout) -> Iterator[dict[str, list[int]]]:
+    options = dict(return_attention_mask=False, verbose=False)
+    if limit is not None:
+        options |= dict(truncation=True, max_length=limit)
+    for start in range(0, len(columns[0]), 1000):  # a thousand at a time bounds the memory
+        texts = [list(column[start : start + 1000]) for column in columns]
+        out = tokenizer(text_target=texts[0], **options) if target else tokenizer(*texts, **options)
+        for row in range(len(texts[0])):
+            yield {name: values[row] for name, values in out.items()}

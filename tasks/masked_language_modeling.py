@@ -1,0 +1,108 @@
+"""Filling in hidden words with an encoder: distilroberta-base on IMDb reviews as in the paper, or any rows {"text"}."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from tasks.architectures import fresh_model
+from tasks.base import IGNORED, TOY, Defaults, Request, Task, pad, random_ids, token_losses
+from tasks.data import load_rows, require_text
+from tasks.encoding import encode
+from tasks.pretrained import load_pretrained
+from tasks.python_library import docstrings
+from tasks.toy_tokenizer import train_byte_tokenizer
+
+MASKED_SHARE = 0.15  # of the tokens, drawn once for the whole run
+
+PAPER = Defaults(
+    dataset="stanfordnlp/imdb", model="distilbert/distilroberta-base", micro_batch_size=8, max_length=512,
+    algorithm_list="workshop",
+)  # fmt: skip
+TOY = replace(TOY, max_length=64)
+
+
+class MaskedLanguageModeling(Task):
+    """Examples {"input_ids", "labels"}: a text with its masks, and the hidden tokens at their places."""
+
+    def length(self, index: int) -> int:
+        return len(self.examples[index]["input_ids"])
+
+    def collate(self, examples: list[dict]) -> dict[str, Tensor]:
+        """input_ids, attention_mask and labels, each [B, T]."""
+        inputs = [example["input_ids"] for example in examples]
+        return {
+            "input_ids": pad(inputs, self.model.config.pad_token_id),
+            "attention_mask": pad([[1] * len(ids) for ids in inputs], 0),
+            "labels": pad([example["labels"] for example in examples], IGNORED),
+        }
+
+    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+        """Mean cross-entropy of each example's masked tokens, [B], nats per token."""
+        logits = forward(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # [B, T, V]
+        return token_losses(logits, batch["labels"])
+
+    def tiny_batch(self) -> dict[str, Tensor]:
+        ids, hidden = random_ids([9, 6, 4, 9]), [(1, 5), (0, 3), (2,), (0, 4, 7)]
+        labels = [[t if i in h else IGNORED for i, t in enumerate(row)] for row, h in zip(ids, hidden, strict=True)]
+        return self.collate([{"input_ids": i, "labels": t} for i, t in zip(ids, labels, strict=True)])
+
+
+def load(request: Request) -> MaskedLanguageModeling:
+    """The first texts of the data set, their masks, and the model."""
+    if request.dataset == "toy":
+        texts = docstrings(request.dataset_size, request.seed)
+    else:
+        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key)
+        texts = [row["text"] for row in rows]
+    if request.model == "toy":
+        tokenizer = train_byte_tokenizer(texts, request.max_length)
+        network = toy_model(tokenizer, request.max_length, request.model_seed)
+    else:
+        network, tokenizer = load_pretrained(
+            request.model, "AutoModelForMaskedLM", request.hf_key, request.model_seed
+        )
+    if tokenizer.mask_token is None:
+        raise ValueError(f"the tokenizer of {request.model} has no mask token; masked_language_modeling needs one")
+    encodings = encode(tokenizer, texts, cached=request.dataset != "toy", max_length=request.max_length)
+    examples = draw_masks(tokenizer, [encoding["input_ids"] for encoding in encodings], request.seed)
+    return MaskedLanguageModeling(request.name, network, tokenizer, examples)
+
+
+def check_row(row: dict) -> None:
+    require_text(row, "text")
+
+
+def draw_masks(tokenizer, rows: list[list[int]], seed: int) -> list[dict[str, list[int]]]:
+    """Each row with 15 % of its tokens, at least one, to be predicted: 8 of 10 of those behind the mask token, 1
+    replaced by a random token, 1 left as it is (BERT's rule, by transformers' collator). A row's draw depends
+    on the seed and its number alone.
+    """
+    from transformers import DataCollatorForLanguageModeling
+
+    collator = DataCollatorForLanguageModeling(tokenizer, mlm_probability=MASKED_SHARE)
+    examples = []
+    with torch.random.fork_rng(devices=[]):
+        for number, ids in enumerate(rows):
+            if all(tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)):
+                raise ValueError(f"row {number + 1} of the data has no token that can be masked")
+            torch.manual_seed((seed << 32) + number)
+            while True:
+                batch = collator([{"input_ids": ids}])
+                if (batch["labels"] != IGNORED).any():
+                    break
+            examples.append({"input_ids": batch["input_ids"][0].tolist(), "labels": batch["labels"][0].tolist()})
+    return examples
+
+
+def toy_model(tokenizer, max_length: int, seed: int):
+    """A RoBERTa of about half a million parameters."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    config = RobertaConfig(
+        vocab_size=len(tokenizer), hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192,
+        max_position_embeddings=max_length + 2, type_vocab_size=1, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return fresh_model(RobertaForMaskedLM, config, seed)

@@ -1,0 +1,38 @@
+"""Real text that every machine with Python has: the source files of its standard library, and their docstrings.
+
+It differs between Python versions, so results on it are comparable on one machine only."""
+
+import ast
+import random
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+OTHER_PEOPLES = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+
+
+def source_files(seed: int) -> Iterator[str]:
+    """The text of every module of the standard library that holds any, in an order drawn from `seed`."""
+    folder = Path(sysconfig.get_paths()["stdlib"])
+    paths = sorted(p for p in folder.rglob("*.py") if not OTHER_PEOPLES & set(p.relative_to(folder).parts))
+    if not paths:
+        raise ValueError(f"the toy data are Python's own source files, and {folder} holds none; give --dataset FILE")
+    random.Random(seed).shuffle(paths)
+    for path in paths:
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if text.strip():
+            yield text
+
+
+def docstrings(count: int, seed: int, fewest_words: int = 8) -> list[str]:
+    """`count` docstrings of the standard library, white space collapsed. ValueError if there are fewer."""
+    found = []
+    for text in source_files(seed):
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                words = (ast.get_docstring(node) or "").split()
+                if len(words) >= fewest_words:
+                    found.append(" ".join(words))
+        if len(found) >= count:
+            return found[:count]
+    raise ValueError(f"Python's library holds {len(found)} docstrings; --dataset_size {len(found)} would do")

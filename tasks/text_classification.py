@@ -1,0 +1,199 @@
+"""A label for a text or a pair of texts: IMDb reviews (Pan & Li), seven tasks of GLUE and SuperGLUE (Tomihari & Sato).
+
+Local files have the fields of the hub's data set, or {"text", "label"} for one text and {"sentence1", "sentence2",
+"label"} for a pair. The number of labels is that of the data."""
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from tasks.architectures import fresh_model
+from tasks.base import TOY, Defaults, Request, pad, random_ids
+from tasks.classification import Classification, partition, rows_for
+from tasks.data import check_rows, explained, load_splits, require_label, require_text
+from tasks.encoding import encode
+from tasks.hub import is_local
+from tasks.pretrained import load_pretrained
+from tasks.toy_data import reviews, sentence_pairs
+from tasks.toy_tokenizer import train_byte_tokenizer
+
+EVALUATION_SHARE = 0.1  # of the training split
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What distinguishes one of these tasks from the others."""
+
+    fields: tuple[str, ...]  # one text or two, as the hub's data set calls them
+    test_split: str = "validation"  # GLUE keeps the labels of its own test to itself
+    metric: str = "accuracy"
+    shuffle: bool = False  # where the file is sorted by label
+    toy_labels: int = 2
+
+    @property
+    def plain_fields(self) -> tuple[str, ...]:
+        return ("text",) if len(self.fields) == 1 else ("sentence1", "sentence2")
+
+
+SPECS = {
+    "binary_classification": Spec(("text",), test_split="test", shuffle=True),
+    "glue/rte": Spec(("sentence1", "sentence2")),
+    "glue/cola": Spec(("sentence",), metric="matthews_correlation"),
+    "glue/sst2": Spec(("sentence",)),
+    "glue/mrpc": Spec(("sentence1", "sentence2"), metric="f1"),
+    "super_glue/cb": Spec(("premise", "hypothesis"), metric="f1", toy_labels=3),
+    "super_glue/wic": Spec(("sentence1", "sentence2")),
+    "super_glue/boolq": Spec(("question", "passage")),
+}
+
+TOY = replace(TOY, max_length=64)
+IMDB = Defaults(
+    dataset="stanfordnlp/imdb", model="distilbert/distilbert-base-uncased", micro_batch_size=16, max_length=512,
+    algorithm_list="workshop",
+)  # fmt: skip
+
+
+def fine_tuning(dataset: str, batch_size: int = 32, sgd_lr: float = 0.1, adam_lr: float = 1e-5) -> Defaults:
+    """Tomihari & Sato's protocol on the whole training split. Their SGD has dampening 0; at the 0.9 of this project's
+    `--train_optimizer sgd` the same step takes ten times their learning rate for SGD with momentum."""
+    return Defaults(
+        dataset=dataset, model="FacebookAI/roberta-base", dataset_size=None, batch_size=batch_size, test_batch_size=256,
+        max_length=128, algorithm_list="workshop", learning_rates={"sgd": sgd_lr, "adam": adam_lr},
+    )  # fmt: skip
+
+
+DEFAULTS = {
+    "binary_classification": IMDB,
+    "glue/rte": fine_tuning("nyu-mll/glue:rte", batch_size=8, sgd_lr=0.01),
+    "glue/cola": fine_tuning("nyu-mll/glue:cola", sgd_lr=0.01),
+    "glue/sst2": fine_tuning("nyu-mll/glue:sst2"),
+    "glue/mrpc": fine_tuning("nyu-mll/glue:mrpc"),
+    "super_glue/cb": fine_tuning("aps/super_glue:cb", batch_size=8, adam_lr=1e-4),
+    "super_glue/wic": fine_tuning("aps/super_glue:wic", sgd_lr=0.01),
+    "super_glue/boolq": fine_tuning("aps/super_glue:boolq"),
+}
+
+
+class TextClassification(Classification):
+    """Examples {"input_ids", "label"}, with "token_type_ids" where the tokenizer gives them."""
+
+    def length(self, index: int) -> int:
+        return len(self.examples[index]["input_ids"])
+
+    def collate(self, examples: list[dict]) -> dict[str, Tensor]:
+        """input_ids, attention_mask (and token_type_ids) [B, T]; labels [B]."""
+        inputs = [example["input_ids"] for example in examples]
+        batch = {
+            "input_ids": pad(inputs, self.model.config.pad_token_id or 0),
+            "attention_mask": pad([[1] * len(ids) for ids in inputs], 0),
+            "labels": pad([[example["label"]] for example in examples], 0)[:, 0],
+        }
+        if "token_type_ids" in examples[0]:
+            batch["token_type_ids"] = pad([example["token_type_ids"] for example in examples], 0)
+        return batch
+
+    def tiny_batch(self) -> dict[str, Tensor]:
+        labels = self.model.config.num_labels
+        return self.collate([{"input_ids": ids, "label": i % labels} for i, ids in enumerate(random_ids([9, 6, 4, 2]))])
+
+
+def load(request: Request) -> TextClassification:
+    """Training examples, held-out examples and the model."""
+    spec = SPECS[request.name]
+    splits, num_labels = labelled_texts(request, spec)
+    texts = splits["train"][0]
+    if request.model == "toy":
+        tokenizer = train_byte_tokenizer((t for column in texts for t in column), request.max_length)
+        network = toy_model(tokenizer, request, num_labels)
+    else:
+        network, tokenizer = load_pretrained(
+            request.model, classifier_class, request.hf_key, request.model_seed, num_labels=num_labels
+        )
+    examples = {}
+    for split, (columns, labels) in splits.items():
+        cached = request.dataset != "toy"
+        encodings = encode(tokenizer, *columns, cached=cached, max_length=request.max_length)
+        examples[split] = [encoding | {"label": y} for encoding, y in zip(encodings, labels, strict=True)]
+    training = examples.pop("train")
+    return TextClassification(request.name, network, tokenizer, training, examples, spec.metric)
+
+
+def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[list[str]], list[int]]], int]:
+    """({"train" | "evaluation" | "test": (columns of texts, labels)}, number of labels)."""
+    source, fields = request.dataset, spec.fields
+    if source == "toy":
+        count = rows_for(request.dataset_size or TOY.dataset_size, EVALUATION_SHARE)
+        if len(fields) == 1:
+            rows, fields = reviews(count, request.seed), ("text",)
+        else:
+            rows, fields = sentence_pairs(count, request.seed, spec.toy_labels), ("sentence1", "sentence2")
+        own_test = []
+    else:
+        with explained(source):
+            splits = load_splits(source, request.hf_key)
+            rows = splits["train"].to_list()
+            own_test = [] if is_local(source) or spec.test_split not in splits else splits[spec.test_split].to_list()
+        fields = present_fields(source, rows[0], spec)
+        for part in (rows, own_test):
+            check_rows(source, part, lambda row: check_row(row, fields))
+    seed = request.seed if spec.shuffle else None
+    parts = partition(source, len(rows), request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test)
+    chosen = {name: [rows[i] for i in indices] for name, indices in parts._asdict().items()}
+    if own_test:
+        test = partition(source, len(own_test), None, 0, seed, with_test=False).train
+        chosen["test"] = [own_test[i] for i in test[: len(parts.train)]]
+    num_labels = max(2, 1 + max(row["label"] for row in [*rows, *own_test]))
+    columns = {
+        name: ([[text_of(row, field) for row in part] for field in fields], [row["label"] for row in part])
+        for name, part in chosen.items()
+    }
+    return columns, num_labels
+
+
+def present_fields(source: str, row: dict, spec: Spec) -> tuple[str, ...]:
+    """The task's own field names or the plain ones, whichever the data have."""
+    for fields in (spec.fields, spec.plain_fields):
+        if all(field in row for field in fields):
+            return fields
+    wanted = " or ".join(dict.fromkeys(", ".join(f) for f in (spec.fields, spec.plain_fields)))
+    raise ValueError(f"{source} has the fields {', '.join(row)}; wanted {wanted}, and label")
+
+
+def check_row(row: dict, fields: tuple[str, ...]) -> None:
+    for field in fields:
+        require_text(row, field)
+    require_label(row)
+
+
+def text_of(row: dict, field: str) -> str:
+    """A row's text; where a word's sense is asked for (WiC), the word goes before its first sentence."""
+    return f"{row['word']}: {row[field]}" if field == "sentence1" and row.get("word") else row[field]
+
+
+def classifier_class(config) -> type:
+    """The model class for a configuration: RoBERTa gets a linear head."""
+    import transformers
+
+    if config.model_type == "roberta":
+        from tasks.roberta_linear import RobertaWithLinearHead
+
+        return RobertaWithLinearHead
+    return transformers.AutoModelForSequenceClassification
+
+
+def toy_model(tokenizer, request: Request, num_labels: int):
+    """The architecture of the task's hub model, with about a third of a million parameters."""
+    from transformers import DistilBertConfig, DistilBertForSequenceClassification, RobertaConfig
+
+    common = dict(
+        vocab_size=len(tokenizer), max_position_embeddings=request.max_length + 2, num_labels=num_labels,
+        pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    if request.name == "binary_classification":
+        config = DistilBertConfig(**common, dim=96, n_layers=2, n_heads=4, hidden_dim=192)
+        return fresh_model(DistilBertForSequenceClassification, config, request.model_seed)
+    config = RobertaConfig(
+        **common, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, type_vocab_size=1,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    return fresh_model(classifier_class(config), config, request.model_seed)
