@@ -5,7 +5,8 @@
     python run_convergence.py --task machine_translation     # the paper's protocol on t5-small; wants a GPU
 
 For one seed all algorithms share the initial parameters, the examples of every batch and the dropout masks. Writes
-output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv), and figures/ drawn from them.
+output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv; and scores.csv, of a classification
+task), and figures/ drawn from them.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import torch
 
 from algorithm_list import ALGORITHM_LISTS
 from plotting import draw_all
-from results import Table, create_run_folder, format_table, write_config
+from results import Table, create_run_folder, format_table, read_table, write_config
 from settings import (
     Parser,
     add_machine_flags,
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 
 LOSSES = ["algorithm", "seed", "epoch", "iteration", "loss", "lr", "seconds"]
 SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss", "diverged"]
+SCORES = ["algorithm", "seed", "epoch", "split", "metric", "value"]
 TRIALS = ["algorithm", "lr", "final_loss", "diverged", "chosen"]
 HALF_DECADES = [0.1, 10**-0.5, 1.0, 10**0.5, 10.0]
 MOST_EXTENSIONS = 6
@@ -87,7 +89,7 @@ def make_parser() -> Parser:
 
 def resolve(settings: argparse.Namespace) -> None:
     """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
-    defaults = task_defaults(settings.task)
+    defaults = task_defaults(settings.task, settings.dataset, settings.model)
     fill_in(settings, defaults)
     settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
     if settings.only:
@@ -113,6 +115,7 @@ class Run:
     points: list[tuple]
     batches_per_epoch: int
     diverged: bool
+    scores: list[tuple]  # (epoch, split, metric, value) after every epoch, of tasks that have scores
 
     @property
     def final_loss(self) -> float:
@@ -140,13 +143,14 @@ class Start:
         self.forward = torch.compile(task.model) if settings.compile else None
 
     def train(self, row: Algorithm, seed: int, num_epochs: int, bar=None, folder: Path | None = None) -> Run:
-        """Train from the start; with `folder`, keep the model there every `num_epoch_to_save` epochs."""
+        """Train from the start; with `folder`, keep the model there every `num_epoch_to_save` epochs, and score it
+        after every epoch."""
         settings = self.settings
         self.task.model.load_state_dict(self.state)
         optimizer = row.build([p for p in self.task.model.parameters() if p.requires_grad])
         per_epoch = batches_per_epoch(len(self.task.examples), settings.batch_size)
         scheduler = make_scheduler(settings.lr_scheduler, optimizer, num_epochs * per_epoch, settings.warmup_ratio)
-        points, began = [], time.perf_counter()
+        points, scores, began = [], [], time.perf_counter()
         run = trajectory(
             self.task, optimizer, num_epochs=num_epochs, batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size, seed=seed, scheduler=scheduler,
@@ -157,21 +161,27 @@ class Start:
             for point in run:
                 seconds = round(time.perf_counter() - began, 3)
                 points.append((point.epoch, point.iteration, point.loss, point.learning_rate, seconds))
-                if point.batch == 1:
-                    self.keep_model(folder, point.epoch - 1)
+                if point.batch == 1 and point.epoch > 1:  # the step is not yet taken: the last epoch's parameters
+                    scores += self.end_epoch(point.epoch - 1, folder)
+                    began = time.perf_counter() - seconds  # training time only
                 if bar is not None:
                     bar.update()
         except FloatingPointError:
-            return Run(points, per_epoch, diverged=True)
-        self.keep_model(folder, num_epochs)
+            return Run(points, per_epoch, True, scores)
+        scores += self.end_epoch(num_epochs, folder)
         finite = all(torch.isfinite(p).all() for p in self.task.model.parameters())
-        return Run(points, per_epoch, diverged=not finite)
+        return Run(points, per_epoch, not finite, scores)
 
-
-    def keep_model(self, folder: Path | None, epochs_done: int) -> None:
+    def end_epoch(self, epoch: int, folder: Path | None) -> list[tuple]:
+        """Keep the model if it is due; its scores as (epoch, split, metric, value)."""
+        if folder is None:
+            return []
         every = self.settings.num_epoch_to_save
-        if folder and every and epochs_done and epochs_done % every == 0:
-            self.task.save_model(folder / f"epoch{epochs_done}")
+        if every and epoch % every == 0:
+            self.task.save_model(folder / f"epoch{epoch}")
+        task = self.task
+        found = {split: task.scores(task.model, split, self.settings.micro_batch_size) for split in task.evaluation}
+        return [(epoch, split, metric, value) for split in found for metric, value in found[split].items()]
 
 
 # ---- learning rates -------------------------------------------------------------------------------------------------
@@ -256,6 +266,7 @@ def summarise(label: str, row: Algorithm, runs: Sequence[Run], sgd_loss: float |
 def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
     """Train every row from every seed; returns the summary."""
     losses, summary = Table(folder / "losses.csv", LOSSES), Table(folder / "summary.csv", SUMMARY)
+    scores = Table(folder / "scores.csv", SCORES)
     if settings.tune_lr:
         tune_rows(first, settings, Table(folder / "tuned_learning_rates.csv", TRIALS))
     runs = defaultdict(list)
@@ -272,6 +283,10 @@ def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
                     losses.append(algorithm=label, seed=seed, epoch=epoch, iteration=iteration, loss=loss, lr=lr,
                                   seconds=seconds)  # fmt: skip
                 losses.save()
+                for epoch, split, metric, value in result.scores:
+                    scores.append(algorithm=label, seed=seed, epoch=epoch, split=split, metric=metric, value=value)
+                if scores.rows:
+                    scores.save()
                 if settings.save_model:
                     start.task.save_model(models)
                 steps, loss = len(result.points), f"loss {result.final_loss:.4g}"
@@ -283,6 +298,21 @@ def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
         summary.append(summarise(label, row, runs[label], statistics.fmean(sgd) if sgd else None))
     summary.save()
     return summary
+
+
+def final_scores(folder: Path, labels: Sequence[str]) -> str:
+    """A table of the last epoch's scores, mean over the seeds that trained to it; "" for a task without scores."""
+    path = folder / "scores.csv"
+    values = defaultdict(list)
+    for row in read_table(path) if path.exists() else []:
+        values[row["epoch"], row["algorithm"], f"{row['split']} {row['metric']}"].append(row["value"])
+    last = max((epoch for epoch, *_ in values), default=None)
+    columns = list(dict.fromkeys(column for *_, column in values))
+    rows = [
+        {"algorithm": a, **{c: statistics.fmean(values[last, a, c]) for c in columns if (last, a, c) in values}}
+        for a in labels
+    ]
+    return format_table(rows, ["algorithm", *columns]) if columns else ""
 
 
 def load(settings: argparse.Namespace, model_seed: int):
@@ -306,6 +336,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures = draw_all(folder)
     print("Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended")
     print(format_table(summary.rows, SUMMARY))
+    if table := final_scores(folder, settings.algorithms):
+        print(f"Scores after the last epoch (mean over seeds)\n{table}")
     print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")
     return 0
 

@@ -117,7 +117,7 @@ def make_parser() -> Parser:
 
 def resolve(settings: argparse.Namespace) -> argparse.Namespace:
     """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
-    defaults = task_defaults(settings.task)
+    defaults = task_defaults(settings.task, settings.dataset, settings.model)
     epochs_given = settings.num_epochs is not None and settings.test_epochs is None
     fill_in(settings, defaults)
     if epochs_given:

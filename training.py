@@ -3,9 +3,9 @@
     for point in trajectory(task, optimizer, num_epochs=20, batch_size=1024):
         ...                       # here the gradients of the batch are in place and the step is not yet taken
 
-Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks of
-a step on (seed, iteration). So nothing done between two steps can change the run, every algorithm sees the same data
-and the same masks, and a run can be taken up at any iteration.
+Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks and
+the augmentation of a step on (seed, iteration). So nothing done between two steps can change the run, every algorithm
+sees the same data and the same masks, and a run can be taken up at any iteration.
 """
 
 import math
@@ -40,16 +40,23 @@ def batches_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def micro_batches(
-    task, indices: Sequence[int], micro_batch_size: int, device: torch.device, dtype: torch.dtype | None = None
+    task,
+    indices: Sequence[int],
+    micro_batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    augmentation_seed: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """The examples in padded groups of at most `micro_batch_size`, neighbours in length together: little padding.
 
-    `dtype` replaces the type of floating-point inputs such as images.
+    `dtype` replaces the type of floating-point inputs such as images. With an `augmentation_seed` the examples are the
+    task's random variants of them, if it has any; None leaves every example as it is.
     """
     ordered = sorted(indices, key=task.length)
     for start in range(0, len(ordered), micro_batch_size):
         group = [task.examples[i] for i in ordered[start : start + micro_batch_size]]
-        yield _to_device(task.collate(group), device, dtype)
+        batch = task.collate(group) if augmentation_seed is None else task.training_collate(group, augmentation_seed)
+        yield _to_device(batch, device, dtype)
 
 
 def _to_device(batch: dict[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
@@ -92,11 +99,12 @@ def trajectory(
         for batch in range(1, batches_per_epoch(examples, batch_size) + 1):
             iteration += 1
             indices = order[(batch - 1) * batch_size : batch * batch_size].tolist()
-            torch.manual_seed((seed << 32) + iteration)
+            step_seed = (seed << 32) + iteration
+            torch.manual_seed(step_seed)
             model.train()
             optimizer.zero_grad(set_to_none=True)
             loss = torch.zeros((), dtype=torch.float64, device=device)
-            for inputs in micro_batches(task, indices, micro_batch_size, device):
+            for inputs in micro_batches(task, indices, micro_batch_size, device, augmentation_seed=step_seed):
                 with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
                     part = task.losses(forward or model, inputs).sum() / len(indices)
                 part.backward()

@@ -75,6 +75,8 @@ class Task:
     images: the image processor), and examples, a sequence of dicts indexed by ints.
     """
 
+    evaluation: dict[str, Sequence[dict]] = {}  # held-out examples by split, of tasks that have `scores`
+
     def __init__(self, name: str, model: nn.Module, tokenizer, examples: Sequence[dict]):
         self.name, self.model, self.tokenizer, self.examples = name, model, tokenizer, examples
 

@@ -175,9 +175,9 @@ def labelled_pictures(request: Request, spec: Spec):
 
 def toy_model(num_labels: int, seed: int):
     """(a ResNet of about thirty thousand parameters, its image processor for pictures of 32 by 32)."""
+    quiet_libraries()
     from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessor
 
-    quiet_libraries()
     config = ResNetConfig(
         embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic", num_labels=num_labels
     )
