@@ -1,5 +1,5 @@
-"""The other ways to v'Hv that benchmarks/sharpness.py measures. Each takes a problem and the directions it is timed on, and
-returns the curvatures of the mean loss; `problem` has loss_fn, params, batch, batches (the same examples in two) and model."""
+"""The other ways to v'Hv that benchmarks/sharpness.py measures. Each takes a problem and the directions it is timed on,
+and returns the curvatures of the mean loss. `problem` has model, logits, loss_fn, params and batch."""
 
 import torch
 from torch.autograd import grad
@@ -71,8 +71,9 @@ def curvlinops(problem, directions):
             return problem.logits(self.model, inputs).flatten(0, 1)
 
     parameters = dict(problem.model.named_parameters())
+    data = [(problem.batch, problem.batch["labels"].flatten())]
     hessian = HessianLinearOperator(
-        Logits(), torch.nn.CrossEntropyLoss(), list(parameters.values()), [(problem.batch, problem.batch["labels"].flatten())],
+        Logits(), torch.nn.CrossEntropyLoss(), list(parameters.values()), data,
         check_deterministic=False, batch_size_fn=lambda inputs: inputs["labels"].numel(),
     )  # fmt: skip
     matrix = torch.stack([torch.cat([v[n].flatten() for n in parameters]) for v in directions], dim=1)  # [P, K]

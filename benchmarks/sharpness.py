@@ -1,13 +1,14 @@
 """Time and memory of v'Hv along K directions on a T5: our route and every other, side by side.
 
-    pip install --no-deps curvlinops-for-pytorch einops einconv linear-operator   # one of the others; left out if missing
-    python benchmarks/sharpness.py                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes on 2 cores
-    python benchmarks/sharpness.py --size t5-small  # 60 M parameters, 8 examples of 64 tokens; about half an hour
+    pip install --no-deps curvlinops-for-pytorch einops einconv linear-operator   # one peer; left out where missing
+    python benchmarks/sharpness.py                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes
+    python benchmarks/sharpness.py --size t5-small  # 60 M parameters, 8 examples of 64 tokens; half an hour on 2 cores
 
 Prints one table and writes it to benchmarks/results/sharpness_<size>.csv. Times are per direction, everything included,
 in units of one inference-mode forward pass of the same examples, timed before and after each method; the methods take
-turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions, in
-units of one forward and backward pass (Linux only). Ours takes the examples in two micro-batches, the others in one."""
+turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions,
+in units of one forward and backward pass (Linux only). Ours takes the examples in two micro-batches, the others in one.
+On a shared machine use --threads 1: two threads that wait for each other magnify every disturbance."""
 
 import argparse
 import csv
