@@ -32,7 +32,7 @@ __all__ = ["NotTraceable", "curvatures_of_batch"]
 def curvatures_of_batch(
     loss_fn: LossFunction, params: Params, directions: list[Params], batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Value, slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
+    """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
 
     Memory beyond `params` and `directions` does not grow with their number: the values and adjoints that the rules read
     (about twice what a backward pass keeps), and the tangents of one direction, freed after their last use. Smaller
@@ -43,20 +43,19 @@ def curvatures_of_batch(
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the names, shapes and types of `params`.
 
-    Returns: sum of the losses []; d/ds of it along each direction [K]; d2/ds2 [K]. All float64.
+    Returns: the losses [B]; d/ds of their sum along each direction [K]; d2/ds2 [K]. The latter two in float64.
     Raises: NotTraceable, with the reason, if an operation cannot be followed; reverse-over-reverse may still serve.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), Tape(leaves) as tape:
         losses = loss_fn(leaves, batch)
-    total = losses.detach().sum(dtype=torch.float64)
     tape.finish(losses)
-    del losses  # and with it what is left of autograd's graph
-    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=total.device)
+    losses = losses.detach()  # lets go of what is left of autograd's graph
+    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
     with torch.no_grad():
         for k, direction in enumerate(directions):
             slopes[k], curvatures[k] = tape.push(direction)
-    return total, slopes, curvatures
+    return losses, slopes, curvatures
 
 
 class Slot:

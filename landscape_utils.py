@@ -12,6 +12,7 @@ Everything here takes a closure `loss_fn(params, batch) -> losses [B]`, the per-
 parameters together.
 """
 
+import logging
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from curvature_tape import NotTraceable, curvatures_of_batch
 from measuring import Batch, LossFunction, Params, differentiable_attention
 from torch_optimizer import Algorithm, DirectionOptimizer
+
+log = logging.getLogger(__name__)
 
 # ---- pseudo-updates ---------------------------------------------------------------------------------------------
 
@@ -143,19 +147,14 @@ def unit(direction: Params, like: Params | None = None) -> Params | None:
     return {n: (v.to(torch.promote_types(v.dtype, like[n].dtype)) / length).to(like[n]) for n, v in direction.items()}
 
 
-def _dot(a: Iterable[Tensor | None], b: Iterable[Tensor]) -> Tensor | float:
-    """Inner product over all tensors together, 0-d float64; None counts as zero."""
-    products = [torch.dot(x.flatten(), y.flatten()).double() for x, y in zip(a, b, strict=True) if x is not None]
-    return torch.stack(products).sum() if products else 0.0
-
-
 def directional_derivatives(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch], progress=iter
 ) -> list[DirectionalDerivatives]:
     """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
 
-    One graph of the gradient per micro-batch serves all directions; each direction costs one product H v,
-    differentiating that graph once more. H is never formed. Length of v cancels; its sign turns the slope only.
+    One forward and one backward pass per micro-batch serve all directions (`curvature_tape`, about three forward passes
+    more a direction); a model that it cannot follow is measured by `reverse_over_reverse`, which the log says once.
+    H is never formed. The length of v cancels; its sign turns the slope only.
 
     Args:
         loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).
@@ -165,47 +164,55 @@ def directional_derivatives(
         progress: wraps the iteration over `batches`, such as tqdm.
 
     Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
-    Raises: ValueError naming the first tensor whose name or shape differs.
+    Raises: ValueError naming the first tensor whose name or shape differs, or if there are no examples.
     """
     for direction in directions:
         _check_direction(params, direction)
-    units = [unit(direction, like=params) for direction in directions]
-    names = list(params)
-    device = next(iter(params.values())).device
-    examples, loss = 0, torch.zeros((), dtype=torch.float64, device=device)
-    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=device)
+    units = {k: u for k, v in enumerate(directions) if (u := unit(v, like=params)) is not None}
+    route = curvatures_of_batch
+    examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
     for batch in progress(batches):
-        point = {n: p.detach().requires_grad_() for n, p in params.items()}
-        with differentiable_attention():
-            losses = loss_fn(point, batch)
+        try:
+            found = route(loss_fn, params, list(units.values()), batch)
+        except NotTraceable as reason:
+            log.info("measuring by reverse-over-reverse, about half as fast: %s", reason)
+            route = reverse_over_reverse
+            found = route(loss_fn, params, list(units.values()), batch)
+        losses, slopes, curvatures = found
         examples += len(losses)
-        total = losses.sum()
-        loss += total.detach().double()
-        grads = torch.autograd.grad(total, list(point.values()), create_graph=True, materialize_grads=True)
-        curved = [i for i, g in enumerate(grads) if g.requires_grad]  # the others do not depend on the parameters
-        for k, u in enumerate(units):
-            if u is None:
-                continue
-            u = [u[n] for n in names]
-            slopes[k] += _dot([g.detach() for g in grads], u)
-            product = torch.autograd.grad(
-                [grads[i] for i in curved],
-                list(point.values()),
-                [u[i] for i in curved],
-                retain_graph=True,
-                allow_unused=True,
-            )
-            curvatures[k] += _dot(product, u)
-        del grads, losses, total  # free the graph before the next one is built
-    for k, u in enumerate(units):
-        if u is None:
-            slopes[k] = curvatures[k] = math.nan
+        sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
         raise ValueError("directional_derivatives got no examples: `batches` is empty")
-    return [
-        DirectionalDerivatives(loss.item() / examples, slope.item() / examples, curvature.item() / examples)
-        for slope, curvature in zip(slopes, curvatures, strict=True)
-    ]
+    loss, *rest = (sums / examples).tolist()
+    measured = dict(zip(units, zip(rest[: len(units)], rest[len(units) :], strict=True), strict=True))
+    return [DirectionalDerivatives(loss, *measured.get(k, (math.nan, math.nan))) for k in range(len(directions))]
+
+
+def reverse_over_reverse(
+    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """As `curvatures_of_batch`, for any model: the graph of the gradient is differentiated once more a direction."""
+    point = {n: p.detach().requires_grad_() for n, p in params.items()}
+    with differentiable_attention():
+        losses = loss_fn(point, batch)
+    grads = torch.autograd.grad(losses.sum(), list(point.values()), create_graph=True, materialize_grads=True)
+    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
+    for k, direction in enumerate(directions):
+        v = [direction[n] for n in point]
+        slopes[k] = _dot([g.detach() for g in grads], v)
+        curved = [(g, dx) for g, dx in zip(grads, v, strict=True) if g.requires_grad]  # the others are constant
+        if curved:
+            along, weights = zip(*curved, strict=True)
+            product = torch.autograd.grad(
+                along, list(point.values()), weights, retain_graph=True, materialize_grads=True
+            )  # H v
+            curvatures[k] = _dot(product, v)
+    return losses.detach(), slopes, curvatures
+
+
+def _dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
+    """Inner product over all tensors together, 0-d float64."""
+    return torch.stack([torch.dot(x.flatten(), y.flatten()).double() for x, y in zip(a, b, strict=True)]).sum()
 
 
 def _check_direction(params: Params, direction: Params) -> None:

@@ -4,7 +4,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
-def tiny_t5(dtype=torch.float64, seed=0):
+def tiny_t5(dtype=torch.float64, seed=0, spread=0.3):
     """(model in eval mode, per-example losses, batch of 5 padded examples); 1.5 thousand parameters."""
     from transformers import T5Config, T5ForConditionalGeneration
 
@@ -17,7 +17,7 @@ def tiny_t5(dtype=torch.float64, seed=0):
         model = T5ForConditionalGeneration(config).eval()
         with torch.no_grad():  # away from the initial ones and near-zeros, so that no derivative is trivially small
             for p in model.parameters():
-                p.add_(0.3 * torch.randn_like(p))
+                p.add_(spread * torch.randn_like(p))
         model.to(dtype)
         input_ids = torch.randint(2, 23, (5, 7))
         labels = torch.randint(2, 23, (5, 6))
