@@ -244,16 +244,13 @@ def check_sharpness(
 
 @torch.no_grad()
 def central_differences(
-    loss_fn: LossFunction, params: Params, direction: Params, batches: Sequence[Batch], distance: float | None = None
+    loss_fn: LossFunction, params: Params, direction: Params, batches: Sequence[Batch], h: float = 1e-3
 ) -> tuple[float, float]:
     """Slope and directional sharpness from loss values alone, at distances h and 2 h on both sides, extrapolated to
-    fourth order. A route without automatic differentiation; its error is of order h^4 + eps / h^2, so pass float64.
-
-    Args:
-        distance: h; None: a length that balances the two errors for losses of ordinary curvature.
+    fourth order. A route without automatic differentiation; its error is of order h^4 + eps / h^2: pass float64. A
+    network of ReLUs has kinks, which these differences see and v'Hv does not: then h must be so small that none is near.
     """
     u = unit(direction, like=params)
-    h = distance or 1e-3
     f = {
         i: mean_loss(loss_fn, {n: torch.add(p, u[n], alpha=i * h) for n, p in params.items()}, batches)
         for i in (-2, -1, 0, 1, 2)
