@@ -54,8 +54,42 @@ TOY = [
     Algorithm("normalized_sgd", lr=1e-3, **MOMENTUM, coordinate_clip=0.1),
 ]
 
+
+def gradient_heterogeneity(adam, rmsprop, sgd, sgd_momentum, sign_sgd, sign_sgd_momentum) -> list[Algorithm]:
+    """Tomihari & Sato's six optimizers at these learning rates. Momentum is m <- 0.9 m + g here. Signum's own average,
+    m <- 0.9 m + 0.1 g from zero, is a tenth of it at every step, so its signs are the same."""
+    return [
+        Algorithm("adam", lr=adam),
+        Algorithm("rmsprop", lr=rmsprop),
+        Algorithm("sgd", lr=sgd),
+        Algorithm("sgd", lr=sgd_momentum, momentum=0.9),
+        Algorithm("sign_sgd", lr=sign_sgd),
+        Algorithm("sign_sgd", lr=sign_sgd_momentum, momentum=0.9),
+    ]
+
+
+# Tomihari & Sato, arXiv:2502.00213, the learning rates of their code, for gradients clipped to norm 1 (the tasks'
+# --max_grad_norm). For roberta the schedule is linear; at others theirs are these but for sign_sgd with momentum on cb
+# (constant: 1e-6) and rte (cosine, linear_with_warmup: 1e-5). The first line is ours: small models from scratch.
+LEARNING_RATES = {
+    #                                              adam  rmsprop  sgd    +momentum  sign_sgd  +momentum
+    "gradient_heterogeneity":                     (1e-3, 1e-3,    0.1,   0.01,      1e-3,     1e-4),
+    "gradient_heterogeneity/roberta-boolq":       (1e-5, 1e-5,    0.1,   0.01,      1e-5,     1e-5),
+    "gradient_heterogeneity/roberta-mrpc":        (1e-5, 1e-5,    0.1,   0.01,      1e-5,     1e-5),
+    "gradient_heterogeneity/roberta-sst2":        (1e-5, 1e-5,    0.1,   0.01,      1e-5,     1e-5),
+    "gradient_heterogeneity/roberta-cb":          (1e-4, 1e-5,    0.1,   0.01,      1e-5,     1e-5),
+    "gradient_heterogeneity/roberta-cola":        (1e-5, 1e-5,    0.01,  0.001,     1e-4,     1e-5),
+    "gradient_heterogeneity/roberta-rte":         (1e-5, 1e-5,    0.01,  0.001,     1e-5,     1e-6),
+    "gradient_heterogeneity/roberta-wic":         (1e-5, 1e-5,    0.01,  0.001,     1e-5,     1e-5),
+    "gradient_heterogeneity/resnet18-flowers":    (1e-4, 1e-4,    0.1,   0.01,      1e-4,     1e-5),
+    "gradient_heterogeneity/resnet18-aircraft":   (1e-4, 1e-4,    0.1,   0.01,      1e-4,     1e-5),
+    "gradient_heterogeneity/vit-flowers":         (1e-5, 1e-5,    0.1,   0.01,      1e-4,     1e-5),
+    "gradient_heterogeneity/vit-aircraft":        (1e-5, 1e-5,    0.5,   0.01,      1e-5,     1e-5),
+}  # fmt: skip
+
 ALGORITHM_LISTS = {
     "workshop": WORKSHOP,
     "machine_translation": MACHINE_TRANSLATION,
     "toy": TOY,
+    **{name: gradient_heterogeneity(*rates) for name, rates in LEARNING_RATES.items()},
 }

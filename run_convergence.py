@@ -66,11 +66,13 @@ def make_parser() -> Parser:
     group.add_argument(
         "--seeds", type=seed_number, nargs="+", default=[0], help="a run each: order, dropout, new weights"
     )
-    group.add_argument("--lr_scheduler", choices=SCHEDULERS, default="constant")
+    group.add_argument("--lr_scheduler", choices=SCHEDULERS, help="learning rate over the updates")
     group.add_argument(
-        "--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates that warm up"
+        "--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates, or epochs, that warm up"
     )
-    group.add_argument("--max_grad_norm", type=positive_float, metavar="NORM", help="scale longer gradients down to it")
+    group.add_argument(
+        "--max_grad_norm", type=number(float, 0), metavar="NORM", help="scale longer gradients down to it; 0: never"
+    )
     group.add_argument(
         "--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: matrix products only (autocast)"
     )
@@ -149,12 +151,12 @@ class Start:
         self.task.model.load_state_dict(self.state)
         optimizer = row.build([p for p in self.task.model.parameters() if p.requires_grad])
         per_epoch = batches_per_epoch(len(self.task.examples), settings.batch_size)
-        scheduler = make_scheduler(settings.lr_scheduler, optimizer, num_epochs * per_epoch, settings.warmup_ratio)
+        scheduler = make_scheduler(settings.lr_scheduler, optimizer, num_epochs, per_epoch, settings.warmup_ratio)
         points, scores, began = [], [], time.perf_counter()
         run = trajectory(
             self.task, optimizer, num_epochs=num_epochs, batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size, seed=seed, scheduler=scheduler,
-            max_grad_norm=settings.max_grad_norm, forward=self.forward,
+            max_grad_norm=settings.max_grad_norm or None, forward=self.forward,
             autocast=torch.bfloat16 if settings.dtype == "bfloat16" else None,
         )  # fmt: skip
         try:

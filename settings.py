@@ -101,19 +101,21 @@ def device(text: str) -> torch.device:
 # ---- groups of flags ----------------------------------------------------------------------------------------------
 
 
-def add_task_flags(parser: Parser, tasks: Any, lists: Any) -> Any:
-    group = parser.add_argument_group("what is trained (a flag left out takes the task's default)")
+def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "trained") -> Any:
+    """`lists`: the algorithm lists to choose from, for a script that takes one. `deed`: what is done with the task."""
+    group = parser.add_argument_group(f"what is {deed} (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
     group.add_argument("--dataset", help="hub id, local file in the same schema, or 'toy'")
     group.add_argument("--model", help="hub id, folder of a saved model, or 'toy': the architecture, small and new")
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
     group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target")
     group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
-    group.add_argument(
-        "--algorithm_list",
-        type=one_of("algorithm list", lists),
-        help="list of algorithm_list.py: " + ", ".join(lists),
-    )
+    if lists is not None:
+        group.add_argument(
+            "--algorithm_list",
+            type=one_of("algorithm list", lists),
+            help="list of algorithm_list.py: " + ", ".join(lists),
+        )
     return group
 
 
@@ -124,6 +126,7 @@ def add_training_flags(parser: Parser) -> Any:
     group.add_argument(
         "--micro_batch_size", type=positive_int, metavar="N", help="examples held at once; changes no result"
     )
+    group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
     return group
 
 
@@ -132,7 +135,6 @@ def add_machine_flags(parser: Parser) -> Any:
     group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if any")
     group.add_argument("--output_dir", metavar="FOLDER", help="where the results go; by default a name under output/")
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
-    group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
     group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
     return group
 

@@ -36,6 +36,8 @@ class Defaults:
     num_sample_sharpness: int = 5  # measured iterations in each test epoch
     algorithm_list: str = "machine_translation"
     learning_rates: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-3, "adam": 1e-4})
+    lr_scheduler: str = "constant"  # one of training.SCHEDULERS, in run_convergence.py
+    max_grad_norm: float = 0.0  # longer gradients are scaled down to it there; 0: never
     max_length: int = 128  # tokens, of the input and of the target each
 
 

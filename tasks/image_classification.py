@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request
-from tasks.classification import Classification, partition, rows_for
+from tasks.classification import Classification, partition, rows_for, shuffled
 from tasks.data import explained, load_splits, require_label
 from tasks.hub import is_local, quiet_libraries
 from tasks.pretrained import load_pretrained
@@ -38,14 +38,16 @@ CIFAR = Defaults(
 )  # fmt: skip
 FLOWERS = Defaults(
     dataset="dpdl-benchmark/oxford_flowers102", model="microsoft/resnet-18", dataset_size=None, batch_size=32,
-    test_batch_size=256, num_epochs=50, test_epochs=(2, 5, 10, 20, 50), algorithm_list="workshop",
-    learning_rates={"sgd": 0.1, "adam": 1e-4},
+    test_batch_size=256, num_epochs=50, test_epochs=(2, 5, 10, 20, 50),
+    algorithm_list="gradient_heterogeneity/resnet18-flowers", learning_rates={"sgd": 0.1, "adam": 1e-4},
+    lr_scheduler="epoch_warmup", max_grad_norm=1.0,
 )  # fmt: skip
 DEFAULTS = {
     "image_classification": CIFAR,
     "flowers102": FLOWERS,
     "aircraft": replace(
-        FLOWERS, dataset="Donghyun99/FGVC-Aircraft", num_epochs=100, test_epochs=(2, 5, 10, 20, 50, 100)
+        FLOWERS, dataset="Donghyun99/FGVC-Aircraft", num_epochs=100, test_epochs=(2, 5, 10, 20, 50, 100),
+        algorithm_list="gradient_heterogeneity/resnet18-aircraft",
     ),
 }
 
@@ -129,8 +131,7 @@ def load(request: Request) -> ImageClassification:
     splits = {name: Pictures(rows, indices, field) for name, indices in parts._asdict().items()}
     labels = [set(rows["label"] if request.dataset != "toy" else (row["label"] for row in rows))]
     if own_test is not None:
-        chosen = np.random.default_rng(request.seed).permutation(len(own_test))[: len(parts.train)].tolist()
-        splits["test"] = Pictures(own_test, chosen, field)
+        splits["test"] = Pictures(own_test, shuffled(len(own_test), request.seed)[: len(parts.train)], field)
         labels.append(set(own_test["label"]))
     num_labels = max(2, 1 + max(set.union(*labels)))
     if request.model == "toy":

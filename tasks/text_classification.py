@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request, pad, random_ids
-from tasks.classification import Classification, partition, rows_for
+from tasks.classification import Classification, partition, rows_for, shuffled
 from tasks.data import check_rows, explained, load_splits, require_label, require_text
 from tasks.encoding import encode
 from tasks.hub import is_local
@@ -54,11 +54,13 @@ IMDB = Defaults(
 
 
 def fine_tuning(dataset: str, batch_size: int = 32, sgd_lr: float = 0.1, adam_lr: float = 1e-5) -> Defaults:
-    """Tomihari & Sato's protocol on the whole training split. Their SGD has dampening 0; at the 0.9 of this project's
-    `--train_optimizer sgd` the same step takes ten times their learning rate for SGD with momentum."""
+    """Tomihari & Sato's protocol on the whole training split of a hub data set "owner/name:task". Their SGD has
+    dampening 0; at the 0.9 of this project's `--train_optimizer sgd` the same step takes ten times their learning rate
+    for SGD with momentum."""
     return Defaults(
         dataset=dataset, model="FacebookAI/roberta-base", dataset_size=None, batch_size=batch_size, test_batch_size=256,
-        max_length=128, algorithm_list="workshop", learning_rates={"sgd": sgd_lr, "adam": adam_lr},
+        max_length=128, algorithm_list="gradient_heterogeneity/roberta-" + dataset.split(":")[1],
+        learning_rates={"sgd": sgd_lr, "adam": adam_lr}, lr_scheduler="linear", max_grad_norm=1.0,
     )  # fmt: skip
 
 
@@ -140,8 +142,7 @@ def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[l
     parts = partition(source, len(rows), request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test)
     chosen = {name: [rows[i] for i in indices] for name, indices in parts._asdict().items()}
     if own_test:
-        test = partition(source, len(own_test), None, 0, seed, with_test=False).train
-        chosen["test"] = [own_test[i] for i in test[: len(parts.train)]]
+        chosen["test"] = [own_test[i] for i in shuffled(len(own_test), seed)[: len(parts.train)]]
     num_labels = max(2, 1 + max(row["label"] for row in [*rows, *own_test]))
     columns = {
         name: ([[text_of(row, field) for row in part] for field in fields], [row["label"] for row in part])

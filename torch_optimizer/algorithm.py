@@ -92,8 +92,9 @@ class Algorithm:
 
 
 def labelled(rows: Sequence[Algorithm]) -> dict[str, Algorithm]:
-    """label -> row. A label is the optimizer's name and its clipping, "sgd, coordinate_clip=0.1"; only where that is not
-    enough, also the options in which the rows of that label differ. Expects rows that differ (see `check_rows`)."""
+    """label -> row. A label is the optimizer's name and its clipping, "sgd, coordinate_clip=0.1"; where that is not
+    enough, also as few other options as tell its rows apart, the learning rate only if it must: "sgd" and
+    "sgd, momentum=0.9". Expects rows that differ (see `check_rows`)."""
 
     def text(row: Algorithm, options: Iterable[str]) -> str:
         return ", ".join([row.name] + [f"{o}={v}" for o, v in row.options.items() if o in options and v is not None])
@@ -104,8 +105,13 @@ def labelled(rows: Sequence[Algorithm]) -> dict[str, Algorithm]:
     labels = {}
     for row in rows:
         twins = same[text(row, CLIPPING_OPTIONS)]
-        differing = {o for twin in twins for o in twin.options if len({repr(t.options.get(o)) for t in twins}) > 1}
-        labels[text(row, {*CLIPPING_OPTIONS, *differing})] = row
+        shown = [o for twin in twins for o in twin.options if len({repr(t.options.get(o)) for t in twins}) > 1]
+        shown = list(dict.fromkeys(shown))
+        for option in sorted(shown, key=lambda o: (o != "lr", -shown.index(o))):
+            fewer = {*CLIPPING_OPTIONS, *shown} - {option}
+            if len({text(twin, fewer) for twin in twins}) == len(twins):
+                shown.remove(option)
+        labels[text(row, {*CLIPPING_OPTIONS, *shown})] = row
     return labels
 
 
