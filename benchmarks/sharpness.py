@@ -8,7 +8,7 @@ Prints one table and writes it to benchmarks/results/sharpness_<size>.csv. Times
 in units of one inference-mode forward pass of the same examples, timed before and after each method; the methods take
 turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions,
 in units of one forward and backward pass (Linux only). Ours takes the examples in two micro-batches, the others in one.
-On a shared machine use --threads 1: two threads that wait for each other magnify every disturbance."""
+On a shared machine use --threads 1, where CPU time is measured instead of wall time."""
 
 import argparse
 import csv
@@ -99,9 +99,10 @@ METHODS = {"ours": (ours, None), **PEERS}
 
 
 def seconds(method, *args):
-    start = time.perf_counter()
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
     result = method(*args)
-    return time.perf_counter() - start, result
+    return clock() - start, result
 
 
 def measure_round(problem: Problem, names: list[str]) -> list[dict]:
