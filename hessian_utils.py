@@ -67,9 +67,9 @@ def block_curvatures(
     spent on the tensor at hand.
 
     Args:
-        loss_fn: (params, batch) -> losses [B]. Deterministic (no dropout) and twice differentiable: fused attention
-            kernels are not, so attention goes through `sdpa_kernel(SDPBackend.MATH)` or eager code.
-            `measuring.measuring` sees to both; with `keep_graphs` False the loop over the result belongs inside it too.
+        loss_fn: (params, batch) -> losses [B]. Deterministic (no dropout: `measuring.measuring`) and twice
+            differentiable: fused attention kernels are not (`measuring.differentiable_attention`). With `keep_graphs`
+            False the loop over the result belongs inside these contexts too.
         params: name -> tensor. Not modified, nor are their `.grad`s.
         batches: the micro-batches of one batch; their sizes may differ.
         names: the tensors to measure, in this order; None measures all.

@@ -13,7 +13,7 @@ What becomes of values at the edge, in one place:
     not finite              the block is left out of everything
     nothing to compare      (all zero, all equal, too few blocks) the measure is NaN, never an arbitrary 0 or 1
 
-A block that vanishes but for rounding (hessian_utils says so by a residual above the value) is better given as 0."""
+A block that vanishes but for rounding is better given as 0: see `resolved`."""
 
 import math
 import re
@@ -24,6 +24,12 @@ import numpy as np
 
 CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 1000
+
+
+def resolved(eigenvalue: float, residual: float, converged: bool) -> float:
+    """An eigenvalue for the statistics: 0 where it did not converge and its residual does not tell it from 0, as in a
+    block that vanishes but for rounding (`hessian_utils.block_curvatures`)."""
+    return 0.0 if not converged and abs(eigenvalue) <= residual else eigenvalue
 
 
 # ---- inequality --------------------------------------------------------------------------------------------------
@@ -125,26 +131,31 @@ def _bootstrapped(statistic: Callable, x: np.ndarray, y: np.ndarray, seed: int) 
     if len(x) < 3:
         return Correlation(math.nan, math.nan, math.nan, len(x))
     draws = np.random.default_rng(seed).integers(len(x), size=(RESAMPLES, len(x)))
-    resampled = np.array([statistic(x[i], y[i]) for i in draws])
+    resampled = statistic(x[draws], y[draws])
     resampled = resampled[np.isfinite(resampled)]  # a resample of one value repeated has no correlation
     if len(resampled) == 0:
         return Correlation(math.nan, math.nan, math.nan, len(x))
     low, high = np.quantile(resampled, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Correlation(statistic(x, y), float(low), float(high), len(x))
+    return Correlation(float(statistic(x, y)), float(low), float(high), len(x))
 
 
-def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    if np.ptp(x) == 0 or np.ptp(y) == 0:
-        return math.nan
-    dx, dy = x - x.mean(), y - y.mean()
-    return float(np.clip(dx @ dy / math.sqrt((dx @ dx) * (dy @ dy)), -1, 1))
+def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of each row of x and y [..., n]; NaN where either is constant."""
+    dx, dy = (a - a.mean(-1, keepdims=True) for a in (x, y))
+    varies = (np.ptp(x, -1) > 0) & (np.ptp(y, -1) > 0)
+    with np.errstate(invalid="ignore"):
+        r = (dx * dy).sum(-1) / np.sqrt((dx**2).sum(-1) * (dy**2).sum(-1))
+    return np.where(varies, np.clip(r, -1, 1), math.nan)
 
 
 def _ranks(x: np.ndarray) -> np.ndarray:
-    """Ranks 1..n; equal values get the mean of the ranks they fill."""
-    _, inverse, counts = np.unique(x, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    """Ranks 1..n within each row of x [..., n]; equal values get the mean of the ranks they fill."""
+    values, codes = np.unique(x, return_inverse=True)
+    codes = codes.reshape(-1, x.shape[-1])  # [rows, n]
+    cells = codes + len(values) * np.arange(len(codes))[:, None]
+    counts = np.bincount(cells.ravel(), minlength=len(codes) * len(values)).reshape(len(codes), len(values))
+    means = np.cumsum(counts, axis=1) - (counts - 1) / 2  # [rows, values]
+    return np.take_along_axis(means, codes, axis=1).reshape(x.shape)
 
 
 def _check_same_length(*columns: np.ndarray) -> None:

@@ -19,7 +19,7 @@ from transformers import (
 
 import hessian_utils
 from hessian_utils import block_curvatures, extreme_eigenvalues
-from measuring import functional_loss, measuring, trainable_parameters
+from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
 
 SMALL = dict(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
 VOCABULARY, PIXELS = 7, 8
@@ -104,7 +104,7 @@ def measured(architecture):
     generator = torch.Generator().manual_seed(1)
     batches = [random_batch(architecture, size, generator) for size in (3, 1)]
     loss_fn, params = functional_loss(model, cross_entropies), trainable_parameters(model)
-    with measuring(model):
+    with measuring(model), differentiable_attention():
         blocks = list(block_curvatures(loss_fn, params, batches, tolerance=1e-7, max_iterations=200))
         dense = {name: dense_block(loss_fn, params, batches, name) for name in params}
     return blocks, dense

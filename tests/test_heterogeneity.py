@@ -1,9 +1,11 @@
 """Every measure by hand; names of blocks on real models of transformers."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from transformers import (
     BertConfig,
@@ -35,6 +37,7 @@ from heterogeneity import (
     layer_of,
     log_log_pearson,
     lorenz_curve,
+    resolved,
     spearman,
 )
 
@@ -149,6 +152,17 @@ def test_bootstrap_interval_covers_the_true_correlation_about_as_often_as_it_say
     assert 34 <= covered <= 40
 
 
+def test_bootstrap_resamples_pairs_as_scipy_correlates_them():
+    x, y = np.array([1.0, 2.0, 2.0, 3.0, 9.0, 4.0]), np.array([0.5, -1.0, 3.0, 3.0, 2.0, 8.0])
+    draws = np.random.default_rng(3).integers(6, size=(1000, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a resample of one value repeated
+        expected = [scipy.stats.spearmanr(x[i], y[i]).statistic for i in draws]
+    low, high = np.nanquantile(expected, [0.025, 0.975])
+    found = spearman(x, y, seed=3)
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
 def test_columns_of_unequal_length_are_refused():
     with pytest.raises(ValueError, match=r"columns of lengths \[2, 3\]"):
         spearman([1.0, 2.0], [1.0, 2.0, 3.0])
@@ -243,6 +257,14 @@ def test_row_of_measures_by_hand():
     assert row["complexity_sign"] == pytest.approx((90 + 2 - 4) / 14)
     assert row["spearman"] == pytest.approx(1.0)
     assert row["log_log_blocks"] == 2
+
+
+@pytest.mark.parametrize(
+    ("eigenvalue", "residual", "converged", "expected"),
+    [(1e-9, 1e-7, False, 0.0), (-1e-9, 1e-7, False, 0.0), (1.0, 0.3, False, 1.0), (1e-9, 1e-12, True, 1e-9)],
+)
+def test_an_unconverged_eigenvalue_within_its_residual_counts_as_zero(eigenvalue, residual, converged, expected):
+    assert resolved(eigenvalue, residual, converged) == expected
 
 
 def test_blocks_that_are_not_finite_are_left_out():
