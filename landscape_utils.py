@@ -248,7 +248,7 @@ def central_differences(
 ) -> tuple[float, float]:
     """Slope and directional sharpness from loss values alone, at distances h and 2 h on both sides, extrapolated to
     fourth order. A route without automatic differentiation; its error is of order h^4 + eps / h^2: pass float64. A
-    network of ReLUs has kinks, which these differences see and v'Hv does not: then h must be so small that none is near.
+    network of ReLUs has kinks, seen by these differences and not by v'Hv: h must be so small that none is near.
     """
     u = unit(direction, like=params)
     f = {

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +75,25 @@ def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor
     return loss_fn
 
 
-def trainable_parameters(model: nn.Module, dtype: torch.dtype | None = None) -> Params:
-    """name -> tensor of what the optimizers move: detached, sharing memory with the model unless `dtype` differs."""
-    return {name: p.detach().to(dtype or p.dtype) for name, p in model.named_parameters() if p.requires_grad}
+def trainable_parameters(model: nn.Module) -> Params:
+    """name -> tensor of what the optimizers move: detached, sharing memory with the model."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+@dataclass
+class Objective:
+    """The loss on a batch at the parameters of `model`, as the measurements take it."""
+
+    model: nn.Module
+    loss_fn: LossFunction
+    params: Params
+    batches: list[Batch]
+
+
+def objective_at(
+    model: nn.Module, losses: Callable[[Callable, Batch], Tensor], batches: list[Batch], dtype: torch.dtype
+) -> Objective:
+    """The objective at the model's present parameters; in another number type on a copy, buffers included."""
+    if dtype != torch.float32:
+        model = deepcopy(model).to(dtype)
+    return Objective(model, functional_loss(model, losses), trainable_parameters(model), batches)

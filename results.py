@@ -37,6 +37,10 @@ SECRET_SETTINGS = ("hf_key",)
 NUMBER = re.compile(r"[+-]?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?")
 
 
+class CannotWrite(ValueError):
+    """The system refused to write a result (disk full, no permission, ...); the message is one line."""
+
+
 # ---- files and folders -------------------------------------------------------------------------------------
 
 def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> Path:
@@ -47,7 +51,7 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
         content: text (stored as UTF-8), bytes, or a function that writes into the binary file given to
             it, for what would be large in memory: `write_whole(path, lambda file: torch.save(state, file))`.
     Returns: the path.
-    Raises: ValueError, in one line, when the system refuses (no permission, disk full, ...).
+    Raises: CannotWrite, in one line, when the system refuses (no permission, disk full, ...).
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename stays on one disk
@@ -62,7 +66,7 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         if temporary.is_file():  # only after an error or an interrupt
             temporary.unlink()

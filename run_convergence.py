@@ -24,7 +24,7 @@ import torch
 
 from algorithm_list import ALGORITHM_LISTS
 from plotting import draw_all
-from results import Table, create_run_folder, format_table, read_table, write_config
+from results import CannotWrite, Table, create_run_folder, format_table, read_table, write_config
 from settings import (
     Parser,
     add_machine_flags,
@@ -334,7 +334,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         task = load(settings, settings.seeds[0])
         folder = create_run_folder(settings.output_dir, settings.overwrite)
         write_config(folder, recorded(settings), described(settings.algorithms))
-    summary = run(settings, Start(task, settings), folder)
+    try:
+        summary = run(settings, Start(task, settings), folder)
+    except CannotWrite as error:
+        log.error("stopped: %s; what was trained before is in %s", error, folder)
+        return 1
     figures = draw_all(folder)
     print("Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended")
     print(format_table(summary.rows, SUMMARY))

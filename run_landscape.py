@@ -17,31 +17,22 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 from algorithm_list import ALGORITHM_LISTS
 from landscape_utils import (
     DirectionalDerivatives,
     PseudoUpdates,
-    central_differences,
-    check_sharpness,
     directional_derivatives,
     mean_loss,
     norm,
-    reverse_over_reverse,
     scan_loss,
     scan_spacing,
-    unit,
     update_histogram,
 )
-from measuring import LossFunction, Params, functional_loss, measuring, trainable_parameters
+from measuring import Objective, Params, measuring, objective_at
 from plotting import draw_all
-from results import Table, create_run_folder, format_table, read_table, write_config
+from results import CannotWrite, Table, create_run_folder, format_table, read_table, write_config
 from settings import (
     DTYPES,
     Parser,
@@ -51,6 +42,7 @@ from settings import (
     answering_input_errors,
     default_output,
     described,
+    device,
     fill_in,
     one_of,
     positive_float,
@@ -61,6 +53,7 @@ from settings import (
     seed_number,
     start_logging,
 )
+from sharpness_check import check_at_point, check_on_tiny_model
 from tasks import TASKS, load_task, task_defaults
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.algorithm import choose_list
@@ -113,7 +106,9 @@ def make_parser() -> Parser:
         "--dtype", choices=DTYPES, default="float32", help="number type of the measurement; training is in float32"
     )
     group = add_machine_flags(parser)
-    group.add_argument("--optimizer_device", help="where the pseudo-updates' states live; by default beside the model")
+    group.add_argument(
+        "--optimizer_device", type=device, help="where the pseudo-updates' states live; by default beside the model"
+    )
     return parser
 
 
@@ -121,9 +116,15 @@ def resolve(settings: argparse.Namespace) -> argparse.Namespace:
     """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
     defaults = task_defaults(settings.task, settings.dataset, settings.model)
     epochs_given = settings.num_epochs is not None and settings.test_epochs is None
+    size_given = settings.test_batch_size is not None
     fill_in(settings, defaults)
     if epochs_given:
         settings.test_epochs = [e for e in defaults.test_epochs if e <= settings.num_epochs] or [settings.num_epochs]
+    if not size_given:
+        settings.test_batch_size = min(settings.test_batch_size, settings.dataset_size)
+    elif settings.test_batch_size > settings.dataset_size:
+        size = settings.dataset_size
+        raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {size} examples")
     late = [e for e in settings.test_epochs if e > settings.num_epochs]
     if late:
         raise ValueError(f"--test_epochs {late[0]} is after the last epoch, --num_epochs {settings.num_epochs}")
@@ -152,78 +153,82 @@ def training_row(settings: argparse.Namespace) -> Algorithm:
     return Algorithm(settings.train_optimizer, **options)
 
 
-# ---- measuring at one point -----------------------------------------------------------------------------------------
+# ---- measuring at one point ----------------------------------------------------------------------------------
 
 
-@dataclass
-class Objective:
-    """The loss on the test batch at the model's present parameters, in the number type of the measurement."""
+class Recorder:
+    """Measures at points of the trajectory and adds the rows to the tables."""
 
-    model: nn.Module
-    loss_fn: LossFunction
-    params: Params
-    batches: list[dict[str, Tensor]]
+    def __init__(self, settings: argparse.Namespace, folder: Path):
+        self.settings, self.algorithms = settings, settings.algorithms
+        self.tables = {name: Table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
+        plain = [label for label, row in self.algorithms.items() if row.name == "sgd" and not row.is_clipped]
+        self.reference = plain[0] if plain else None
+        if self.reference is None:
+            log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
+        self.warned = set()
 
-
-def objective_at(task, batches: list[dict[str, Tensor]], dtype: torch.dtype) -> Objective:
-    model = task.model if dtype == torch.float32 else deepcopy(task.model).to(dtype)  # buffers and frozen tensors too
-    return Objective(model, functional_loss(model, task.losses), trainable_parameters(model), batches)
-
-
-def measure_point(point: Point, directions: dict[str, Params], objective: Objective, scan: bool, settings, tables):
-    """Add this point's rows to the tables."""
-    at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-    bar = progress(objective.batches, desc="sharpness", leave=False)
-    found = directional_derivatives(
-        objective.loss_fn, objective.params, list(directions.values()), objective.batches, progress=lambda _: bar
-    )
-    derivatives = dict(zip(directions, found, strict=True))
-    plain = next((k for k, row in settings.algorithms.items() if row.name == "sgd" and not row.is_clipped), None)
-    reference = abs(derivatives[plain].sharpness) if plain else math.nan
-    if not settings.skip_sharpness:
+    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, scan: bool) -> None:
+        """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
+        at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
+        found = directional_derivatives(
+            objective.loss_fn, objective.params, list(directions.values()), objective.batches,
+            progress=lambda batches: progress(batches, desc="sharpness", leave=False),
+        )  # fmt: skip
+        derivatives = dict(zip(directions, found, strict=True))
         for label, d in derivatives.items():
-            tables["sharpness"].append(
+            if math.isnan(d.slope) and label not in self.warned:
+                self.warned.add(label)
+                where = f"epoch {point.epoch}, batch {point.batch}"
+                log.warning("%s: its step is zero or not finite in %s; such cells stay empty (said once)", label, where)
+        if not self.settings.skip_sharpness:
+            self.add_sharpness(at, directions, derivatives)
+        if scan:
+            self.add_scans(at, directions, derivatives, objective)
+
+    def add_sharpness(self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives]) -> None:
+        reference = abs(derivatives[self.reference].sharpness) if self.reference else math.nan
+        for label, d in derivatives.items():
+            self.tables["sharpness"].append(
                 **at, algorithm=label, loss=d.loss, slope=d.slope, sharpness=d.sharpness,
                 ratio=d.sharpness / reference if reference else math.nan,
                 step_norm=norm(directions[label]),
                 step_max=max(v.abs().max().item() for v in directions[label].values() if v.numel()),
                 best_distance=d.best_distance, predicted_decrease=d.predicted_decrease,
             )  # fmt: skip
-            warn_once_if_unmeasured(label, d, point)
-    if scan:
-        scan_point(at, directions, derivatives, objective, settings, tables)
 
+    def add_scans(self, at: dict, directions: dict, derivatives: dict, objective: Objective) -> None:
+        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
+        for label, direction in progress(directions.items(), desc="scans", leave=False):
+            d = derivatives[label]
+            if math.isnan(d.slope):
+                continue
+            for low, high, count in update_histogram(direction):
+                self.tables["histogram"].append(**at, algorithm=label, bin_low=low, bin_high=high, count=count)
+            points = scan_loss(
+                objective.loss_fn, objective.params, direction, objective.batches, start_loss=start_loss,
+                spacing=self.algorithms[label].step_size or scan_spacing(d, objective.params), refine=d.slope < 0,
+            )  # fmt: skip
+            if not points[1][1] <= start_loss:
+                log.info("%s: uphill in epoch %d, batch %d", label, at["epoch"], at["batch"])
+            for distance, loss in points:
+                self.tables["scan"].append(**at, algorithm=label, distance=distance, loss=loss)
 
-WARNED = set()
+    def add_ratios(self) -> None:
+        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|."""
+        ratios = defaultdict(list)
+        for row in self.tables["sharpness"].rows:
+            if row["ratio"] is not None:
+                ratios[row["epoch"], row["algorithm"]].append(row["ratio"])
+        for (epoch, algorithm), values in ratios.items():
+            self.tables["ratios"].append(
+                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(values),
+                std=statistics.stdev(values) if len(values) > 1 else None, count=len(values),
+            )  # fmt: skip
 
-
-def warn_once_if_unmeasured(label: str, derivatives: DirectionalDerivatives, point: Point) -> None:
-    if math.isnan(derivatives.sharpness) and label not in WARNED:
-        WARNED.add(label)
-        log.warning(
-            "%s: its step is zero or not finite in epoch %d, batch %d; such cells stay empty (said once)",
-            label, point.epoch, point.batch,
-        )  # fmt: skip
-
-
-def scan_point(at, directions, derivatives: dict[str, DirectionalDerivatives], objective, settings, tables) -> None:
-    """The loss along every direction from one point, and the histogram of its coordinates."""
-    start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
-    for label, direction in progress(directions.items(), desc="scans", leave=False):
-        for low, high, count in update_histogram(direction):
-            tables["histogram"].append(**at, algorithm=label, bin_low=low, bin_high=high, count=count)
-        if math.isnan(derivatives[label].slope):
-            continue
-        uphill = derivatives[label].slope >= 0
-        spacing = settings.algorithms[label].step_size or scan_spacing(derivatives[label], objective.params)
-        points = scan_loss(
-            objective.loss_fn, objective.params, direction, objective.batches,
-            start_loss=start_loss, spacing=spacing, refine=not uphill,
-        )  # fmt: skip
-        if uphill or not points[1][1] <= start_loss:
-            log.info("%s: uphill in epoch %d, batch %d", label, at["epoch"], at["batch"])
-        for distance, loss in points:
-            tables["scan"].append(**at, algorithm=label, distance=distance, loss=loss)
+    def save(self) -> None:
+        for table in self.tables.values():
+            table.save()
 
 
 def sampled_batches(settings, num_batches: int) -> dict[int, tuple[list[int], int]]:
@@ -244,56 +249,10 @@ def sampled_batches(settings, num_batches: int) -> dict[int, tuple[list[int], in
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
-def print_check_on_tiny_model(task, settings) -> None:
-    """--check_sharpness, first half: a tiny model of the same architecture in float64 against its full Hessian."""
-    model, losses, batch = task.tiny()
-    updates = PseudoUpdates(dict(model.named_parameters()), settings.algorithms)
-    losses(model, batch).mean().backward()
-    directions = updates.advance()
-    model.double()
-    with measuring(model):
-        pairs = check_sharpness(
-            functional_loss(model, losses), trainable_parameters(model), list(directions.values()), [batch]
-        )
-    print("Directional sharpness on a tiny model: v'Hv / v'v from its full Hessian, and as the script measures it")
-    rows = [
-        dict(algorithm=label, full_hessian=brute, measured=ours, relative_error=abs(ours - brute) / abs(brute))
-        for label, (brute, ours) in zip(directions, pairs, strict=True)
-    ]
-    print(format_table(rows, ["algorithm", "full_hessian", "measured", "relative_error"]), flush=True)
-
-
-def print_check_at_point(directions, objective: Objective, task) -> None:
-    """--check_sharpness, second half, at the first measured point. The whole test batch in float64 by another route;
-    and one example against loss values alone (more would put too many kinks of a ReLU network inside the differences,
-    which v'Hv does not see)."""
-    vectors = list(directions.values())
-    found = directional_derivatives(objective.loss_fn, objective.params, vectors, objective.batches)
-    exact = objective_at(task, objective.batches, torch.float64)
-    one = [{name: tensor[:1] for name, tensor in objective.batches[0].items()}]
-    rows = []
-    with measuring(exact.model):
-        examples = sum(len(next(iter(batch.values()))) for batch in exact.batches)
-        units = [unit(v, like=exact.params) for v in vectors]
-        parts = [reverse_over_reverse(exact.loss_fn, exact.params, units, batch)[2] for batch in exact.batches]
-        ours = directional_derivatives(exact.loss_fn, exact.params, vectors, one)
-        for k, label in enumerate(directions):
-            by_float64 = sum(part[k].item() for part in parts) / examples
-            slope, sharpness = central_differences(exact.loss_fn, exact.params, vectors[k], one, h=1e-5)
-            rows.append({
-                "algorithm": label, "sharpness": found[k].sharpness, "in float64": by_float64,
-                "one example": ours[k].sharpness, "differences": sharpness,
-                "its slope": ours[k].slope, "differences ": slope,
-            })  # fmt: skip
-    print("Directional sharpness at the first measured point, beside reverse-over-reverse in float64;")
-    print("and of its first example alone, beside central differences of the float64 loss")
-    print(format_table(rows, list(rows[0])), flush=True)
-
-
 def run(task, settings: argparse.Namespace, folder: Path) -> None:
     task.model.to(settings.device)
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
-    tables = {name: Table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
+    recorder = Recorder(settings, folder)
     examples = len(task.examples)
     num_batches = batches_per_epoch(examples, settings.batch_size)
     sampled = sampled_batches(settings, num_batches)
@@ -307,41 +266,24 @@ def run(task, settings: argparse.Namespace, folder: Path) -> None:
     )  # fmt: skip
     try:
         for point in progress(run_points, total=settings.num_epochs * num_batches, desc="training"):
-            tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
+            recorder.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
             batches, scanned = sampled.get(point.epoch, ([], None))
             scan = point.batch == scanned and not settings.skip_search
             measured = scan if settings.skip_sharpness else point.batch in batches
             directions = updates.advance(collect=measured)
             if measured:
-                objective = objective_at(task, test_batch, DTYPES[settings.dtype])
+                objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
                 with measuring(objective.model):
                     if unchecked:
-                        print_check_at_point(directions, objective, task)
+                        print(check_at_point(directions, objective, task), flush=True)
                         unchecked = False
-                    measure_point(point, directions, objective, scan, settings, tables)
-                save(tables)
+                    recorder.measure(point, directions, objective, scan)
+                recorder.save()
     finally:  # also what was measured before a loss that is not finite
-        summarise_ratios(tables)
-        save(tables)
+        recorder.add_ratios()
+        recorder.save()
     if settings.save_model:
         task.save_model(folder / "model")
-
-
-def save(tables: dict[str, Table]) -> None:
-    for table in tables.values():
-        table.save()
-
-
-def summarise_ratios(tables: dict[str, Table]) -> None:
-    """ratios.csv: the mean over an epoch's measured points of sharpness / |sharpness of SGD|, and its sample std."""
-    ratios = defaultdict(list)
-    for row in tables["sharpness"].rows:
-        if row["ratio"] is not None:
-            ratios[row["epoch"], row["algorithm"]].append(row["ratio"])
-    for (epoch, algorithm), values in ratios.items():
-        spread = statistics.stdev(values) if len(values) > 1 else None
-        mean = statistics.fmean(values)
-        tables["ratios"].append(epoch=epoch, algorithm=algorithm, mean_ratio=mean, std=spread, count=len(values))
 
 
 def ratio_table(folder: Path, labels: Iterable[str]) -> str:
@@ -367,10 +309,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = create_run_folder(settings.output_dir, settings.overwrite)
         write_config(folder, recorded(settings), described(settings.algorithms))
     if settings.check_sharpness:
-        print_check_on_tiny_model(task, settings)
+        print(check_on_tiny_model(task, settings.algorithms), flush=True)
     try:
         run(task, settings, folder)
-    except FloatingPointError as error:
+    except (FloatingPointError, CannotWrite) as error:
         log.error("stopped: %s; what was measured before is in %s", error, folder)
         return 1
     figures = draw_all(folder)
