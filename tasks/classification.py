@@ -81,8 +81,7 @@ def partition(source: str, rows: int, size: int | None, share: float, seed: int 
 
     Evaluation and test are at most as large as the training part. ValueError if there are too few rows.
     """
-    order = (range(rows) if seed is None else np.random.default_rng(seed).permutation(rows)).__iter__()
-    order = [int(i) for i in order]
+    order = shuffled(rows, seed)
     held_out = max(1, round(rows * share))
     first_test = rows - held_out if with_test else rows
     first_evaluation = first_test - held_out
@@ -94,6 +93,11 @@ def partition(source: str, rows: int, size: int | None, share: float, seed: int 
             + (f"; --dataset_size {first_evaluation} would do" if first_evaluation > 0 else "")
         )
     return Parts(order[:size], order[first_evaluation:first_test][:size], order[first_test:][:size])
+
+
+def shuffled(rows: int, seed: int | None) -> list[int]:
+    """Row numbers in an order drawn from `seed`; None: as they are."""
+    return list(range(rows)) if seed is None else np.random.default_rng(seed).permutation(rows).tolist()
 
 
 def rows_for(size: int, share: float) -> int:

@@ -18,6 +18,7 @@ def quiet_libraries() -> None:
     import transformers.utils.logging
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    huggingface_hub.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
@@ -37,6 +38,7 @@ def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueEr
     text = " ".join(str(link) for link in chain).lower()
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     page = f"{endpoint}/datasets/{name}" if kind == "dataset" else f"{endpoint}/{name}"
+    statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
     if "GatedRepoError" in names or "gated dataset" in text:
         reason = f"is gated: accept its terms at {page} and give your access token with --hf_key or HF_TOKEN"
     elif "offlinemodeisenabled" in text or huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -47,6 +49,12 @@ def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueEr
         or "not a valid model" in text
     ):
         reason = f"is not on the hub, or is private and needs --hf_key (looked at {page})"
+    elif 401 in statuses:
+        reason = "cannot be fetched: the hub refuses the access token; see --hf_key, HF_TOKEN or the stored login"
+    elif names & {"RemoteProtocolError", "ReadError", "IncompleteRead", "ReadTimeout"}:
+        reason = "was fetched in part only: the connection broke off; start again"
+    elif names & {"ArrowInvalid", "SafetensorError"}:
+        reason = f"has a file that is cut short or damaged ({first_line(error)})"
     elif names & {"ConnectError", "TimeoutException", "LocalEntryNotFoundError", "ConnectionError"}:
         reason = "cannot be fetched: the hub cannot be reached, and it is not in the local cache"
     else:

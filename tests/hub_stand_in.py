@@ -1,9 +1,9 @@
-"""A small Hugging Face hub on 127.0.0.1: the part of its protocol that huggingface_hub and datasets use to read repositories.
+"""A small Hugging Face hub on 127.0.0.1: what huggingface_hub and datasets need of it to read.
 
     with HubStandIn(folder) as hub:      # folder/datasets/OWNER/NAME/... and folder/models/OWNER/NAME/...
         run(..., env={"HF_ENDPOINT": hub.url})
 
-`gated` repositories answer only those who send `hub.key`; `faults` maps a repository to what goes wrong with its files."""
+`gated` repositories answer only those who send `hub.key`; `faults` maps a repository to what ails its files."""
 
 import hashlib
 import json
@@ -14,14 +14,16 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(?:/(?P<what>revision|tree|paths-info)/(?P<rest>.*))?$")
+API = re.compile(
+    r"/api/(?P<kind>models|datasets)/(?P<repo>[^/]+/[^/]+)(/(?P<what>revision|tree|paths-info)/(?P<rest>.*))?$"
+)
 FILE = re.compile(r"/(?P<datasets>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/[^/]+/(?P<path>.+)$")
 
 
 class HubStandIn(ThreadingHTTPServer):
-    """Serves `folder` until the end of the `with` block. `requests` keeps (method, path, sent key) of what was asked."""
+    """Serves `folder` until the end of the `with` block. `requests` keeps (method, path, sent key) of each question."""
 
-    key = "hf_the_right_key"
+    key, key_without_access = "hf_the_right_key", "hf_not_accepted"
     daemon_threads = True
 
     def __init__(self, folder: Path, gated: tuple[str, ...] = (), faults: dict[str, str] | None = None):
@@ -64,26 +66,26 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             return self.refuse(404, "EntryNotFound")
         folder = hub.folder / kind / repo
-        if key and key != hub.key:
+        if key not in ("", hub.key, hub.key_without_access):
             return self.refuse(401, None, "Invalid credentials in Authorization header")
         if not folder.is_dir():  # the hub does not tell strangers whether a private repository exists
             return self.refuse(404 if key else 401, "RepoNotFound", "Repository not found")
         if match.re is API:
             return self.send_json(self.api(folder, repo, match["what"], match["rest"] or "", body))
         if repo in hub.gated and key != hub.key:
-            return self.refuse(401, "GatedRepo", f"Access to {kind} {repo} is restricted")
+            return self.refuse(403 if key else 401, "GatedRepo", f"Access to {kind} {repo} is restricted")
         return self.send_file(folder / match["path"], hub.faults.get(repo))
 
     def api(self, folder: Path, repo: str, what: str | None, rest: str, body: str):
-        files = sorted(p for p in folder.rglob("*") if p.is_file())
         if what == "tree":
             below = folder / rest.partition("/")[2]
-            return [self.entry(p, folder) for p in files if below in p.parents] if below.is_dir() else None
+            found = below.rglob("*") if "recursive=true" in self.path.lower() else below.glob("*")
+            return [self.entry(path, folder) for path in sorted(found)] if below.is_dir() else None
         if what == "paths-info":
             wanted = re.findall(r"paths=([^&]+)", body) or json.loads(body or "{}").get("paths", [])
             wanted = [unquote(path) for path in wanted]
             return [self.entry(folder / p, folder) for p in wanted if (folder / p).exists()]
-        siblings = [{"rfilename": p.relative_to(folder).as_posix()} for p in files]
+        siblings = [{"rfilename": p.relative_to(folder).as_posix()} for p in folder.rglob("*") if p.is_file()]
         gated = "auto" if repo in self.server.gated else False
         return dict(id=repo, sha=COMMIT, private=False, gated=gated, disabled=False, tags=[], downloads=0, likes=0,
                     lastModified="2024-01-01T00:00:00.000Z", siblings=siblings)  # fmt: skip
@@ -96,7 +98,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_file(self, path: Path, fault: str | None):
         if not path.is_file():
-            return self.refuse(404, "EntryNotFound", "Entry not found")
+            self.refuse(404, "EntryNotFound", "Entry not found")
+            return
         content = path.read_bytes()
         data_file = path.suffix in (".parquet", ".safetensors", ".jsonl")
         length, cut = len(content), len(content) // 2
@@ -122,14 +125,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def send_json(self, value):
         if value is None:
-            return self.refuse(404, "EntryNotFound", "Entry not found")
+            self.refuse(404, "EntryNotFound", "Entry not found")
+            return
         content = json.dumps(value).encode()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Repo-Commit", COMMIT)
         self.end_headers()
-        return None if self.command == "HEAD" else self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def refuse(self, status: int, code: str | None, message: str = ""):
         content = json.dumps({"error": message}).encode()

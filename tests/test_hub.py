@@ -1,0 +1,185 @@
+"""Every task from the hub by its real names, through the code that a user runs, against a stand-in on 127.0.0.1."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hub_stand_in import HubStandIn
+
+from tasks import TASKS, load_task, task_defaults
+from tasks.toy_corpus import toy_corpus
+from tasks.toy_data import pictures, reviews, sentence_pairs
+
+ROOT = Path(__file__).parent.parent
+LOAD = """
+import json, logging, os, sys
+logging.basicConfig(format="LOG %(name)s %(message)s", stream=sys.stdout)
+logging.getLogger("tasks").setLevel(logging.INFO)
+import tasks
+for name, options, environment in json.load(sys.stdin):
+    os.environ.update(environment)
+    try:
+        task = tasks.load_task(name, **options)
+        print("loaded", name, len(task.examples), sorted(task.evaluation), type(task.model).__name__, flush=True)
+    except ValueError as error:
+        print("refused", name, error, flush=True)
+    for variable in environment:
+        del os.environ[variable]
+"""
+
+
+def put(folder: Path, configs: dict[str, dict[str, list[dict]]]):
+    """A data set repository as the hub keeps them: {configuration: {split: rows}}; "" is the only configuration."""
+    card = ["---", "configs:"]
+    for config, splits in configs.items():
+        card += [f"- config_name: {config or 'default'}", "  data_files:"]
+        for split, rows in splits.items():
+            card += [f"  - split: {split}", f"    path: {config or 'data'}/{split}-*"]
+            put_file(folder / f"{config or 'data'}/{split}-00000-of-00001.parquet", rows)
+    (folder / "README.md").write_text("\n".join([*card, "---", ""]))
+
+
+def put_file(path: Path, rows: list[dict]):
+    import datasets
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = datasets.Dataset.from_list(rows)
+    for column in {"image", "img"} & set(data.column_names):
+        data = data.cast_column(column, datasets.Image())
+    data.to_parquet(path)
+
+
+def images(count: int, field: str) -> list[dict]:
+    import PIL.Image
+
+    return [{field: PIL.Image.fromarray(row["image"]), "label": row["label"]} for row in pictures(count, 0)]
+
+
+def pairs(count: int, labels: int, first: str, second: str) -> list[dict]:
+    rows = sentence_pairs(count, 0, labels)
+    return [{first: row["sentence1"], second: row["sentence2"], "label": row["label"]} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory):
+    """A folder with every data set and model that the tasks take by default, small."""
+    folder = tmp_path_factory.mktemp("hub")
+    data = folder / "datasets"
+    put(data / "Helsinki-NLP/opus_books", {"en-fr": {"train": toy_corpus(30, 0)}, "en-de": {"train": [{"x": 1}]}})
+    put(data / "stanfordnlp/imdb", {"plain_text": {"train": reviews(40, 0), "test": reviews(9, 1)}})
+    single = [{"sentence": row["text"], "label": row["label"]} for row in reviews(40, 0)]
+    glue = {name: pairs(40, 2, "sentence1", "sentence2") for name in ("rte", "mrpc")} | dict(cola=single, sst2=single)
+    put(data / "nyu-mll/glue", {name: {"train": rows, "validation": rows[:8]} for name, rows in glue.items()})
+    wic = [row | {"word": "red"} for row in glue["rte"]]
+    super_glue = dict(cb=pairs(40, 3, "premise", "hypothesis"), wic=wic, boolq=pairs(40, 2, "question", "passage"))
+    put(data / "aps/super_glue", {name: {"train": r, "validation": r[:8]} for name, r in super_glue.items()})
+    put(data / "uoft-cs/cifar10", {"plain_text": {"train": images(40, "img"), "test": images(8, "img")}})
+    put(data / "dpdl-benchmark/oxford_flowers102", {"": dict(
+        train=images(20, "image"), validation=images(20, "image"), test=images(8, "image"))})  # fmt: skip
+    put(data / "Donghyun99/FGVC-Aircraft", {"": dict(train=images(40, "image"), test=images(8, "image"))})
+    for repository in ("broken/dropped", "broken/truncated"):
+        put(data / repository, {"": {"train": reviews(400, 0)}})
+    stack = data / "bigcode/the-stack-smol"
+    for language, line in (("python", "import this\nprint('hello')\n"), ("java", "class A {}\n")):
+        (stack / "data" / language).mkdir(parents=True)
+        rows = [{"content": line * 5, "path": f"{i}"} for i in range(30)]
+        (stack / "data" / language / "data.json").write_text("\n".join(map(json.dumps, rows)))
+    for i in range(20):
+        rows = [{"content": f"file = {i}\n" * 9}] * 8
+        put_file(data / "many/files" / "data" / f"train-{i:05}-of-00020.parquet", rows)
+    by_model = {task_defaults(name).model: name for name in TASKS if name != "toy"}
+    for model, name in by_model.items():
+        toy = load_task(name, dataset="toy", model="toy", dataset_size=16, max_length=32)
+        toy.save_model(folder / "models" / model)
+    (folder / "models/broken/cut").mkdir(parents=True)
+    source = folder / "models/google-t5/t5-small"
+    for path in source.iterdir():
+        content = path.read_bytes()
+        cut = len(content) // 2 if path.suffix == ".safetensors" else len(content)
+        (folder / "models/broken/cut" / path.name).write_bytes(content[:cut])
+    return folder
+
+
+@pytest.fixture
+def ask(repositories, tmp_path):
+    """ask(cases) -> (a line for each case, the hub): every case loads a task in one fresh process of its own cache."""
+
+    def run(cases: list[tuple[str, dict, dict]]):
+        gated = ("bigcode/the-stack-smol",)
+        with HubStandIn(repositories, gated, {"broken/dropped": "dropped", "broken/truncated": "truncated"}) as hub:
+            env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+            env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
+            done = subprocess.run(
+                [sys.executable, "-c", LOAD], input=json.dumps(cases), cwd=ROOT, env=env, capture_output=True, text=True
+            )
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if not line.startswith("LOG")], hub
+
+    return run
+
+
+SMALL = dict(dataset_size=16, max_length=32)
+TOY = SMALL | {"model": "toy"}
+
+
+def test_every_task_loads_from_the_hub_by_its_default_names(ask):
+    names = [name for name in TASKS if name != "toy"]
+    cases = [(name, SMALL | {"hf_key": HubStandIn.key}, {}) for name in names]
+    lines, hub = ask([*cases, ("autoregressive", TOY | {"dataset": "many/files"}, {})])
+    assert lines.pop().startswith("loaded autoregressive 16")
+    assert [line.split()[:3] for line in lines] == [["loaded", name, "16"] for name in names], lines
+    assert all(key == HubStandIn.key for _, path, key in hub.requests if "the-stack-smol" in path and "resolve" in path)
+    assert not any("java" in path for method, path, _ in hub.requests if method == "GET" and "resolve" in path)
+    fetched = {path for method, path, _ in hub.requests if method == "GET" and "many/files/resolve" in path}
+    assert 0 < len(fetched) < 8, "only the first of the 20 files are read"
+    classified = [line for line in lines if "ification" in line or "glue" in line]
+    assert all("['evaluation', 'test']" in line for line in classified)
+
+
+GATED = "is gated: accept its terms at {url}/datasets/bigcode/the-stack-smol and give your access token with --hf_key"
+REFUSALS = [  # task, options, what the line says
+    ("autoregressive", TOY, GATED),
+    ("autoregressive", TOY | {"hf_key": "hf_not_accepted"}, GATED),
+    ("autoregressive", TOY | {"hf_key": "hf_wrong"}, "the hub refuses the access token"),
+    ("machine_translation", SMALL | {"dataset": "toy", "hf_key": "hf_wrong"}, "the hub refuses the access token"),
+    ("machine_translation", TOY | {"dataset": "no/thing"}, "is not on the hub, or is private and needs --hf_key"),
+    ("machine_translation", SMALL | {"dataset": "toy", "model": "no/thing"}, "is not on the hub, or is private"),
+    ("binary_classification", TOY | {"dataset": "broken/dropped"}, "the connection broke off"),
+    ("binary_classification", TOY | {"dataset": "broken/truncated"}, "cut short or damaged"),
+    ("machine_translation", SMALL | {"dataset": "toy", "model": "broken/cut"}, "cut short or damaged"),
+    ("glue/rte", TOY | {"dataset": "nyu-mll/glue:nope"}, "'nope' not found"),
+]
+
+
+def test_each_refusal_of_the_hub_is_one_clear_line(ask):
+    lines, hub = ask([(name, options, {}) for name, options, _ in REFUSALS])
+    for (name, options, message), line in zip(REFUSALS, lines, strict=True):
+        assert line.startswith(f"refused {name}"), (options, line)
+        assert message.format(url=hub.url) in line, (options, line)
+        assert "Without the hub: --" in line, line
+
+
+def test_a_second_start_reads_the_cache_and_a_login_opens_gated_data(ask, tmp_path):
+    cases = [("autoregressive", TOY, {"HF_TOKEN": HubStandIn.key}), ("binary_classification", TOY, {})]
+    lines, _ = ask(cases)
+    assert [line.split()[0] for line in lines] == ["loaded", "loaded"], lines
+    (tmp_path / "token").write_text(HubStandIn.key)
+    again, hub = ask([(name, options, {}) for name, options, _ in cases])
+    assert again == lines
+    assert not any(method == "GET" and path.endswith((".parquet", ".json")) for method, path, _ in hub.requests)
+    assert {key for _, path, key in hub.requests if "the-stack-smol/resolve" in path} == {HubStandIn.key}
+
+
+def test_augmented_pictures_are_those_of_the_seed():
+    task = load_task("flowers102", dataset="toy", model="toy", dataset_size=8)
+    examples = [task.examples[i] for i in range(4)]
+    first, again, other = (task.training_collate(examples, seed)["pixel_values"] for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(task.collate(examples)["pixel_values"], task.collate(examples[:])["pixel_values"])
+    backwards = task.training_collate(examples[::-1], 1)["pixel_values"]
+    assert np.array_equal(first, backwards.flip(0))  # each by its own number: grouping does not matter
