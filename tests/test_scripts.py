@@ -1,0 +1,239 @@
+"""run_landscape.py from the command line to the files: what it writes, that it repeats, and how it answers."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import algorithm_list
+import run_landscape
+from results import read_table
+from torch_optimizer import Algorithm
+
+ROOT = Path(run_landscape.__file__).parent
+SMALL = "--dataset_size 40 --batch_size 16 --test_batch_size 12 --num_epochs 2 --test_epochs 2 --num_sample_sharpness 2"
+TABLES = ["training", "sharpness", "ratios", "scan", "histogram"]
+
+
+def landscape(folder, *flags):
+    assert run_landscape.main([*SMALL.split(), "--output_dir", str(folder), *flags]) == 0
+    return folder
+
+
+def tables(folder):
+    return {name: read_table(folder / f"{name}.csv") for name in TABLES}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return landscape(tmp_path_factory.mktemp("runs") / "first", "--save_model")
+
+
+# ---- what a run leaves --------------------------------------------------------------------------------------------
+
+
+def test_landscape_run_leaves_every_file(folder):
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    assert {"config.json", "figures", "model", *(f"{name}.csv" for name in TABLES)} == {p.name for p in folder.iterdir()}
+    for name in ("training_loss", "sharpness_ratios", "scan_epoch2", "histogram_epoch2"):
+        for kind in ("png", "pdf"):
+            assert any(figure.startswith(name) and figure.endswith(kind) for figure in figures), (name, kind)
+
+
+def test_tables_have_the_promised_columns(folder):
+    header = {name: (folder / f"{name}.csv").read_text().splitlines()[0] for name in TABLES}
+    assert header == {
+        "training": "epoch,iteration,loss",
+        "sharpness": "epoch,batch,iteration,algorithm,loss,slope,sharpness,ratio,step_norm,step_max,best_distance,"
+        "predicted_decrease",
+        "ratios": "epoch,algorithm,mean_ratio,std,count",
+        "scan": "epoch,batch,iteration,algorithm,distance,loss",
+        "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
+    }
+
+
+def test_config_repeats_the_run(folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["num_epochs"] == 2 and config["settings"]["batch_size"] == 16
+    assert [row["label"] for row in config["algorithms"]][:2] == ["sgd", "sgd, coordinate_clip=0.1"]
+    assert {"torch", "transformers", "datasets"} <= config["versions"].keys()
+    assert {"command", "git", "seed"} <= config.keys()
+
+
+def test_every_iteration_is_in_the_training_table(folder):
+    assert [row["iteration"] for row in read_table(folder / "training.csv")] == [1, 2, 3, 4, 5, 6]
+
+
+def test_ratio_is_to_plain_sgd_at_the_same_point_and_its_table_the_mean(folder):
+    rows = tables(folder)
+    points = sorted({row["batch"] for row in rows["sharpness"]})
+    assert len(points) == 2
+    sharpness = {(row["batch"], row["algorithm"]): row["sharpness"] for row in rows["sharpness"]}
+    for row in rows["sharpness"]:
+        assert row["ratio"] == pytest.approx(row["sharpness"] / abs(sharpness[row["batch"], "sgd"]))
+        assert row["best_distance"] in (None, 0) or row["best_distance"] == pytest.approx(-row["slope"] / row["sharpness"])
+    for row in rows["ratios"]:
+        ratios = [r["ratio"] for r in rows["sharpness"] if r["algorithm"] == row["algorithm"]]
+        assert (row["mean_ratio"], row["count"]) == (pytest.approx(sum(ratios) / 2), 2)
+        assert row["std"] == pytest.approx(abs(ratios[0] - ratios[1]) / 2**0.5)
+
+
+def test_scans_start_at_the_current_loss_and_follow_the_slope(folder):
+    rows = tables(folder)
+    measured = {(row["batch"], row["algorithm"]): row for row in rows["sharpness"]}
+    algorithms = {row["algorithm"] for row in rows["scan"]}
+    assert algorithms == {row["algorithm"] for row in rows["sharpness"]}
+    for algorithm in algorithms:
+        scan = [row for row in rows["scan"] if row["algorithm"] == algorithm]
+        point = measured[scan[0]["batch"], algorithm]
+        assert scan[0]["distance"] == 0 and scan[0]["loss"] == pytest.approx(point["loss"], rel=1e-6)
+        d, loss = scan[1]["distance"], scan[1]["loss"]
+        model = point["loss"] + point["slope"] * d + point["sharpness"] * d**2 / 2
+        assert loss == pytest.approx(model, abs=0.2 * abs(point["slope"] * d))
+
+
+def test_histogram_counts_every_coordinate_of_every_algorithm(folder):
+    counts = {}
+    for row in read_table(folder / "histogram.csv"):
+        counts[row["algorithm"]] = counts.get(row["algorithm"], 0) + row["count"]
+    assert len(counts) == 9 and len(set(counts.values())) == 1
+
+
+# ---- that it repeats ----------------------------------------------------------------------------------------------
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_another_run(folder, tmp_path):
+    again, other = landscape(tmp_path / "again"), landscape(tmp_path / "other", "--seed", "1", "--skip_search")
+    for name in TABLES:
+        assert (again / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
+    assert (other / "training.csv").read_bytes() != (folder / "training.csv").read_bytes()
+
+
+def test_a_measured_run_trains_like_an_unmeasured_one(folder, tmp_path, monkeypatch):
+    def unmeasured(settings, num_batches):
+        return {}
+
+    monkeypatch.setattr(run_landscape, "sampled_batches", unmeasured)
+    plain = landscape(tmp_path / "plain", "--save_model")
+    assert read_table(plain / "sharpness.csv") == []
+    assert (plain / "training.csv").read_bytes() == (folder / "training.csv").read_bytes()
+    weights = "model/model.safetensors"
+    assert (plain / weights).read_bytes() == (folder / weights).read_bytes()
+
+
+def test_float64_measures_the_same_run_to_a_thousandth(folder, tmp_path):
+    exact = landscape(tmp_path / "exact", "--dtype", "float64", "--skip_search", "--sample_iterations",
+                      str(read_table(folder / "sharpness.csv")[0]["batch"]))  # fmt: skip
+    assert (exact / "training.csv").read_bytes() == (folder / "training.csv").read_bytes()
+    single = {(r["batch"], r["algorithm"]): r for r in read_table(folder / "sharpness.csv")}
+    for row in read_table(exact / "sharpness.csv"):
+        for column in ("loss", "slope", "sharpness", "ratio"):
+            assert row[column] == pytest.approx(single[row["batch"], row["algorithm"]][column], rel=1e-3), column
+
+
+# ---- how it answers -----------------------------------------------------------------------------------------------
+
+BAD_FLAGS = [
+    ("--task machine_translatoin", "unknown task 'machine_translatoin'; did you mean 'machine_translation'"),
+    ("--algorithm_list workshp", "unknown algorithm list 'workshp'; did you mean 'workshop'"),
+    ("--train_optimizer adm", "unknown optimizer 'adm'; did you mean 'adam'"),
+    ("--num_epochs 0", r"--num_epochs: expected int in \[1, inf\), got '0'"),
+    ("--num_epochs two", "--num_epochs: expected int"),
+    ("--batch_size -3", "--batch_size: expected int"),
+    ("--lr 0", r"--lr: expected float in \(0, inf\), got '0'"),
+    ("--lr nan", "--lr: expected float"),
+    ("--lr inf", "--lr: expected float"),
+    ("--seed -1", "--seed: expected int"),
+    ("--dtype float16", "--dtype: invalid choice: 'float16'"),
+    ("--device gpu", "device 'gpu' cannot be used"),
+    ("--device cuda:77", "device 'cuda:77' cannot be used"),
+    ("--num_epochs 3 --test_epochs 4", "--test_epochs 4 is after the last epoch, --num_epochs 3"),
+    ("--test_batch_size 641", "--test_batch_size 641 is more than the 640 examples"),
+    ("--sample_iterations 11", "--sample_iterations 11 is past the last batch: an epoch has 10"),
+    ("--skip_search --skip_sharpness", "leaves nothing to measure"),
+    ("--train_optimizer adam --momentum", "--momentum is for sgd, normalized_sgd and sign_sgd, not adam"),
+    ("--dataset /nowhere/pairs.jsonl", "/nowhere/pairs.jsonl"),
+    ("--model /nowhere/model", "/nowhere/model"),
+    ("--epochs 3", "unrecognized arguments: --epochs 3"),
+    ("--output_dir {file}", "is a file"),
+]
+
+
+@pytest.mark.parametrize("flags, answer", BAD_FLAGS, ids=[flags for flags, _ in BAD_FLAGS])
+def test_wrong_input_gets_one_line_and_status_2(flags, answer, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    flags = flags.replace("{file}", str(tmp_path / "file")).split()
+    if "--output_dir" not in flags:
+        flags += ["--output_dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as exit:
+        run_landscape.main(flags)
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert re.search(answer, error), error
+    assert error.count("\n") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_earlier_run_is_not_overwritten_unless_told_to(folder, capsys):
+    before = (folder / "config.json").read_bytes()
+    with pytest.raises(SystemExit):
+        run_landscape.main([*SMALL.split(), "--output_dir", str(folder)])
+    assert "is not empty; replace that run with --overwrite" in capsys.readouterr().err
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_bad_row_is_answered_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(algorithm_list.ALGORITHM_LISTS, "mine", [Algorithm("sgd", lr=1.0), Algorithm("adam", lr=-1.0)])
+    monkeypatch.setattr(run_landscape, "load_task", None)  # must not be reached
+    with pytest.raises(SystemExit):
+        run_landscape.main(["--algorithm_list", "mine", "--output_dir", str(tmp_path / "run")])
+    assert "algorithm list 'mine', row 2: adam cannot be used: lr must be" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_direction_of_zero_is_an_empty_cell_and_one_warning(tmp_path, monkeypatch, caplog):
+    rows = [Algorithm("sgd", lr=1.0), Algorithm("sgd", lr=1.0, coordinate_clip=0.5, threshold_scale=0.0)]
+    monkeypatch.setitem(algorithm_list.ALGORITHM_LISTS, "zero", rows)
+    monkeypatch.setattr(run_landscape, "start_logging", lambda verbose: None)
+    with caplog.at_level("WARNING"):
+        landscape(tmp_path / "run", "--algorithm_list", "zero")
+    cells = [row for row in read_table(tmp_path / "run" / "sharpness.csv") if "clip" in row["algorithm"]]
+    assert len(cells) == 2
+    assert all(row["sharpness"] is None and row["slope"] is None and row["ratio"] is None for row in cells)
+    assert sum("zero or not finite" in record.message for record in caplog.records) == 1
+    assert {row["algorithm"] for row in read_table(tmp_path / "run" / "scan.csv")} == {"sgd"}
+
+
+def test_loss_that_is_not_finite_stops_the_run_with_everything_measured_on_disk(tmp_path, capfd):
+    flags = "--train_optimizer sgd --no-momentum --lr 1e30 --test_epochs 1 --sample_iterations 1".split()
+    folder = tmp_path / "run"
+    assert run_landscape.main([*SMALL.split(), *flags, "--output_dir", str(folder)]) == 1
+    assert "stopped: the training loss is" in capfd.readouterr().err
+    assert len(read_table(folder / "sharpness.csv")) == 9 and len(read_table(folder / "ratios.csv")) == 9
+    assert 1 <= len(read_table(folder / "training.csv")) < 6
+
+
+def test_check_sharpness_prints_both_comparisons(tmp_path, capsys):
+    landscape(tmp_path / "run", "--check_sharpness", "--algorithm_list", "workshop", "--skip_search")
+    text = capsys.readouterr().out
+    assert "from its full Hessian" in text and "central differences" in text
+    errors = [float(line.split()[-1]) for line in text.split("relative error")[1].splitlines()[2:9]]
+    assert len(errors) == 7 and max(errors) < 1e-10
+
+
+def test_help_is_for_strangers():
+    text = subprocess.run(
+        [sys.executable, "run_landscape.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for flag in ("--task", "--dataset", "--model", "--train_optimizer", "--test_epochs", "--check_sharpness"):
+        assert flag in text
+    assert "toy task" in text
+
+
+def test_both_scripts_train_in_the_one_loop():
+    for script in ("run_landscape.py", "run_convergence.py"):
+        source = (ROOT / script).read_text()
+        assert "trajectory(" in source and ".backward(" not in source and ".step(" not in source
