@@ -41,6 +41,27 @@ MACHINE_TRANSLATION = [
     Algorithm("normalized_sgd", lr=6e-4, **MOMENTUM, coordinate_clip=0.1),
 ]
 
+# The same paper, masked language modelling (table 2): other learning rates, and Adafactor's fixed.
+WORKSHOP_MASKED_LANGUAGE_MODELING = [
+    Algorithm("sgd", lr=1e-2, **MOMENTUM),
+    Algorithm("sgd", lr=8e-1, **MOMENTUM, coordinate_clip=0.05),
+    Algorithm("adam", lr=2e-3),
+    Algorithm("adafactor", relative_step=False, lr=1e-2),
+    Algorithm("adafactor", relative_step=False, lr=1e-2, coordinate_clip=0.05),
+    Algorithm("normalized_sgd", lr=5e-5, **MOMENTUM),
+    Algorithm("normalized_sgd", lr=5e-5, **MOMENTUM, coordinate_clip=0.05),
+]
+
+# Pan & Li, arXiv:2306.00204, autoregressive language modelling.
+AUTOREGRESSIVE = [
+    Algorithm("sgd", lr=3e-5, **MOMENTUM),
+    Algorithm("adam", lr=1e-4),
+    Algorithm("adam", lr=1.5e-4, coordinate_clip=0.5),
+    Algorithm("adafactor", relative_step=False, lr=5e-4),
+    Algorithm("adafactor", relative_step=False, lr=5e-3, coordinate_clip=0.5),
+    Algorithm("lion", lr=2e-4),
+]
+
 # For the toy task: every optimizer of the package once, the paper's three clipped variants, all at 10 %.
 TOY = [
     Algorithm("sgd", lr=1e-1, **MOMENTUM),
@@ -89,7 +110,9 @@ LEARNING_RATES = {
 
 ALGORITHM_LISTS = {
     "workshop": WORKSHOP,
+    "workshop_masked_language_modeling": WORKSHOP_MASKED_LANGUAGE_MODELING,
     "machine_translation": MACHINE_TRANSLATION,
+    "autoregressive": AUTOREGRESSIVE,
     "toy": TOY,
     **{name: gradient_heterogeneity(*rates) for name, rates in LEARNING_RATES.items()},
 }

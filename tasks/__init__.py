@@ -14,6 +14,7 @@ from tasks import (
     text_classification,
 )
 from tasks.base import TOY, Defaults, Request, Task
+from tasks.pretrained import check_twice_differentiable
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
@@ -80,7 +81,10 @@ def load_task(
         raise ValueError(f"max_length is a number of tokens, 2 or more, got {max_length}")
     model_seed = seed if model_seed is None else model_seed
     dataset, model = dataset or defaults.dataset, model or defaults.model
-    return TASKS[name].load(Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key))
+    task = TASKS[name].load(Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key))
+    if model != "toy":
+        check_twice_differentiable(task, model)
+    return task
 
 
 def task_defaults(name: str, dataset: str | None = None, model: str | None = None) -> Defaults:

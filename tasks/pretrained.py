@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
 from tasks.hub import first_line, hub_refusal, is_local, quiet_libraries
 
 WEIGHTS = (
@@ -61,6 +62,24 @@ def load_pretrained(
     if new:
         log.info("%s has no weights for %s: drawn from seed %d", source, ", ".join(new), seed)
     return model.train(), processor
+
+
+def check_twice_differentiable(task, source: str) -> None:
+    """ValueError naming the model if its loss has no second derivative: some fused kernels have none, and then no
+    sharpness can be measured. Costs a forward and two backward passes of one short example."""
+    shortest = min(range(min(32, len(task.examples))), key=task.length)
+    batch = task.collate([task.examples[shortest]])
+    with measuring(task.model), differentiable_attention():
+        params = {name: p.requires_grad_() for name, p in trainable_parameters(task.model).items()}
+        loss = functional_loss(task.model, task.losses)(params, batch).sum()
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+        try:  # backward, because autograd.grad walks past a function that is marked as differentiable once only
+            sum(g.square().sum() for g in grads if g is not None).backward()
+        except RuntimeError as error:
+            raise ValueError(
+                f"model {source} ({type(task.model).__name__}) cannot be differentiated twice, and without that there "
+                f"is no sharpness to measure: {first_line(error)}"
+            ) from error
 
 
 def _check_folder(folder: Path, processor_class: str) -> str:
