@@ -17,7 +17,7 @@ from tasks.toy_tokenizer import train_byte_tokenizer
 
 PAPER = Defaults(
     dataset="bigcode/the-stack-smol:data/python", model="flax-community/gpt-neo-125M-code-clippy", dataset_size=10_000,
-    micro_batch_size=4, max_length=2048, algorithm_list="machine_translation",
+    micro_batch_size=4, max_length=2048, algorithm_list="autoregressive",
 )  # fmt: skip
 TOY = replace(TOY, max_length=64)
 FILES_AT_ONCE = 64  # tokenised together, until there are windows enough

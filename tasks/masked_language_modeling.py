@@ -18,7 +18,7 @@ MASKED_SHARE = 0.15  # of the tokens, drawn once for the whole run
 
 PAPER = Defaults(
     dataset="stanfordnlp/imdb", model="distilbert/distilroberta-base", micro_batch_size=8, max_length=512,
-    algorithm_list="workshop",
+    algorithm_list="workshop_masked_language_modeling",
 )  # fmt: skip
 TOY = replace(TOY, max_length=64)
 
