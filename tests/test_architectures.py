@@ -1,0 +1,114 @@
+"""Slope and directional sharpness of every architecture that a task can have, in float64, by three routes."""
+
+import pytest
+import torch
+
+from landscape_utils import central_differences, directional_derivatives
+from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
+from tasks import load_task
+from tasks.architectures import TINY
+from tasks.pretrained import check_twice_differentiable
+
+# model class -> a task that takes it; its configuration's defaults but for the size, which `Task.tiny` sets
+MODELS = {
+    "T5ForConditionalGeneration": "machine_translation",
+    "RobertaForMaskedLM": "masked_language_modeling",
+    "BertForMaskedLM": "masked_language_modeling",
+    "GPTNeoForCausalLM": "autoregressive",
+    "GPT2LMHeadModel": "autoregressive",
+    "LlamaForCausalLM": "autoregressive",
+    "DistilBertForSequenceClassification": "binary_classification",
+    "BertForSequenceClassification": "binary_classification",
+    "RobertaWithLinearHead": "glue/rte",
+    "ResNetForImageClassification": "image_classification",
+    "ViTForImageClassification": "flowers102",
+}
+
+
+def tiny(name: str):
+    """The tiny version of a model of this class, in its task."""
+    import transformers
+
+    from tasks.roberta_linear import RobertaWithLinearHead
+
+    task = load_task(MODELS[name], dataset="toy", model="toy", dataset_size=8)
+    model_class = getattr(transformers, name, RobertaWithLinearHead)
+    if not isinstance(task.model, model_class):
+        config = model_class.config_class()
+        with torch.device("meta"):  # full size: `tiny` only reads its class and configuration
+            task.model = model_class(config)
+    return task.tiny()
+
+
+def random_direction(params: dict, seed: int) -> dict:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(p.shape, generator=generator).to(p) for name, p in params.items()}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_slope_and_sharpness_agree_with_central_differences_and_vhp(name):
+    model, losses, batch = tiny(name)
+    assert type(model).__name__ == name
+    assert sum(p.numel() for p in model.parameters()) <= 3000
+    model.double()
+    batch = {k: t.double() if t.is_floating_point() else t for k, t in batch.items()}
+    with measuring(model):
+        params, loss_fn = trainable_parameters(model), functional_loss(model, losses)
+        directions = [random_direction(params, seed) for seed in (1, 2)]
+        halves = [{k: t[:1] for k, t in batch.items()}, {k: t[1:] for k, t in batch.items()}]
+        measured = directional_derivatives(loss_fn, params, directions, halves)
+        for direction, ours in zip(directions, measured, strict=True):
+            names, values = zip(*params.items(), strict=True)
+            v = tuple(direction[n] for n in names)
+            length = sum((t * t).sum() for t in v).sqrt()
+            mean = lambda *p: loss_fn(dict(zip(names, p, strict=True)), batch).mean()  # noqa: B023, E731
+            with differentiable_attention():
+                gradient = torch.autograd.functional.jacobian(mean, values)
+                _, product = torch.autograd.functional.vhp(mean, values, v)
+            slope = sum((g * t).sum() for g, t in zip(gradient, v, strict=True)) / length
+            sharpness = sum((p * t).sum() for p, t in zip(product, v, strict=True)) / length**2
+            assert ours.slope == pytest.approx(slope.item(), rel=1e-9)
+            assert ours.sharpness == pytest.approx(sharpness.item(), rel=1e-9)
+            by_differences = central_differences(loss_fn, params, direction, [batch])
+            assert (ours.slope, ours.sharpness) == pytest.approx(by_differences, rel=1e-5)
+
+
+def test_tiny_models_of_every_known_type_are_checked_above():
+    import transformers
+
+    checked = {getattr(transformers, n).config_class.model_type for n in MODELS if hasattr(transformers, n)}
+    assert checked == set(TINY)
+
+
+def test_a_model_without_second_derivative_is_refused_by_name(monkeypatch):
+    class Once(torch.autograd.Function):
+        """Like a fused kernel: a gradient, and no gradient of that."""
+
+        @staticmethod
+        def forward(context, x):
+            return x.clone()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(context, grad):
+            return grad
+
+    task = load_task("toy", dataset_size=8)
+    check_twice_differentiable(task, "some/model")
+    monkeypatch.setattr(task.model.lm_head, "forward", lambda x: Once.apply(x @ task.model.lm_head.weight.T))
+    with pytest.raises(ValueError, match="model some/model .T5.*. cannot be differentiated twice"):
+        check_twice_differentiable(task, "some/model")
+    assert task.model.training
+    assert all(p.grad is None for p in task.model.parameters())
+
+
+def test_batch_norm_runs_on_its_running_statistics_while_measuring():
+    model, losses, batch = tiny("ResNetForImageClassification")
+    model.train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    with measuring(model):
+        together = losses(model, batch)
+        alone = torch.cat([losses(model, {k: t[i : i + 1] for k, t in batch.items()}) for i in range(4)])
+    assert model.training
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
