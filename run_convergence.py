@@ -44,6 +44,7 @@ from settings import (
     start_logging,
 )
 from tasks import TASKS, load_task, task_defaults
+from tasks.hub import quiet_libraries
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import choose_list
 from training import SCHEDULERS, batches_per_epoch, make_scheduler, trajectory
@@ -53,19 +54,20 @@ log = logging.getLogger(__name__)
 LOSSES = ["algorithm", "seed", "epoch", "iteration", "loss", "lr", "seconds"]
 SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss", "diverged"]
 SCORES = ["algorithm", "seed", "epoch", "split", "metric", "value"]
-TRIALS = ["algorithm", "lr", "final_loss", "diverged", "chosen"]
-HALF_DECADES = [0.1, 10**-0.5, 1.0, 10**0.5, 10.0]
+TRIALS = ["task", "algorithm", "lr", "final_loss", "diverged", "chosen"]
+HALF_DECADES = [0.1, 0.316, 1.0, 3.16, 10.0]
 MOST_EXTENSIONS = 6
 
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     group = add_task_flags(parser, TASKS, ALGORITHM_LISTS)
-    group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, by label")
+    group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, each quoted")
     group = add_training_flags(parser)
     group.add_argument(
-        "--seeds", type=seed_number, nargs="+", default=[0], help="a run each: order, dropout, new weights"
-    )
+        "--seeds", type=seed_number, nargs="+", default=[0],
+        help="a run each: order, dropout, new weights; the first one also makes generated data and is tuned on",
+    )  # fmt: skip
     group.add_argument("--lr_scheduler", choices=SCHEDULERS, help="learning rate over the updates")
     group.add_argument(
         "--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates, or epochs, that warm up"
@@ -81,9 +83,11 @@ def make_parser() -> Parser:
     group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
     group.add_argument(
         "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR", default=HALF_DECADES,
-        help="factors on the row's lr that are tried; goes on past an end while that end is the best",
+        help="the row's lr times each of these is tried; up to 6 more past the end where the best is",
     )  # fmt: skip
-    group.add_argument("--tune_epochs", type=positive_int, metavar="N", help="length of a trial; default a third")
+    group.add_argument(
+        "--tune_epochs", type=positive_int, metavar="N", help="length of a trial; default a third, rounded up"
+    )
     group = add_machine_flags(parser)
     group.add_argument("--num_epoch_to_save", type=positive_int, metavar="N", help="keep the model every N epochs")
     return parser
@@ -103,7 +107,12 @@ def resolve(settings: argparse.Namespace) -> None:
         raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, settings.seeds))}")
     if settings.dtype == "bfloat16" and settings.device.type != "cuda":
         raise ValueError(f"--dtype bfloat16 is for CUDA devices, not {settings.device}")
-    settings.tune_epochs = settings.tune_epochs or max(1, settings.num_epochs // 3)
+    if not settings.tune_lr and (settings.tune_epochs or settings.lr_grid is not HALF_DECADES):
+        raise ValueError("--lr_grid and --tune_epochs are for --tune_lr, which is not given")
+    if (settings.num_epoch_to_save or 0) > settings.num_epochs:
+        late = f"--num_epoch_to_save {settings.num_epoch_to_save}"
+        raise ValueError(f"{late} is after the last epoch, --num_epochs {settings.num_epochs}")
+    settings.tune_epochs = settings.tune_epochs or math.ceil(settings.num_epochs / 3)
     settings.output_dir = settings.output_dir or default_output("convergence", settings.task)
 
 
@@ -232,13 +241,17 @@ def tune_rows(start: Start, settings: argparse.Namespace, table: Table) -> None:
         losses = tune(final_loss, lr, settings.lr_grid)
         best = min(losses, key=losses.get)
         for rate, loss in losses.items():
-            table.append(algorithm=label, lr=rate, final_loss=loss, diverged=loss == math.inf, chosen=rate == best)
+            diverged = loss == math.inf
+            table.append(task=settings.task, algorithm=label, lr=rate, final_loss=loss, diverged=diverged,
+                         chosen=rate == best and not diverged)  # fmt: skip
         table.save()
         if losses[best] == math.inf:
-            log.warning("%s diverged at every learning rate from %g to %g", label, min(losses), max(losses))
+            log.warning("%s diverged at every learning rate from %g to %g; it stays at %g",
+                        label, min(losses), max(losses), lr)  # fmt: skip
             continue
         settings.algorithms[label] = row.with_options(lr=best)
-        log.info("%s: lr %g of %d trials, loss %.4g", label, best, len(losses), losses[best])
+        end = ", at the end of them" if best in (min(losses), max(losses)) else ""
+        log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), end, losses[best])
 
 
 def learning_rate(row: Algorithm) -> float | None:
@@ -289,7 +302,7 @@ def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
                     scores.append(algorithm=label, seed=seed, epoch=epoch, split=split, metric=metric, value=value)
                 if scores.rows:
                     scores.save()
-                if settings.save_model:
+                if settings.save_model and not result.diverged:
                     start.task.save_model(models)
                 steps, loss = len(result.points), f"loss {result.final_loss:.4g}"
                 end = f"diverged after {steps} steps" if result.diverged else loss
@@ -329,6 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = parser.parse_args(arguments)
     start_logging(settings.verbose)
     prepare_machine()
+    if settings.save_model or settings.num_epoch_to_save:
+        quiet_libraries()  # saving shows a bar
     with answering_input_errors(parser):
         resolve(settings)
         task = load(settings, settings.seeds[0])

@@ -31,7 +31,7 @@ class Classification(Task):
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         return F.cross_entropy(forward(**inputs).logits, batch["labels"], reduction="none")
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def scores(self, model: torch.nn.Module, split: str, micro_batch_size: int = 32) -> dict[str, float]:
         """metric -> value of `model` on a split of `evaluation`, each in [0, 1] (Matthews correlation: [-1, 1]).
 
@@ -43,11 +43,13 @@ class Classification(Task):
         try:
             for start in range(0, len(examples), micro_batch_size):
                 group = [examples[i] for i in range(start, min(start + micro_batch_size, len(examples)))]
-                batch = {name: tensor.to(device) for name, tensor in self.collate(group).items()}
+                batch = self.collate(group)
                 labels += batch.pop("labels").tolist()
-                predicted += model(**batch).logits.argmax(-1).tolist()
+                inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+                predicted.append(model(**inputs).logits.argmax(-1))  # read in the end: no wait for each
         finally:
             model.train(mode)
+        predicted = torch.cat(predicted).tolist()
         return {name: score(name, labels, predicted) for name in dict.fromkeys(["accuracy", self.metric])}
 
 
