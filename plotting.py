@@ -1,11 +1,13 @@
 """Draw every figure of a run from the tables in its folder; nothing is measured or loaded again.
 
     python plotting.py output/toy            # (re)draws output/toy/figures/*.png and *.pdf
+    python plotting.py --overlay output/hessian-a output/hessian-b --output_dir output/both
 
 From training.csv: training_loss. From scan.csv (and sharpness.csv): scan_epoch2_batch6, ... From histogram.csv:
 histogram_epoch2_batch6, ... From ratios.csv: sharpness_ratios. From losses.csv (and summary.csv): loss_by_epoch and
-loss_by_iteration. From tuned_learning_rates.csv: learning_rates. From scores.csv: scores. A table that is absent or
-has no rows is skipped."""
+loss_by_iteration. From tuned_learning_rates.csv: learning_rates. From scores.csv: scores. From blocks.csv:
+gradient_against_curvature, along_depth, lorenz. A table that is absent or has no rows is skipped. --overlay compares
+several runs of run_hessian.py in one figure."""
 
 from __future__ import annotations
 
@@ -25,6 +27,7 @@ from matplotlib.patches import Patch
 
 from convergence_plots import learning_rate_figures, loss_figures, score_figures
 from figure_style import RC, Row, Run, Style, label_outside, new_figure, open_run, save_figure
+from heterogeneity_plots import block_figures, overlay_figure
 
 logger = logging.getLogger(__name__)
 
@@ -251,7 +254,8 @@ def _ratio_line(ax: Axes, places: Sequence[float], points: Sequence[Row], style:
 # Table -> its figures (file name, figure). A new kind of figure is one function and one line here.
 FIGURES: dict[str, Callable[[Run], Iterator[tuple[str, Figure]]]] = {
     "training": training_figures, "scan": scan_figures, "histogram": histogram_figures, "ratios": ratio_figures,
-    "losses": loss_figures, "tuned_learning_rates": learning_rate_figures, "scores": score_figures}
+    "losses": loss_figures, "tuned_learning_rates": learning_rate_figures, "scores": score_figures,
+    "blocks": block_figures}
 
 
 def draw_all(folder: str | Path) -> list[Path]:
@@ -273,13 +277,31 @@ def draw_all(folder: str | Path) -> list[Path]:
     return paths
 
 
+def draw_overlay(folders: Sequence[str | Path], output: str | Path) -> list[Path]:
+    """Draw several runs of run_hessian.py as heterogeneity_overlay.png and .pdf in the folder `output`; their paths.
+
+    Raises ValueError, in one line, as `draw_all` does."""
+    output = Path(output)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot create folder {output}: {error.strerror or error}") from error
+    with matplotlib.rc_context(RC):
+        return save_figure(overlay_figure([open_run(folder) for folder in folders]), output / "heterogeneity_overlay")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="a run folder, such as output/toy: holds config.json and the tables")
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("folder", nargs="?", help="a run folder, such as output/toy: holds config.json and the tables")
+    chosen.add_argument("--overlay", nargs="+", metavar="FOLDER", help="run folders of run_hessian.py, in one figure")
+    parser.add_argument("--output_dir", default=".", metavar="FOLDER", help="where the overlay goes; by default here")
+    settings = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)  # ours only: at this level the PDF font library tells of every glyph
     try:
-        for path in draw_all(parser.parse_args(arguments).folder):
+        overlaid = settings.overlay and draw_overlay(settings.overlay, settings.output_dir)
+        for path in overlaid or draw_all(settings.folder):
             print(path)
     except ValueError as error:
         print(f"plotting.py: {error}", file=sys.stderr)

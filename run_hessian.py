@@ -1,0 +1,317 @@
+"""Measure the gradient and the largest curvature of every parameter tensor, and how unevenly both are spread.
+
+    python run_hessian.py                                          # the toy task: any laptop, no download, a minute
+    python run_hessian.py --checkpoint output/convergence-toy      # a model that --save_model kept, on its own data
+    python run_hessian.py --task glue/rte --parameters paper       # the second paper's tensors of roberta-base
+
+For each of a few batches of training data, dropout off: the norm of every tensor's gradient, and the largest eigenvalue
+of its diagonal Hessian block (Tomihari & Sato, arXiv:2502.00213). Writes output/<name>/: config.json, blocks.csv,
+heterogeneity.csv, and figures/ drawn from them; python plotting.py --overlay FOLDER FOLDER compares several runs.
+"""
+
+import argparse
+import logging
+import re
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from hessian_utils import block_curvatures
+from heterogeneity import heterogeneity_by_group, kind_of, layer_of, resolved
+from measuring import differentiable_attention, measuring, objective_at
+from plotting import draw_all
+from results import Table, create_run_folder, format_table, is_run_folder, read_config, write_config
+from settings import (
+    DTYPES,
+    Parser,
+    add_machine_flags,
+    add_task_flags,
+    answering_input_errors,
+    default_output,
+    fill_in,
+    number,
+    positive_int,
+    prepare_machine,
+    progress,
+    recorded,
+    seed_number,
+    start_logging,
+)
+from tasks import TASKS, load_task, task_defaults
+from tasks.pretrained import WEIGHTS
+from training import ORDER, micro_batches, random_stream
+
+log = logging.getLogger(__name__)
+
+BLOCKS = [
+    "batch", "block", "kind", "layer", "numel", "gradient_norm", "eigenvalue", "residual", "converged",
+    "magnitude_eigenvalue", "magnitude_residual", "magnitude_converged", "products",
+]  # fmt: skip
+MEASURED = BLOCKS[BLOCKS.index("numel") :]  # a BlockCurvature's fields of the same names
+AVERAGED = ("gradient_norm", "eigenvalue", "residual", "magnitude_eigenvalue", "magnitude_residual")
+MEAN = "mean"  # in the column batch: the average over the batches
+PRINTED = 20  # blocks in the table at the end
+PAPER_BATCH = 32  # examples
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
+    group = add_task_flags(parser, TASKS, deed="measured")
+    group.add_argument(
+        "--checkpoint", metavar="FOLDER",
+        help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
+    )  # fmt: skip
+    group.add_argument("--seed", type=seed_number, help="of batches, start vectors, generated data, new weights")
+    parser.set_defaults(task=None)  # "toy", or the checkpoint's
+    group = parser.add_argument_group("measuring")
+    group.add_argument(
+        "--parameters", metavar="REGEX",
+        help="only tensors in whose name this occurs; 'paper': the second paper's choice in RoBERTa, ResNet and ViT",
+    )  # fmt: skip
+    group.add_argument(
+        "--num_batches", type=positive_int, default=3, metavar="N", help="batches of training data measured, each alone"
+    )
+    group.add_argument(
+        "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"
+    )
+    group.add_argument(
+        "--micro_batch_size", type=positive_int, metavar="N", help="examples in one gradient graph; changes no result"
+    )
+    group.add_argument(
+        "--rebuild_graphs", action="store_true",
+        help="make the graphs anew for every product: the memory of one micro-batch, two to three times the time",
+    )  # fmt: skip
+    group.add_argument(
+        "--tolerance", type=number(float, 0, 0.5, exclusive=True), default=1e-3,
+        help="largest residual of a converged eigenvalue, relative to it",
+    )  # fmt: skip
+    group.add_argument(
+        "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products for one tensor"
+    )
+    group.add_argument("--dtype", choices=DTYPES, default="float32", help="number type of the measurement")
+    add_machine_flags(parser)
+    return parser
+
+
+def resolve(settings: argparse.Namespace) -> None:
+    """Fill in the checkpoint's and the task's defaults. Raises ValueError naming the flag that does not fit."""
+    if settings.checkpoint:
+        if settings.model:
+            raise ValueError("--checkpoint and --model both say which model; give one of them")
+        settings.model = str(saved_model(Path(settings.checkpoint).expanduser()))
+        inherit(settings, Path(settings.model))
+    settings.task = settings.task or "toy"
+    settings.seed = settings.seed or 0
+    defaults = task_defaults(settings.task, settings.dataset, settings.model)
+    settings.batch_size = settings.batch_size or min(PAPER_BATCH, defaults.batch_size)
+    fill_in(settings, defaults)
+    settings.output_dir = settings.output_dir or default_output("hessian", settings.task)
+    if settings.parameters not in (None, "paper"):
+        try:
+            re.compile(settings.parameters)
+        except re.error as error:
+            raise ValueError(f"--parameters {settings.parameters!r} is no regular expression: {error}") from error
+
+
+def saved_model(folder: Path) -> Path:
+    """The one folder with weights at or below `folder`. Raises ValueError if there is none, or several."""
+    if not folder.is_dir():
+        raise ValueError(f"--checkpoint {folder} is no folder; it takes a run with --save_model, or a model in it")
+    found = sorted({path.parent for path in folder.rglob("*") if path.name in WEIGHTS})
+    if not found:
+        raise ValueError(f"--checkpoint {folder} holds no saved model; --save_model keeps one")
+    if len(found) > 1:
+        raise ValueError(f"--checkpoint {folder} holds {len(found)} models; choose one: {', '.join(map(str, found))}")
+    return found[0]
+
+
+def inherit(settings: argparse.Namespace, model: Path) -> None:
+    """Settings left out become those of the run that saved `model`, so that the same examples are measured."""
+    run = next((folder for folder in (model, *model.parents) if is_run_folder(folder)), None)
+    if run is None:
+        return
+    its = read_config(run)["settings"]
+    its.setdefault("seed", its.get("seeds", [0])[0])
+    for name in ("task", "dataset", "dataset_size", "max_length", "seed"):
+        if getattr(settings, name) is None:
+            setattr(settings, name, its.get(name))
+
+
+# ---- which tensors --------------------------------------------------------------------------------------------------
+
+
+def selected(model: torch.nn.Module, parameters: str | None) -> list[str]:
+    """Names of the trainable tensors that --parameters chooses, in the model's order. ValueError if there is none."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if parameters is None:
+        return names
+    pattern = re.compile(rf"^({paper_selection(model.config)})$" if parameters == "paper" else parameters)
+    chosen = [name for name in names if pattern.search(name)]
+    if not chosen:
+        raise ValueError(f"--parameters {parameters!r} chooses no tensor; they are called {', '.join(names[:3])}, ...")
+    return chosen
+
+
+def paper_selection(config) -> str:
+    """A regular expression for the tensors that Tomihari & Sato's code measures: weights of the first, the middle and
+    the last layer and of the head, no biases or embeddings. 22 of roberta-base and 21 of resnet-18, as there; 22 of
+    vit-base, where theirs are 16 as torchvision keeps queries, keys and values in one tensor."""
+    if config.model_type == "resnet":
+        stages = len(config.depths)
+        places = "|".join(str(i) for i in sorted({0, max(0, stages - 2), stages - 1}))
+        convolutions = r"layer\.0\.(convolution|normalization)|layer\.1\.convolution|shortcut\.convolution"
+        return rf"resnet\.encoder\.stages\.({places})\.layers\.\d+\.({convolutions})\.weight|classifier\.1\.weight"
+    if config.model_type not in ("roberta", "vit"):
+        raise ValueError(f"--parameters paper is for RoBERTa, ResNet and ViT, not {config.model_type}; give a regex")
+    layers = config.num_hidden_layers
+    places = "|".join(str(i) for i in sorted({0, layers // 2, layers - 1}))
+    if config.model_type == "roberta":
+        dense = r"attention\.self\.(query|key|value)|intermediate\.dense|output\.dense"
+        norms = r"attention\.output\.LayerNorm|output\.LayerNorm"
+        return rf"roberta\.encoder\.layer\.({places})\.({dense}|{norms})\.weight|classifier\.out_proj\.weight"
+    attention = r"attention\.(attention\.)?(query|key|value|q_proj|k_proj|v_proj)"  # older | newer transformers
+    dense = r"intermediate\.dense|output\.dense|mlp\.fc1|mlp\.fc2"
+    norms = "layernorm_before|layernorm_after"
+    return rf"vit\.(encoder\.)?layers?\.({places})\.({attention}|{dense}|{norms})\.weight|classifier\.weight"
+
+
+# ---- measuring ------------------------------------------------------------------------------------------------------
+
+
+def batch_indices(settings: argparse.Namespace, num_examples: int) -> list[list[int]]:
+    """The examples of each batch: the first ones of a training run's first epoch."""
+    needed = settings.num_batches * settings.batch_size
+    if needed > num_examples:
+        raise ValueError(
+            f"--num_batches {settings.num_batches} of --batch_size {settings.batch_size} take {needed} examples; "
+            f"there are {num_examples}"
+        )
+    order = random_stream(settings.seed, ORDER, epoch=1).permutation(num_examples)[:needed]
+    return order.reshape(settings.num_batches, settings.batch_size).tolist()
+
+
+def measure(task, names: list[str], settings: argparse.Namespace, folder: Path) -> tuple[Table, Table]:
+    """Measure every block on every batch, saving after each batch; (blocks.csv, heterogeneity.csv)."""
+    blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), None
+    task.model.to(settings.device)
+    dtype, generator = DTYPES[settings.dtype], torch.Generator().manual_seed(settings.seed)
+    with progress(total=settings.num_batches * len(names), desc="blocks") as bar:
+        for batch, indices in enumerate(batch_indices(settings, len(task.examples)), start=1):
+            inputs = list(micro_batches(task, indices, settings.micro_batch_size, settings.device, dtype))
+            objective = objective_at(task.model, task.losses, inputs, dtype)
+            with measuring(objective.model), differentiable_attention():
+                for block in block_curvatures(
+                    objective.loss_fn, objective.params, inputs, names, tolerance=settings.tolerance,
+                    max_iterations=settings.max_iterations, generator=generator,
+                    keep_graphs=not settings.rebuild_graphs,
+                ):  # fmt: skip
+                    cells = {column: getattr(block, column) for column in MEASURED}
+                    kind, layer = kind_of(block.name), layer_of(block.name)
+                    blocks.append(cells, batch=batch, block=block.name, kind=kind, layer=layer)
+                    bar.update()
+            unevenness = add_heterogeneity(unevenness, batch, blocks.rows[-len(names) :], settings.seed, folder)
+            blocks.save()
+    for row in mean_rows(blocks.rows, names):
+        blocks.append(row)
+    blocks.save()
+    return blocks, add_heterogeneity(unevenness, MEAN, blocks.rows[-len(names) :], settings.seed, folder)
+
+
+def mean_rows(rows: list[dict], names: list[str]) -> list[dict]:
+    """Of each block over the batches: the mean of norms and eigenvalues (which is not that of the mean Hessian) and of
+    residuals, which bounds the mean's error; converged if all are; all products. None where a batch has no number."""
+    means = []
+    for name in names:
+        own = [row for row in rows if row["block"] == name]
+        columns = {column: [row[column] for row in own] for column in AVERAGED}
+        means.append(
+            own[0]
+            | {column: None if None in values else statistics.fmean(values) for column, values in columns.items()}
+            | {column: all(row[column] for row in own) for column in ("converged", "magnitude_converged")}
+            | dict(batch=MEAN, products=sum(row["products"] for row in own))
+        )
+    return means
+
+
+def add_heterogeneity(table: Table | None, batch: int | str, rows: list[dict], seed: int, folder: Path) -> Table:
+    """The measures of one batch's blocks, all together, by kind and by layer, added to heterogeneity.csv and saved."""
+    nan = float("nan")
+    found = [row["eigenvalue"] is not None for row in rows]
+    eigenvalues = [
+        resolved(row["eigenvalue"], row["residual"], row["converged"]) if ok else nan
+        for row, ok in zip(rows, found, strict=True)
+    ]
+    measures = heterogeneity_by_group(
+        [row["block"] for row in rows], [row["gradient_norm"] for row in rows], eigenvalues,
+        [row["numel"] for row in rows], seed,
+    )  # fmt: skip
+    table = table or Table(folder / "heterogeneity.csv", ["batch", *measures[0]])
+    for row in measures:
+        table.append(row, batch=batch)
+    table.save()
+    return table
+
+
+# ---- what is printed ------------------------------------------------------------------------------------------------
+
+
+def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> None:
+    """The mean over the batches: the blocks of largest eigenvalue, and the measures of all blocks and of each kind."""
+    rows = [row for row in blocks.rows if row["batch"] == MEAN]
+    rows.sort(key=lambda row: -float("inf") if row["eigenvalue"] is None else row["eigenvalue"], reverse=True)
+    which = f"the {PRINTED} of largest eigenvalue, of" if len(rows) > PRINTED else "all"
+    print(f"Mean over {settings.num_batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors")
+    columns = ["block", "numel", "gradient_norm", "eigenvalue", "residual", "converged", "products"]
+    shown = [row | {"converged": "yes" if row["converged"] else "NO"} for row in rows[:PRINTED]]
+    print(format_table(shown, columns))
+    print("\nHow unevenly they are spread (Gini coefficients), what curvature gradient and sign methods meet, and the")
+    print("rank correlation of gradient norm and eigenvalue with its 95 % interval")
+    columns = ["group", "blocks", "gini_gradient", "gini_eigenvalue", "complexity_gradient", "complexity_sign",
+               "complexity_ratio", "spearman", "spearman_low", "spearman_high"]  # fmt: skip
+    print(format_table([r for r in unevenness.rows if r["batch"] == MEAN and r["grouping"] != "layer"], columns))
+
+
+def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
+    measured = [row for row in rows if row["batch"] != MEAN and row["eigenvalue"] is not None]
+    left = [row for row in measured if not row["converged"]]
+    zero = [row for row in left if resolved(row["eigenvalue"], row["residual"], False) == 0]
+    if left:
+        log.warning(
+            "%d of %d eigenvalues did not converge (column converged; --tolerance %g, --max_iterations %d); %d of them "
+            "cannot be told from 0 and count as 0 in heterogeneity.csv",
+            len(left), len(measured), settings.tolerance, settings.max_iterations, len(zero),
+        )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = make_parser()
+    settings = parser.parse_args(arguments)
+    start_logging(settings.verbose)
+    prepare_machine()
+    with answering_input_errors(parser):
+        resolve(settings)
+        task = load_task(
+            settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
+            seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
+        )  # fmt: skip
+        names = selected(task.model, settings.parameters)
+        batch_indices(settings, len(task.examples))
+        folder = create_run_folder(settings.output_dir, settings.overwrite)
+        write_config(folder, recorded(settings), [])
+    try:
+        blocks, unevenness = measure(task, names, settings, folder)
+    except ValueError as error:  # a loss that is not finite, a disk that is full
+        log.error("stopped: %s; what was measured before is in %s", error, folder)
+        return 1
+    log_unconverged(blocks.rows, settings)
+    figures = draw_all(folder)
+    report(blocks, unevenness, settings)
+    print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
