@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ORDER, SAMPLE, TEST_BATCH = range(3)  # what a stream of random numbers is for
+ORDER, SAMPLE, TEST_BATCH, STEP = range(4)  # what a stream of random numbers is for
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Point:
 
 
 def random_stream(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
-    """Independent random numbers for one purpose and epoch of a run."""
+    """Independent random numbers for one purpose and epoch (of STEP: iteration) of a run."""
     return np.random.default_rng((seed, purpose, epoch))
 
 
@@ -99,7 +99,7 @@ def trajectory(
         for batch in range(1, batches_per_epoch(examples, batch_size) + 1):
             iteration += 1
             indices = order[(batch - 1) * batch_size : batch * batch_size].tolist()
-            step_seed = (seed << 32) + iteration
+            step_seed = int(random_stream(seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
             torch.manual_seed(step_seed)
             model.train()
             optimizer.zero_grad(set_to_none=True)

@@ -76,12 +76,12 @@ class ImageClassification(Classification):
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor]:
         """pixel_values [B, 3, height, width], normalised; labels [B]."""
-        return self._batch([decode(example["image"]) for example in examples], examples)
+        return self._batch([decode(example) for example in examples], examples)
 
     def training_collate(self, examples: list[dict], seed: int) -> dict[str, Tensor]:
         if not self.augmented:
             return self.collate(examples)
-        views = [random_view(decode(e["image"]), np.random.default_rng((seed, e["index"]))) for e in examples]
+        views = [random_view(decode(e), np.random.default_rng((seed, e["index"]))) for e in examples]
         return self._batch(views, examples)
 
     def _batch(self, images: list, examples: list[dict]) -> dict[str, Tensor]:
@@ -96,14 +96,18 @@ class ImageClassification(Classification):
         return {"pixel_values": pixels, "labels": torch.arange(4) % config.num_labels}
 
 
-def decode(image):
-    """A PIL image in RGB from an array [height, width, 3] or what `datasets` stores, {"bytes", "path"}."""
+def decode(example: dict):
+    """The example's PIL image in RGB, from an array [height, width, 3] or what `datasets` stores, {"bytes", "path"}."""
     import datasets
     import PIL.Image
 
+    image = example["image"]
     if isinstance(image, np.ndarray):
         return PIL.Image.fromarray(image)
-    return datasets.Image().decode_example(image).convert("RGB")
+    try:
+        return datasets.Image().decode_example(image).convert("RGB")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"the picture in row {example['index'] + 1} cannot be decoded: {error}") from error
 
 
 def random_view(image, random: np.random.Generator):

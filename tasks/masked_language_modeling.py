@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def draw_masks(tokenizer, rows: list[list[int]], seed: int) -> list[dict[str, li
         for number, ids in enumerate(rows):
             if all(tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)):
                 raise ValueError(f"row {number + 1} of the data has no token that can be masked")
-            torch.manual_seed((seed << 32) + number)
+            torch.manual_seed(int(np.random.default_rng((seed, number)).integers(2**63)))
             while True:
                 batch = collator([{"input_ids": ids}])
                 if (batch["labels"] != IGNORED).any():

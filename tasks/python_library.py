@@ -3,6 +3,7 @@
 It differs between Python versions, so results on it are comparable on one machine only."""
 
 import ast
+import functools
 import random
 import sysconfig
 from collections.abc import Iterator
@@ -11,14 +12,19 @@ from pathlib import Path
 OTHER_PEOPLES = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 
 
-def source_files(seed: int) -> Iterator[str]:
-    """The text of every module of the standard library that holds any, in an order drawn from `seed`."""
+@functools.cache
+def _modules() -> list[Path]:
     folder = Path(sysconfig.get_paths()["stdlib"])
     paths = sorted(p for p in folder.rglob("*.py") if not OTHER_PEOPLES & set(p.relative_to(folder).parts))
     if not paths:
         raise ValueError(f"the toy data are Python's own source files, and {folder} holds none; give --dataset FILE")
-    random.Random(seed).shuffle(paths)
-    for path in paths:
+    return paths
+
+
+def source_files(seed: int) -> Iterator[str]:
+    """The text of every module of the standard library that holds any, in an order drawn from `seed`."""
+    modules = _modules()
+    for path in random.Random(seed).sample(modules, len(modules)):
         text = path.read_text(encoding="utf-8", errors="replace")
         if text.strip():
             yield text
