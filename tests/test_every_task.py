@@ -147,8 +147,9 @@ def test_both_scripts_run_every_toy_task_to_the_end(name, tmp_path):
 
 def test_another_seed_draws_other_dropout_masks():
     task = toy("glue/rte")
+    task.examples = [task.examples[0]] * 16  # in any order the same batch: only the masks can differ
     losses = []
-    for seed in (0, 0, 1):  # one batch of all examples: only the masks can differ
+    for seed in (0, 0, 1):
         optimizer = torch.optim.SGD(task.model.parameters(), lr=1e-9)
         points = trajectory(task, optimizer, num_epochs=1, batch_size=16, micro_batch_size=16, seed=seed)
         losses.append(next(points).loss)
