@@ -26,10 +26,10 @@ CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 1000
 
 
-def resolved(eigenvalue: float, residual: float, converged: bool) -> float:
-    """An eigenvalue for the statistics: 0 where it did not converge and its residual does not tell it from 0, as in a
-    block that vanishes but for rounding (`hessian_utils.block_curvatures`)."""
-    return 0.0 if not converged and abs(eigenvalue) <= residual else eigenvalue
+def resolved(eigenvalue: float, residual: float) -> float:
+    """An eigenvalue for the statistics: 0 where its residual does not tell it from 0, as in a block that vanishes but
+    for rounding (`hessian_utils.block_curvatures`)."""
+    return 0.0 if abs(eigenvalue) <= residual else eigenvalue
 
 
 # ---- inequality --------------------------------------------------------------------------------------------------

@@ -260,11 +260,11 @@ def test_row_of_measures_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("eigenvalue", "residual", "converged", "expected"),
-    [(1e-9, 1e-7, False, 0.0), (-1e-9, 1e-7, False, 0.0), (1.0, 0.3, False, 1.0), (1e-9, 1e-12, True, 1e-9)],
+    ("eigenvalue", "residual", "expected"),
+    [(1e-9, 1e-7, 0.0), (-1e-9, 1e-7, 0.0), (0.0, 0.0, 0.0), (1.0, 0.3, 1.0), (-1e-9, 1e-12, -1e-9)],
 )
-def test_an_unconverged_eigenvalue_within_its_residual_counts_as_zero(eigenvalue, residual, converged, expected):
-    assert resolved(eigenvalue, residual, converged) == expected
+def test_an_eigenvalue_within_its_residual_counts_as_zero(eigenvalue, residual, expected):
+    assert resolved(eigenvalue, residual) == expected
 
 
 def test_blocks_that_are_not_finite_are_left_out():
