@@ -22,6 +22,8 @@ from transformers import (
     ResNetForImageClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -175,6 +177,8 @@ MODELS = {
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=6, num_layers=2, num_heads=2, tie_word_embeddings=False)),
     "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, vocab_size=9)),
+    "roberta-prelayernorm": lambda: RobertaPreLayerNormForSequenceClassification(
+        RobertaPreLayerNormConfig(**SMALL, vocab_size=9)),
     "bert": lambda: BertForMaskedLM(BertConfig(**SMALL, vocab_size=9)),
     "distilbert": lambda: DistilBertForSequenceClassification(
         DistilBertConfig(vocab_size=9, dim=4, n_layers=2, n_heads=2, hidden_dim=6)),
