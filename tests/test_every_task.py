@@ -14,6 +14,7 @@ import run_convergence
 import run_landscape
 from results import read_table
 from tasks import TASKS, load_task
+from tasks.architectures import TINY
 from tasks.base import IGNORED
 from tasks.classification import partition, rows_for, score
 from tasks.masked_language_modeling import draw_masks
@@ -192,6 +193,22 @@ def test_windows_cover_every_file_and_only_their_tokens_are_scored(tmp_path):
     batch = task.collate(examples_of(task))
     assert (batch["labels"] != IGNORED).sum() == sum(len(window) - 1 for window in found)
     assert batch["attention_mask"].sum() == sum(len(window) - 1 for window in found)
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM"])
+def test_other_decoders_are_one_flag_away(name, tmp_path):
+    import transformers
+
+    model_class = getattr(transformers, name)
+    task = toy("autoregressive", size=4)
+    sizes = TINY[model_class.config_class.model_type] | dict(vocab_size=len(task.tokenizer))
+    model_class(model_class.config_class(**sizes)).save_pretrained(tmp_path)
+    task.tokenizer.save_pretrained(tmp_path)
+    loaded = load_task("autoregressive", dataset="toy", model=str(tmp_path), dataset_size=4)
+    assert type(loaded.model).__name__ == name
+    assert max(len(e["input_ids"]) for e in loaded.examples) == 20, "as far as its positions reach"
+    losses = loaded.losses(loaded.model.eval(), loaded.collate(examples_of(loaded)))
+    assert torch.isfinite(losses).all() and losses.shape == (4,)
 
 
 def test_autoregressive_losses_equal_the_models_own_loss_of_one_example():
