@@ -72,7 +72,7 @@ def make_parser() -> Parser:
         help="only tensors in whose name this occurs; 'paper': the second paper's choice in RoBERTa, ResNet and ViT",
     )  # fmt: skip
     group.add_argument(
-        "--num_batches", type=positive_int, default=3, metavar="N", help="batches of training data measured, each alone"
+        "--num_batches", type=positive_int, default=2, metavar="N", help="batches of training data measured, each alone"
     )
     group.add_argument(
         "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"

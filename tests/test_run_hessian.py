@@ -245,7 +245,7 @@ def test_checkpoints_that_are_none_or_many_are_named(trained, tmp_path):
     [
         (["--parameters", "nothing"], "--parameters 'nothing' chooses no tensor; they are called shared.weight"),
         (["--parameters", "("], "--parameters '(' is no regular expression"),
-        (["--batch_size", "400"], "--num_batches 3 of --batch_size 400 take 1200 examples; there are 640"),
+        (["--batch_size", "400"], "--num_batches 2 of --batch_size 400 take 800 examples; there are 640"),
         (["--tolerance", "0"], "--tolerance: expected float in (0, 0.5]"),
         (["--max_iterations", "0"], "--max_iterations: expected int in [1, inf)"),
         (["--checkpoint", ".", "--model", "toy"], "--checkpoint and --model both say which model"),
