@@ -80,6 +80,15 @@ def trainable_parameters(model: nn.Module) -> Params:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
+def halves(batch: Batch) -> list[Batch]:
+    """The first and the second half of the examples of a micro-batch, which lie along the first dimension of all its
+    tensors; itself where they cannot be parted."""
+    sizes = {len(t) if t.dim() else 0 for t in batch.values()}
+    if len(sizes) != 1 or max(sizes) < 2:
+        return [batch]
+    return [dict(zip(batch, half, strict=True)) for half in zip(*(t.chunk(2) for t in batch.values()), strict=True)]
+
+
 @dataclass
 class Objective:
     """The loss on a batch at the parameters of `model`, as the measurements take it."""

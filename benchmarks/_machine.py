@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,12 +27,12 @@ def start(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def seconds(function: Callable, *args) -> float:
-    """CPU time where one thread computes, since others may share the machine; else wall time."""
+def timed(function: Callable, *args) -> tuple[float, Any]:
+    """(seconds, result). CPU time where one thread computes, since others may share the machine; else wall time."""
     clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     begin = clock()
-    function(*args)
-    return clock() - begin
+    result = function(*args)
+    return clock() - begin, result
 
 
 def medians(functions: dict[str, Callable], rounds: int) -> dict[str, float]:
@@ -39,7 +40,7 @@ def medians(functions: dict[str, Callable], rounds: int) -> dict[str, float]:
     before the first is not counted."""
     for function in functions.values():
         function()
-    times = [{name: seconds(function) for name, function in functions.items()} for _ in range(rounds)]
+    times = [{name: timed(function)[0] for name, function in functions.items()} for _ in range(rounds)]
     return {name: statistics.median(row[name] for row in times) for name in functions}
 
 
