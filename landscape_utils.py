@@ -147,15 +147,23 @@ def unit(direction: Params, like: Params | None = None) -> Params | None:
     return {n: (v.to(torch.promote_types(v.dtype, like[n].dtype)) / length).to(like[n]) for n, v in direction.items()}
 
 
-def _workable(direction: Params, like: Params) -> tuple[Params, float] | None:
-    """(tangents, their length): the direction itself where it can be worked with as it is, which spares a copy of all
-    parameters a direction, else the unit vector; None if it is zero or not finite."""
-    length = norm(direction)
-    alike = all((v.dtype, v.device) == (like[n].dtype, like[n].device) for n, v in direction.items())
-    if alike and 1e-4 < length < 1e5:  # squares stay far from the ends of float32
-        return direction, length
-    u = unit(direction, like)
-    return None if u is None else (u, 1.0)
+class _Tangents(Sequence):
+    """The directions as a route takes them, in the number types and on the devices of `like`: those that fit, as they
+    are; others, and those of extreme length, as unit vectors made one at a time, so that no copies pile up."""
+
+    def __init__(self, directions: Sequence[Params], like: Params):
+        self.directions, self.like = directions, like
+        self.lengths = []  # |v| of what a route is given
+        for direction in directions:
+            length = norm(direction)
+            alike = all((v.dtype, v.device) == (like[n].dtype, like[n].device) for n, v in direction.items())
+            self.lengths.append(length if alike and 1e-4 < length < 1e5 else 1.0)  # float32 can square it
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def __getitem__(self, k: int) -> Params:
+        return self.directions[k] if self.lengths[k] != 1.0 else unit(self.directions[k], self.like)
 
 
 def directional_derivatives(
@@ -166,8 +174,7 @@ def directional_derivatives(
     One forward and one backward pass per micro-batch serve all directions (`curvature_tape`, about three forward passes
     more a direction); a model that it cannot follow is measured by `reverse_over_reverse`, which the log says once.
     H is never formed. The length of v cancels; its sign turns the slope only. Peak memory beyond parameters and
-    directions is about that of one forward and backward pass of a micro-batch, however many directions there are
-    (directions of another number type or device than `params`, or of extreme length, are copied first).
+    directions is about that of one forward and backward pass of a micro-batch, however many directions there are.
 
     Args:
         loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).
@@ -181,8 +188,8 @@ def directional_derivatives(
     """
     for direction in directions:
         _check_direction(params, direction)
-    workable = {k: w for k, v in enumerate(directions) if (w := _workable(v, like=params)) is not None}
-    tangents = [v for v, _ in workable.values()]
+    finite = [k for k, v in enumerate(directions) if 0 < norm(v) < math.inf]
+    tangents = _Tangents([directions[k] for k in finite], like=params)
     route = curvatures_of_batch
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
     for batch in _parted(loss_fn, params, progress(batches)):
@@ -198,14 +205,10 @@ def directional_derivatives(
     if not examples:
         raise ValueError("directional_derivatives got no examples: `batches` is empty")
     loss, *rest = (sums / examples).tolist()
-    measured = {
-        k: DirectionalDerivatives(loss, slope / length, curvature / length**2)
-        for (k, (_, length)), slope, curvature in zip(
-            workable.items(), rest[: len(tangents)], rest[len(tangents) :], strict=True
-        )
-    }
-    nothing = DirectionalDerivatives(loss, math.nan, math.nan)
-    return [measured.get(k, nothing) for k in range(len(directions))]
+    result = [DirectionalDerivatives(loss, math.nan, math.nan)] * len(directions)
+    for i, (k, length) in enumerate(zip(finite, tangents.lengths, strict=True)):
+        result[k] = DirectionalDerivatives(loss, rest[i] / length, rest[len(finite) + i] / length**2)
+    return result
 
 
 def _parted(loss_fn: LossFunction, params: Params, batches: Iterable[Batch]) -> Iterator[Batch]:
