@@ -30,7 +30,7 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import Objective, Params, measuring, objective_at
+from measuring import Objective, Params, measuring, objective_at, within_memory
 from plotting import draw_all
 from results import CannotWrite, Table, create_run_folder, format_table, read_table, write_config
 from settings import (
@@ -171,9 +171,12 @@ class Recorder:
     def measure(self, point: Point, directions: dict[str, Params], objective: Objective, task, scan: bool) -> None:
         """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
         at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-        found = directional_derivatives(
-            objective.loss_fn, objective.params, list(directions.values()), objective.batches,
-            progress=lambda batches: progress(batches, desc="sharpness", leave=False),
+        found = within_memory(
+            lambda batches: directional_derivatives(
+                objective.loss_fn, objective.params, list(directions.values()), batches,
+                progress=lambda each: progress(each, desc="sharpness", leave=False),
+            ),
+            objective.batches,
         )  # fmt: skip
         derivatives = dict(zip(directions, found, strict=True))
         for label, d in derivatives.items():

@@ -21,7 +21,7 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import functional_loss, measuring, trainable_parameters
+from measuring import functional_loss, measuring, trainable_parameters, within_memory
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import labelled
 
@@ -180,6 +180,29 @@ def test_directions_of_any_length_are_measured_alike_in_float32(length):
     batch, at = [{"a": torch.tensor([2.0])}], {"x": torch.tensor(1.0), "y": torch.tensor(-2.0)}
     (found,) = directional_derivatives(bowl, at, [{"x": torch.tensor(length), "y": torch.tensor(-length)}], batch)
     assert (found.slope, found.sharpness) == pytest.approx(((6 + 4) / math.sqrt(2), 4.0), rel=1e-6)
+
+
+def test_out_of_memory_halves_the_micro_batches_for_good_and_changes_no_result(t5):
+    loss_fn, params, batch = t5
+    direction, batches = random_direction(params, 0), [batch]
+
+    def cramped(point, part):
+        if len(part["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_fn(point, part)
+
+    (found,) = within_memory(lambda b: directional_derivatives(cramped, params, [direction], b), batches)
+    assert [len(part["labels"]) for part in batches] == [2, 1, 1, 1]
+    (expected,) = directional_derivatives(loss_fn, params, [direction], [batch])
+    assert (found.loss, found.sharpness) == pytest.approx((expected.loss, expected.sharpness), rel=1e-12)
+
+
+def test_one_example_that_does_not_fit_is_an_error():
+    def full(_batches):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        within_memory(full, [{"a": torch.zeros(1)}])
 
 
 # ---- quadratic model ----------------------------------------------------------------------------------------------
