@@ -18,7 +18,7 @@ from results import format_table
 from torch_optimizer import Algorithm
 
 
-def rounding_errors(directions: dict[str, Params], objective: Objective, task, examples: int = 4) -> list[float]:
+def rounding_errors(directions: dict[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
     """How far float32 arithmetic may put each directional sharpness off, in the same unit; NaN without a length.
 
     On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is
