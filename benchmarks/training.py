@@ -33,8 +33,8 @@ from tasks import Task, load_task
 from training import ORDER, random_stream, trajectory
 
 RESULTS = Path(__file__).parent / "results" / "training.csv"
-SIZES = {"toy": (640, 64, 32, 2), "t5-small": (32, 16, 8, 1)}  # examples, batch, micro-batch, epochs
-KEY = ("size", "data", "threads")
+SIZES = {"toy": (640, 64, 32, 2), "t5-small": (64, 32, 4, 1)}  # examples, batch, micro-batch, epochs
+KEY = ("size", "data", "batch", "threads")
 
 
 def make_task(size: str, dataset: str, num_examples: int) -> Task:
@@ -169,7 +169,7 @@ def machine() -> dict:
 
 
 def add_to_csv(path: Path, row: dict) -> None:
-    """Replace the row of the same size, data and threads, or append it; the file is written whole."""
+    """Replace the row of the same size, data, batch and threads, or append it; the file is written whole."""
     path.parent.mkdir(exist_ok=True)
     rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     rows = [old for old in rows if any(old[k] != str(row[k]) for k in KEY)] + [row]
@@ -185,6 +185,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="toy")
     parser.add_argument("--dataset", default="toy", help="a local file of pairs, or toy")
+    parser.add_argument(
+        "--batch_size", type=int, help="of all micro-batches; more of them share out the lengths better"
+    )
     parser.add_argument("--rounds", type=int, default=5, help="repetitions; the table takes medians")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
@@ -192,6 +195,9 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     prepare_machine()
     num_examples, *sizes = SIZES[args.size]
+    sizes[0] = args.batch_size or sizes[0]
+    if num_examples % sizes[0] or sizes[0] % sizes[1]:  # the Trainer's accumulation knows whole batches only
+        parser.error(f"--batch_size is a divisor of {num_examples} and a multiple of {sizes[1]}, got {sizes[0]}")
     task = make_task(args.size, args.dataset, num_examples)
     head = dict(size=args.size, data=Path(args.dataset).parent.name or args.dataset, threads=args.threads)
     head |= dict(examples=num_examples, batch=sizes[0], micro_batch=sizes[1], steps=num_examples * sizes[2] // sizes[0])
