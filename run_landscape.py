@@ -30,7 +30,7 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import Objective, Params, measuring, objective_at
+from measuring import Objective, Params, measuring, objective_at, within_memory
 from plotting import draw_all
 from results import CannotWrite, Table, create_run_folder, format_table, read_table, write_config
 from settings import (
@@ -53,7 +53,7 @@ from settings import (
     seed_number,
     start_logging,
 )
-from sharpness_check import check_at_point, check_on_tiny_model
+from sharpness_check import check_at_point, check_on_tiny_model, rounding_errors
 from tasks import TASKS, load_task, task_defaults
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.algorithm import choose_list
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 COLUMNS = {
     "training": "epoch iteration loss",
     "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
-    "predicted_decrease",
+    "predicted_decrease sharpness_error",
     "ratios": "epoch algorithm mean_ratio std count",
     "scan": "epoch batch iteration algorithm distance loss",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
@@ -172,12 +172,15 @@ class Recorder:
             log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
         self.warned = set()
 
-    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, scan: bool) -> None:
+    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, task, scan: bool) -> None:
         """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
         at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-        found = directional_derivatives(
-            objective.loss_fn, objective.params, list(directions.values()), objective.batches,
-            progress=lambda batches: progress(batches, desc="sharpness", leave=False),
+        found = within_memory(
+            lambda batches: directional_derivatives(
+                objective.loss_fn, objective.params, list(directions.values()), batches,
+                progress=lambda each: progress(each, desc="sharpness", leave=False),
+            ),
+            objective.batches,
         )  # fmt: skip
         derivatives = dict(zip(directions, found, strict=True))
         for label, d in derivatives.items():
@@ -186,11 +189,15 @@ class Recorder:
                 where = f"epoch {point.epoch}, batch {point.batch}"
                 log.warning("%s: its step is zero or not finite in %s; such cells stay empty (said once)", label, where)
         if not self.settings.skip_sharpness:
-            self.add_sharpness(at, directions, derivatives)
+            single = self.settings.dtype == "float32"
+            errors = rounding_errors(directions, objective, task) if single else [math.nan] * len(directions)
+            self.add_sharpness(at, directions, derivatives, dict(zip(directions, errors, strict=True)))
         if scan:
             self.add_scans(at, directions, derivatives, objective)
 
-    def add_sharpness(self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives]) -> None:
+    def add_sharpness(
+        self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives], errors: dict[str, float]
+    ) -> None:
         reference = abs(derivatives[self.reference].sharpness) if self.reference else math.nan
         for label, d in derivatives.items():
             self.tables["sharpness"].append(
@@ -199,6 +206,7 @@ class Recorder:
                 step_norm=norm(directions[label]),
                 step_max=max(v.abs().max().item() for v in directions[label].values() if v.numel()),
                 best_distance=d.best_distance, predicted_decrease=d.predicted_decrease,
+                sharpness_error=errors[label],
             )  # fmt: skip
 
     def add_scans(self, at: dict, directions: dict, derivatives: dict, objective: Objective) -> None:
@@ -281,7 +289,7 @@ def run(task, settings: argparse.Namespace, folder: Path) -> None:
                     if unchecked:
                         print(check_at_point(directions, objective, task), flush=True)
                         unchecked = False
-                    recorder.measure(point, directions, objective, scan)
+                    recorder.measure(point, directions, objective, task, scan)
                 recorder.save()
     finally:  # also what was measured before a loss that is not finite
         recorder.add_ratios()
@@ -291,11 +299,25 @@ def run(task, settings: argparse.Namespace, folder: Path) -> None:
 
 
 def ratio_table(folder: Path, labels: Iterable[str]) -> str:
-    """The paper's tables 3 to 6, an algorithm a row and a test epoch a column."""
-    cells = {(row["algorithm"], row["epoch"]): row["mean_ratio"] for row in read_table(folder / "ratios.csv")}
+    """The paper's tables 3 to 6, an algorithm a row and a test epoch a column; "~" marks what rounding blurs."""
+    blurred = blurred_cells(read_table(folder / "sharpness.csv"))
+    cells = {}
+    for row in read_table(folder / "ratios.csv"):
+        cell = row["algorithm"], row["epoch"]
+        cells[cell] = f"~{row['mean_ratio']:.4g}" if cell in blurred else row["mean_ratio"]
     epochs = sorted({epoch for _, epoch in cells})
     rows = [{"algorithm": label, **{f"epoch {e}": cells.get((label, e)) for e in epochs}} for label in labels]
-    return format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
+    table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
+    return f"{table}\n~: rounding errors above 10 %; --dtype float64 measures exactly" if blurred else table
+
+
+def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
+    """(algorithm, epoch) where the estimated rounding errors of sharpness are more than 10 % of it."""
+    sizes = defaultdict(float)
+    for row in rows:
+        if row["sharpness_error"] is not None:
+            sizes[row["algorithm"], row["epoch"]] += row["sharpness_error"] - 0.1 * abs(row["sharpness"])
+    return {cell for cell, excess in sizes.items() if excess > 0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
