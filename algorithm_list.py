@@ -62,17 +62,18 @@ AUTOREGRESSIVE = [
     Algorithm("lion", lr=2e-4),
 ]
 
-# For the toy task: every optimizer of the package once, the paper's three clipped variants, all at 10 %.
+# For the toy task: every optimizer of the package once, the paper's three clipped variants, all at 10 %. The learning
+# rates are those that `python run_convergence.py --tune_lr --tune_epochs 5` chose there.
 TOY = [
-    Algorithm("sgd", lr=1e-1, **MOMENTUM),
-    Algorithm("sgd", lr=1.0, **MOMENTUM, coordinate_clip=0.1),
-    Algorithm("adam", lr=2e-3),
+    Algorithm("sgd", lr=10.0, **MOMENTUM),
+    Algorithm("sgd", lr=3.16, **MOMENTUM, coordinate_clip=0.1),
+    Algorithm("adam", lr=2e-2),
     Algorithm("adafactor", relative_step=True),
     Algorithm("adafactor", relative_step=True, coordinate_clip=0.1),
-    Algorithm("lion", lr=5e-4),
-    Algorithm("sign_sgd", lr=5e-4, **MOMENTUM),
-    Algorithm("normalized_sgd", lr=1e-3, **MOMENTUM),
-    Algorithm("normalized_sgd", lr=1e-3, **MOMENTUM, coordinate_clip=0.1),
+    Algorithm("lion", lr=1.58e-2),
+    Algorithm("sign_sgd", lr=1.58e-2, **MOMENTUM),
+    Algorithm("normalized_sgd", lr=3.16e-3, **MOMENTUM),
+    Algorithm("normalized_sgd", lr=1e-2, **MOMENTUM, coordinate_clip=0.1),
 ]
 
 

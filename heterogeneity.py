@@ -26,10 +26,10 @@ CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 1000
 
 
-def resolved(eigenvalue: float, residual: float, converged: bool) -> float:
-    """An eigenvalue for the statistics: 0 where it did not converge and its residual does not tell it from 0, as in a
-    block that vanishes but for rounding (`hessian_utils.block_curvatures`)."""
-    return 0.0 if not converged and abs(eigenvalue) <= residual else eigenvalue
+def resolved(eigenvalue: float, residual: float) -> float:
+    """An eigenvalue for the statistics: 0 where its residual does not tell it from 0, as in a block that vanishes but
+    for rounding (`hessian_utils.block_curvatures`)."""
+    return 0.0 if abs(eigenvalue) <= residual else eigenvalue
 
 
 # ---- inequality --------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ def _check_same_length(*columns: np.ndarray) -> None:
 # What a tensor is for, from its name in transformers' models: the first row whose pattern occurs in the name wins,
 # whatever the case. The order matters: post_attention_layernorm is a norm, T5's relative_attention_bias attention.
 KINDS = [
-    ("norm", r"norm|(^|\.)ln_\w+\.|(^|\.)bn\d*\."),
+    ("norm", r"(?<!prelayer)norm|(^|\.)ln_\w+\.|(^|\.)bn\d*\."),
     ("head", r"(^|\.)(lm_head|qa_outputs|score|cls|pooler|fc|vocab_\w+|(pre_)?classifier)\."),
     ("attention", r"attention|attn"),
     ("embedding", r"embeddings|embed_tokens|cls_token|(^|\.)(wte|wpe|shared)\."),

@@ -56,7 +56,7 @@ def points_of(run: Run) -> list[Point]:
 
 
 def _point(row: Row) -> Point:
-    value = resolved(row["eigenvalue"], row["residual"], bool(row["converged"]))
+    value = resolved(row["eigenvalue"], row["residual"])
     kind = row["kind"] if row["kind"] in KINDS else "other"
     return Point(row["block"], kind, row["layer"], row["numel"], row["gradient_norm"], value,
                  bool(row["converged"]))

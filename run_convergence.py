@@ -148,9 +148,9 @@ class Run:
 
 
 class Start:
-    """A task with the parameters that every algorithm starts from."""
+    """A task with the parameters that every algorithm starts from. Without a journal, nothing of a run is stored."""
 
-    def __init__(self, task, settings: argparse.Namespace, journal: Journal):
+    def __init__(self, task, settings: argparse.Namespace, journal: Journal | None = None):
         self.task, self.settings, self.journal = task, settings, journal
         task.model.to(settings.device)
         self.state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
@@ -161,7 +161,7 @@ class Start:
         `num_epoch_to_save` epochs and at the end, and score it after every epoch."""
         settings, journal = self.settings, self.journal
         key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
-        if key in journal.ended:
+        if journal and key in journal.ended:
             if bar is not None:
                 bar.update(len(journal.ended[key]["points"]))
             return Run(**journal.ended[key])
@@ -172,7 +172,7 @@ class Start:
         parts = {"model": self.task.model, "optimizer": optimizer}
         if scheduler is not None:
             parts["scheduler"] = scheduler
-        done, notes = journal.take_up(key, parts)
+        done, notes = journal.take_up(key, parts) if journal else (0, None)
         points, scores = notes or ([], [])
         began = time.perf_counter() - (points[-1][4] if points else 0)
         if bar is not None:
@@ -186,7 +186,7 @@ class Start:
             micro_batch_size=settings.micro_batch_size, seed=seed, scheduler=scheduler,
             max_grad_norm=settings.max_grad_norm or None, forward=self.forward,
             autocast=torch.bfloat16 if settings.dtype == "bfloat16" else None,
-            first_iteration=done + 1, after_step=keep,
+            first_iteration=done + 1, after_step=keep if journal else None,
         )  # fmt: skip
         try:
             for point in run:
@@ -204,7 +204,8 @@ class Start:
         result = Run(points, per_epoch, diverged, scores)
         if settings.save_model and folder is not None and not diverged:
             self.task.save_model(folder)
-        journal.end(key, vars(result))
+        if journal:
+            journal.end(key, vars(result))
         return result
 
     def end_epoch(self, epoch: int, folder: Path | None) -> list[tuple]:

@@ -72,7 +72,7 @@ def make_parser() -> Parser:
         help="only tensors in whose name this occurs; 'paper': the second paper's choice in RoBERTa, ResNet and ViT",
     )  # fmt: skip
     group.add_argument(
-        "--num_batches", type=positive_int, default=3, metavar="N", help="batches of training data measured, each alone"
+        "--num_batches", type=positive_int, default=2, metavar="N", help="batches of training data measured, each alone"
     )
     group.add_argument(
         "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"
@@ -241,7 +241,7 @@ def add_heterogeneity(table: Table | None, batch: int | str, rows: list[dict], s
     nan = float("nan")
     found = [row["eigenvalue"] is not None for row in rows]
     eigenvalues = [
-        resolved(row["eigenvalue"], row["residual"], row["converged"]) if ok else nan
+        resolved(row["eigenvalue"], row["residual"]) if ok else nan
         for row, ok in zip(rows, found, strict=True)
     ]
     measures = heterogeneity_by_group(
@@ -277,7 +277,7 @@ def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> No
 def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
     measured = [row for row in rows if row["batch"] != MEAN and row["eigenvalue"] is not None]
     left = [row for row in measured if not row["converged"]]
-    zero = [row for row in left if resolved(row["eigenvalue"], row["residual"], False) == 0]
+    zero = [row for row in left if resolved(row["eigenvalue"], row["residual"]) == 0]
     if left:
         log.warning(
             "%d of %d eigenvalues did not converge (column converged; --tolerance %g, --max_iterations %d); %d of them "

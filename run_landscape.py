@@ -96,15 +96,10 @@ def resolve(settings: argparse.Namespace) -> argparse.Namespace:
     """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
     defaults = task_defaults(settings.task, settings.dataset, settings.model)
     epochs_given = settings.num_epochs is not None and settings.test_epochs is None
-    size_given = settings.test_batch_size is not None
+    settings.test_batch_given = settings.test_batch_size is not None
     fill_in(settings, defaults)
     if epochs_given:
         settings.test_epochs = [e for e in defaults.test_epochs if e <= settings.num_epochs] or [settings.num_epochs]
-    if not size_given:
-        settings.test_batch_size = min(settings.test_batch_size, settings.dataset_size)
-    elif settings.test_batch_size > settings.dataset_size:
-        size = settings.dataset_size
-        raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {size} examples")
     late = [e for e in settings.test_epochs if e > settings.num_epochs]
     if late:
         raise ValueError(f"--test_epochs {late[0]} is after the last epoch, --num_epochs {settings.num_epochs}")
@@ -118,6 +113,15 @@ def resolve(settings: argparse.Namespace) -> argparse.Namespace:
         settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer)
     settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
     return settings
+
+
+def fit_to_data(settings: argparse.Namespace, examples: int) -> None:
+    """Check what depends on the number of examples; a test batch that nobody asked for is cut to it."""
+    if settings.test_batch_size > examples:
+        if settings.test_batch_given:
+            raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {examples} examples")
+        settings.test_batch_size = examples
+    sampled_batches(settings, batches_per_epoch(examples, settings.batch_size))
 
 
 def training_row(settings: argparse.Namespace) -> Algorithm:
@@ -257,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
             seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
         )  # fmt: skip
-        sampled_batches(settings, batches_per_epoch(len(task.examples), settings.batch_size))
+        fit_to_data(settings, len(task.examples))
         folder = open_run(settings, earlier)
 
     def work(stop: StopRequest) -> list[Path]:

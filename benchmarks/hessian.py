@@ -6,7 +6,12 @@
 
 Writes benchmarks/results/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
 The methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over
-tensors and takes the median over rounds; ours includes its gradient graph, built once a round.
+tensors and takes the median over rounds; ours includes its gradient graph, built once a round. With one thread the
+seconds are of CPU time, which other programs on the machine disturb least.
+
+The tolerances mean different things: ours bounds the residual, whose square decides the error; power iteration's is the
+change of the value in one step, which says little about the error. So ours is timed at the same number, and once more
+at --loose_tolerance, where its errors come near, but still below, those of power iteration.
 
 An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the
 eigenvalue of largest magnitude, so for it a large error also means that this one is negative. Ours finds both. Tensors
@@ -148,21 +153,29 @@ class Logits(torch.nn.Module):
 OTHERS = {"paper": paper, "PyHessian": pyhessian, "curvlinops + eigsh": curvlinops_eigsh}
 
 
-def measure_round(problem: Problem, names: list[str], tolerance: float, exact: dict[str, float]) -> list[dict]:
-    def ours(_problem, _name, _tolerance):
-        block = next(blocks)
-        return block.eigenvalue, block.products
+OURS = ("ours", "ours, loose tolerance")
 
-    start = time.perf_counter()
+
+def measure_round(
+    problem: Problem, names: list[str], tolerances: tuple[float, float], exact: dict[str, float]
+) -> list[dict]:
+    """`tolerances`: of all methods, and of ours when loose."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     params = {name: p.detach() for name, p in problem.model.named_parameters()}
-    blocks = block_curvatures(problem.losses, params, [{}], names, tolerance=tolerance)
-    graph_seconds = time.perf_counter() - start
-    rows = [dict(method="ours", tensor="gradient graph", seconds=graph_seconds, products=0, error="")]
+    rows, running = [], {}
+    for label, tolerance in zip(OURS, tolerances, strict=True):
+        start = clock()
+        running[label] = block_curvatures(problem.losses, params, [{}], names, tolerance=tolerance)
+        rows.append(dict(method=label, tensor="gradient graph", seconds=clock() - start, products=0, error=""))
     for name in names:
-        for label, method in {"ours": ours, **OTHERS}.items():
-            start = time.perf_counter()
-            value, products = method(problem, name, tolerance)
-            seconds = time.perf_counter() - start
+        for label in (*OURS, *OTHERS):
+            start = clock()
+            if label in OURS:
+                block = next(running[label])
+                value, products = block.eigenvalue, block.products
+            else:
+                value, products = OTHERS[label](problem, name, tolerances[0])
+            seconds = clock() - start
             error = abs(value / exact[name] - 1)
             rows.append(dict(method=label, tensor=name, seconds=seconds, products=products, error=error))
             problem.forget_graph()
@@ -181,14 +194,14 @@ def exact_eigenvalues(problem: Problem, names: list[str]) -> dict[str, float]:
 def print_table(rounds: list[list[dict]]) -> None:
     medians = {
         label: statistics.median(sum(row["seconds"] for row in rows if row["method"] == label) for rows in rounds)
-        for label in ("ours", *OTHERS)
+        for label in (*OURS, *OTHERS)
     }
-    print(f"{'method':20} {'seconds':>9} {'ratio':>7} {'products':>9} {'median error':>13} {'largest':>9}")
+    print(f"{'method':22} {'seconds':>9} {'ratio':>7} {'products':>9} {'median error':>13} {'largest':>9}")
     for label, seconds in medians.items():
         rows = [row for row in rounds[-1] if row["method"] == label]
         products = "" if rows[-1]["products"] is None else sum(row["products"] for row in rows)
         errors = [row["error"] for row in rows if row["error"] != ""]
-        print(f"{label:20} {seconds:9.2f} {seconds / medians['ours']:7.2f} {products:>9} "
+        print(f"{label:22} {seconds:9.2f} {seconds / medians['ours']:7.2f} {products:>9} "
               f"{statistics.median(errors):13.1e} {max(errors):9.1e}")
 
 
@@ -197,6 +210,7 @@ def main() -> None:
     parser.add_argument("--tensors", choices=SELECTIONS, default="paper")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of everything; the table takes medians")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="each method's own stopping tolerance")
+    parser.add_argument("--loose_tolerance", type=float, default=0.03, help="ours, once more")
     parser.add_argument("--batch_size", type=int, default=8, help="examples")
     parser.add_argument("--length", type=int, default=32, help="tokens an example")
     parser.add_argument("--threads", type=int, default=2)
@@ -208,7 +222,8 @@ def main() -> None:
     problem = Problem(args.batch_size, args.length)
     names = [name for name, _ in problem.model.named_parameters() if SELECTIONS[args.tensors].search(name)]
     exact = exact_eigenvalues(problem, names)
-    rounds = [measure_round(problem, names, args.tolerance, exact) for _ in range(args.rounds)]
+    tolerances = args.tolerance, args.loose_tolerance
+    rounds = [measure_round(problem, names, tolerances, exact) for _ in range(args.rounds)]
 
     path = Path(__file__).parent / "results" / f"hessian_{args.tensors}.csv"
     path.parent.mkdir(exist_ok=True)

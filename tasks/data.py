@@ -20,7 +20,6 @@ def load_rows(
     check_row: Callable[[dict], None],
     hf_key: str | None = None,
     fewest: int | None = None,
-    seed: int | None = None,
 ) -> list[dict]:
     """The first `count` rows of `source`.
 
@@ -29,14 +28,11 @@ def load_rows(
             `owner/name:configuration` or `owner/name:folder/in/it`.
         check_row: raises ValueError saying what is wrong with a row; file and row are put before its message.
         fewest: rows that must be there; None: `count`.
-        seed: shuffle first, by this seed; None takes the rows in their order.
 
     Raises: ValueError in one line.
     """
     with explained(source):
-        data = load_splits(source, hf_key, None if seed is not None else count)["train"]
-        if seed is not None:
-            data = data.shuffle(seed=seed)
+        data = load_splits(source, hf_key, count)["train"]
         rows = data.select(range(min(count, len(data)))).to_list()  # text is decoded here, and may be refused
     if len(rows) < (count if fewest is None else fewest):
         raise ValueError(too_few(source, len(rows), count))

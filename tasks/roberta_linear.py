@@ -3,7 +3,7 @@
 Imports transformers, so it is imported where it is needed."""
 
 from torch import Tensor, nn
-from transformers import RobertaForSequenceClassification
+from transformers import RobertaForSequenceClassification, RobertaPreLayerNormForSequenceClassification
 
 
 class LinearHead(nn.Module):
@@ -24,3 +24,15 @@ class RobertaWithLinearHead(RobertaForSequenceClassification):
         super().__init__(config)
         self.classifier = LinearHead(config)
         self.post_init()
+
+
+class PreNormRobertaWithLinearHead(RobertaPreLayerNormForSequenceClassification):
+    """The norms before attention and MLP instead of after them."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.classifier = LinearHead(config)
+        self.post_init()
+
+
+LINEAR_HEADS = {"roberta": RobertaWithLinearHead, "roberta-prelayernorm": PreNormRobertaWithLinearHead}

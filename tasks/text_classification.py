@@ -175,10 +175,10 @@ def classifier_class(config) -> type:
     """The model class for a configuration: RoBERTa gets a linear head."""
     import transformers
 
-    if config.model_type == "roberta":
-        from tasks.roberta_linear import RobertaWithLinearHead
+    if config.model_type in ("roberta", "roberta-prelayernorm"):
+        from tasks.roberta_linear import LINEAR_HEADS
 
-        return RobertaWithLinearHead
+        return LINEAR_HEADS[config.model_type]
     return transformers.AutoModelForSequenceClassification
 
 

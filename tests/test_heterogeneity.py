@@ -22,6 +22,8 @@ from transformers import (
     ResNetForImageClassification,
     RobertaConfig,
     RobertaForSequenceClassification,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForSequenceClassification,
     T5Config,
     T5ForConditionalGeneration,
     ViTConfig,
@@ -175,6 +177,8 @@ MODELS = {
     "t5": lambda: T5ForConditionalGeneration(
         T5Config(vocab_size=9, d_model=4, d_kv=2, d_ff=6, num_layers=2, num_heads=2, tie_word_embeddings=False)),
     "roberta": lambda: RobertaForSequenceClassification(RobertaConfig(**SMALL, vocab_size=9)),
+    "roberta-prelayernorm": lambda: RobertaPreLayerNormForSequenceClassification(
+        RobertaPreLayerNormConfig(**SMALL, vocab_size=9)),
     "bert": lambda: BertForMaskedLM(BertConfig(**SMALL, vocab_size=9)),
     "distilbert": lambda: DistilBertForSequenceClassification(
         DistilBertConfig(vocab_size=9, dim=4, n_layers=2, n_heads=2, hidden_dim=6)),
@@ -260,11 +264,11 @@ def test_row_of_measures_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("eigenvalue", "residual", "converged", "expected"),
-    [(1e-9, 1e-7, False, 0.0), (-1e-9, 1e-7, False, 0.0), (1.0, 0.3, False, 1.0), (1e-9, 1e-12, True, 1e-9)],
+    ("eigenvalue", "residual", "expected"),
+    [(1e-9, 1e-7, 0.0), (-1e-9, 1e-7, 0.0), (0.0, 0.0, 0.0), (1.0, 0.3, 1.0), (-1e-9, 1e-12, -1e-9)],
 )
-def test_an_unconverged_eigenvalue_within_its_residual_counts_as_zero(eigenvalue, residual, converged, expected):
-    assert resolved(eigenvalue, residual, converged) == expected
+def test_an_eigenvalue_within_its_residual_counts_as_zero(eigenvalue, residual, expected):
+    assert resolved(eigenvalue, residual) == expected
 
 
 def test_blocks_that_are_not_finite_are_left_out():

@@ -16,6 +16,7 @@ from tasks import TASKS, load_task, task_defaults
 from tasks.machine_translation import PREFIX
 from tasks.toy_tokenizer import train_tokenizer
 
+pytestmark = pytest.mark.usefixtures("own_cache")
 ROOT = Path(__file__).parent.parent
 PAIRS = [
     ("Hello.", "Bonjour."),
@@ -28,14 +29,6 @@ ROWS = [{"id": str(i), "translation": {"en": en, "fr": fr}} for i, (en, fr) in e
 @pytest.fixture(scope="module")
 def toy():
     return load_task("toy", dataset_size=48)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
-    """The library's cache of converted files goes to a temporary folder."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
 def write(path: Path, rows=ROWS) -> str:

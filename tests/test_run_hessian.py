@@ -1,0 +1,257 @@
+"""The block curvature script from its flags to its files, and the tensors that --parameters chooses."""
+
+import math
+
+import pytest
+import torch
+from transformers import (
+    ResNetConfig,
+    ResNetForImageClassification,
+    RobertaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import run_hessian
+from results import create_run_folder, read_config, read_table, write_config
+from run_hessian import BLOCKS, main, make_parser, mean_rows, resolve, saved_model, selected
+from tasks import load_task
+from tasks.roberta_linear import RobertaWithLinearHead
+from training import ORDER, random_stream
+
+QUICK = ["--dataset_size", "32", "--batch_size", "4", "--num_batches", "2", "--parameters", r"decoder.block.1.*norm"]
+
+
+def run(folder, *flags):
+    assert main([*QUICK, "--output_dir", str(folder), *flags]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("runs") / "quick")
+
+
+@pytest.fixture
+def without_figures(monkeypatch):
+    monkeypatch.setattr(run_hessian, "draw_all", lambda folder: [])
+
+
+def complaint(capsys, *flags):
+    """The one line that the script answers these flags with."""
+    with pytest.raises(SystemExit) as end:
+        main(list(flags))
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.count("\n") == 1
+    return error
+
+
+# ---- the run folder ---------------------------------------------------------------------------------------------
+
+
+def test_run_leaves_config_tables_and_figures(folder):
+    assert {path.name for path in folder.iterdir()} == {"config.json", "blocks.csv", "heterogeneity.csv", "figures"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == {
+        "gradient_against_curvature", "along_depth", "lorenz",
+    }  # fmt: skip
+    settings = read_config(folder)["settings"]
+    assert (settings["task"], settings["model"], settings["seed"], settings["num_batches"]) == ("toy", "toy", 0, 2)
+
+
+def test_every_block_has_a_row_for_each_batch_and_for_their_mean(folder):
+    rows = read_table(folder / "blocks.csv")
+    assert list(rows[0]) == BLOCKS
+    assert [row["batch"] for row in rows] == [1] * 3 + [2] * 3 + ["mean"] * 3
+    for one, two, mean in zip(rows[:3], rows[3:6], rows[6:], strict=True):
+        assert one["block"] == two["block"] == mean["block"]
+        assert mean["kind"] == "norm"
+        assert mean["layer"] == "decoder.block.1"
+        for column in ("gradient_norm", "eigenvalue", "residual", "magnitude_eigenvalue"):
+            assert mean[column] == pytest.approx((one[column] + two[column]) / 2)
+        assert mean["products"] == one["products"] + two["products"]
+
+
+def test_gradient_norms_are_those_of_the_first_examples_of_the_training_order(folder):
+    task = load_task("toy", "toy", "toy", dataset_size=32)
+    indices = random_stream(0, ORDER, 1).permutation(32)[:4]
+    model = task.model.eval()
+    task.losses(model, task.collate([task.examples[i] for i in indices])).mean().backward()
+    for row in read_table(folder / "blocks.csv")[:3]:
+        assert row["gradient_norm"] == pytest.approx(model.get_parameter(row["block"]).grad.norm().item(), rel=1e-4)
+
+
+def test_heterogeneity_is_measured_for_each_batch_and_for_the_mean(folder):
+    rows = read_table(folder / "heterogeneity.csv")
+    assert [row["batch"] for row in rows if row["grouping"] == "all"] == [1, 2, "mean"]
+    assert {row["group"] for row in rows} == {"all", "norm", "decoder.block.1"}
+    assert all(0 <= row["gini_gradient"] < 1 for row in rows)
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_another_run(folder, tmp_path, without_figures):
+    again, other = run(tmp_path / "again"), run(tmp_path / "other", "--seed", "1")
+    for table in ("blocks.csv", "heterogeneity.csv"):
+        assert (again / table).read_bytes() == (folder / table).read_bytes()
+        assert (other / table).read_bytes() != (folder / table).read_bytes()
+
+
+def test_micro_batches_rebuilt_graphs_and_float64_change_no_value(folder, tmp_path, without_figures):
+    split = run(tmp_path / "split", "--micro_batch_size", "3", "--dtype", "float64", "--num_batches", "1")
+    rebuilt = run(tmp_path / "rebuilt", "--rebuild_graphs", "--dtype", "float64", "--num_batches", "1")
+    for column, rel in (("gradient_norm", 1e-10), ("eigenvalue", 1e-9)):
+        values = [[row[column] for row in read_table(place / "blocks.csv")[:3]] for place in (split, rebuilt, folder)]
+        assert values[0] == pytest.approx(values[1], rel=rel)
+        assert values[2] == pytest.approx(values[0], rel=1e-3)  # float32, tolerance 1e-3
+
+
+def test_printed_table_shows_residual_products_and_what_did_not_converge(tmp_path, capsys, without_figures):
+    run(tmp_path / "short", "--max_iterations", "2")
+    printed = capsys.readouterr().out
+    header = printed.splitlines()[1]
+    assert all(column in header for column in ("eigenvalue", "residual", "converged", "products"))
+    assert " NO " in printed
+    assert {row["converged"] for row in read_table(tmp_path / "short" / "blocks.csv")} == {0}
+
+
+def test_mean_is_empty_where_a_batch_has_no_number_and_unconverged_where_one_is():
+    shared = dict(block="x", kind="mlp", layer="h.0", numel=3, gradient_norm=1.0, residual=0.1,
+                  magnitude_eigenvalue=2.0, magnitude_residual=0.1, magnitude_converged=True)  # fmt: skip
+    rows = [
+        shared | dict(batch=1, eigenvalue=2.0, converged=True, products=4),
+        shared | dict(batch=2, eigenvalue=None, converged=False, products=5),
+    ]
+    (mean,) = mean_rows(rows, ["x"])
+    assert (mean["batch"], mean["eigenvalue"], mean["converged"], mean["products"]) == ("mean", None, False, 9)
+    assert (mean["gradient_norm"], mean["magnitude_eigenvalue"], mean["magnitude_converged"]) == (1.0, 2.0, True)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_in_one_line(tmp_path, capsys):
+    task = load_task("toy", "toy", "toy", dataset_size=32)
+    with torch.no_grad():
+        task.model.shared.weight.fill_(math.nan)
+    task.save_model(tmp_path / "model")
+    flags = [*QUICK, "--checkpoint", str(tmp_path / "model"), "--output_dir", str(tmp_path / "run")]
+    assert main([*flags, "--task", "toy", "--dataset", "toy"]) == 1
+    assert "stopped: the loss is not finite" in capsys.readouterr().err
+
+
+# ---- which tensors ----------------------------------------------------------------------------------------------
+
+
+def on_meta(model_class, config):
+    with torch.device("meta"):
+        return model_class(config)
+
+
+def test_papers_choice_in_roberta_base_is_its_22_tensors():
+    names = selected(on_meta(RobertaWithLinearHead, RobertaConfig()), "paper")
+    assert len(names) == 22
+    assert [name.split(".")[3] for name in names[:-1]] == ["0"] * 7 + ["6"] * 7 + ["11"] * 7
+    assert names[-1] == "classifier.out_proj.weight"
+    assert all(name.endswith(".weight") for name in names)
+
+
+def test_papers_choice_in_resnet_18_is_its_21_tensors():
+    config = ResNetConfig(hidden_sizes=[64, 128, 256, 512], depths=[2, 2, 2, 2], layer_type="basic")
+    names = selected(on_meta(ResNetForImageClassification, config), "paper")
+    stages = [name.split(".")[3] for name in names[:-1]]
+    assert stages == ["0"] * 6 + ["2"] * 7 + ["3"] * 7
+    assert names[-1] == "classifier.1.weight"
+    assert sum("shortcut.convolution" in name for name in names) == 2
+    assert sum("normalization" in name for name in names) == 6  # the first norm of each block, none of the shortcuts
+
+
+def test_papers_choice_in_vit_base_has_queries_keys_and_values_apart():
+    names = selected(on_meta(ViTForImageClassification, ViTConfig()), "paper")
+    assert len(names) == 16 + 2 * 3
+    assert names[-1] == "classifier.weight"
+
+
+def test_smaller_models_give_first_middle_and_last_layer_once():
+    config = RobertaConfig(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    assert len(selected(on_meta(RobertaWithLinearHead, config), "paper")) == 2 * 7 + 1
+    config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
+    assert len(selected(on_meta(ResNetForImageClassification, config), "paper")) == 3 + 1
+
+
+def test_a_regular_expression_chooses_by_any_part_of_the_name():
+    model = on_meta(RobertaWithLinearHead, RobertaConfig(num_hidden_layers=2))
+    assert selected(model, r"layer\.1\..*key") == [
+        f"roberta.encoder.layer.1.attention.self.key.{end}" for end in ("weight", "bias")
+    ]
+    assert len(selected(model, None)) == len(list(model.parameters()))
+
+
+def test_papers_choice_is_refused_for_other_models():
+    with pytest.raises(ValueError, match="--parameters paper is for RoBERTa, ResNet and ViT, not t5"):
+        selected(on_meta(T5ForConditionalGeneration, T5Config(num_layers=1)), "paper")
+
+
+# ---- checkpoints and flags --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder with one saved model, as run_convergence.py --save_model leaves it."""
+    folder = create_run_folder(tmp_path_factory.mktemp("trained") / "run")
+    settings = dict(task="glue/rte", dataset="toy", dataset_size=40, max_length=32, seeds=[5, 6])
+    write_config(folder, settings, [])
+    load_task("glue/rte", "toy", "toy", 40, seed=5, max_length=32).save_model(folder / "model" / "seed5-1-adam")
+    return folder
+
+
+def test_checkpoint_brings_the_task_data_and_seed_of_its_run(trained):
+    settings = make_parser().parse_args(["--checkpoint", str(trained)])
+    resolve(settings)
+    assert settings.model == str(trained / "model" / "seed5-1-adam")
+    assert (settings.task, settings.dataset, settings.dataset_size, settings.max_length) == ("glue/rte", "toy", 40, 32)
+    assert settings.seed == 5
+    assert settings.batch_size == 8  # the task's, smaller than 32
+
+
+def test_flags_given_beside_a_checkpoint_stand(trained):
+    settings = make_parser().parse_args(["--checkpoint", str(trained), "--seed", "0", "--dataset_size", "20"])
+    resolve(settings)
+    assert (settings.seed, settings.dataset_size, settings.max_length) == (0, 20, 32)
+
+
+def test_a_saved_model_is_measured_at_its_own_weights(trained, tmp_path, without_figures):
+    flags = ["--checkpoint", str(trained), "--num_batches", "1", "--batch_size", "4", "--parameters", "out_proj"]
+    assert main([*flags, "--output_dir", str(tmp_path / "run")]) == 0
+    task = load_task("glue/rte", "toy", str(trained / "model" / "seed5-1-adam"), 40, seed=5, max_length=32)
+    indices = random_stream(5, ORDER, 1).permutation(40)[:4]
+    task.losses(task.model.eval(), task.collate([task.examples[i] for i in indices])).mean().backward()
+    row = read_table(tmp_path / "run" / "blocks.csv")[0]
+    norm = task.model.get_parameter(row["block"]).grad.norm().item()
+    assert row["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_checkpoints_that_are_none_or_many_are_named(trained, tmp_path):
+    with pytest.raises(ValueError, match="nowhere is no folder"):
+        saved_model(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no saved model; --save_model keeps one"):
+        saved_model(tmp_path)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    with pytest.raises(ValueError, match="holds 2 models; choose one: .*a, .*b"):
+        saved_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "answer"),
+    [
+        (["--parameters", "nothing"], "--parameters 'nothing' chooses no tensor; they are called shared.weight"),
+        (["--parameters", "("], "--parameters '(' is no regular expression"),
+        (["--batch_size", "400"], "--num_batches 2 of --batch_size 400 take 800 examples; there are 640"),
+        (["--tolerance", "0"], "--tolerance: expected float in (0, 0.5]"),
+        (["--max_iterations", "0"], "--max_iterations: expected int in [1, inf)"),
+        (["--checkpoint", ".", "--model", "toy"], "--checkpoint and --model both say which model"),
+        (["--task", "tiy"], "unknown task 'tiy'; did you mean 'toy'?"),
+        (["--output_dir", "tests"], "output folder tests is not empty"),
+    ],
+)
+def test_wrong_flags_are_answered_in_one_line(capsys, flags, answer):
+    assert answer in complaint(capsys, *flags)
