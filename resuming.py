@@ -83,6 +83,16 @@ def settings_of_run(
     return settings, earlier
 
 
+def is_complete(earlier: dict | None, folder: str) -> bool:
+    """Whether the earlier run came to its end; then what a kill in its last moment has left is removed."""
+    if earlier is None or "finished" not in earlier:
+        return False
+    refuse_if_held(folder)
+    Checkpoints(Path(folder) / "checkpoints").remove()
+    unlock(folder)
+    return True
+
+
 def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
     """The run folder, locked for this process (`unlock` it): a new one, or that of the earlier run.
 

@@ -27,7 +27,7 @@ from algorithm_list import ALGORITHM_LISTS
 from journal import Journal
 from plotting import draw_all
 from results import Table, format_table, read_table
-from resuming import add_resume_flags, open_run, settings_of_run, to_its_end
+from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
 from run_lock import StopRequest
 from settings import (
     Parser,
@@ -369,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_machine()
     with answering_input_errors(parser):
         settings, earlier = settings_of_run(parser, arguments)
-        if earlier and "finished" in earlier:
+        if is_complete(earlier, settings.output_dir):
             print(f"{settings.output_dir} is complete: nothing is left to do")
             return 0
         if settings.save_model or settings.num_epoch_to_save:

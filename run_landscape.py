@@ -23,7 +23,7 @@ from measuring import measuring, objective_at
 from plotting import draw_all
 from recorder import Recorder
 from results import format_table, read_table
-from resuming import add_resume_flags, open_run, settings_of_run, to_its_end
+from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
 from run_lock import Stopped, StopRequest
 from settings import (
     DTYPES,
@@ -253,7 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_machine()
     with answering_input_errors(parser):
         settings, earlier = settings_of_run(parser, arguments)
-        if earlier and "finished" in earlier:
+        if is_complete(earlier, settings.output_dir):
             print(f"{settings.output_dir} is complete: nothing is left to do")
             return 0
         resolve(settings)

@@ -26,10 +26,7 @@ ROWS = [
     Algorithm("nadam", lr=1e-2),  # of torch: it steps on a float64 copy
     Algorithm("lion", lr=1e-3),
 ]
-FLAGS = (
-    "--task tiny --algorithm_list tiny --dataset_size 20 --batch_size 4 --test_batch_size 8 --num_epochs 4 "
-    "--test_epochs 2 4 --num_sample_sharpness 2"
-)
+FLAGS = "--task tiny --algorithm_list tiny --dataset_size 20 --batch_size 4"
 
 
 class Tiny(Task):
