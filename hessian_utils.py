@@ -197,7 +197,9 @@ def extreme_eigenvalues(
 
     and some eigenvalue of H lies within the residual of theta (H symmetric, ||y|| = 1). The textbook keeps only the
     last term [Parlett, The Symmetric Eigenvalue Problem, ch. 13]; the other is zero for an exactly symmetric H, and
-    measures here, at no cost, what rounding does to the products. The basis is orthogonalised in full, twice a step.
+    measures here, at no cost, what rounding does to the products. Where P is far from symmetric, the products are
+    nothing but rounding errors (of an H that vanishes), and the residual is not below any value. The basis is
+    orthogonalised in full, twice a step.
 
     The space is exhausted after `size` steps and the result is exact. If beta vanishes earlier, the basis spans an
     invariant subspace; a fresh random vector outside it continues the search, so that an eigenvalue hidden from the
@@ -260,6 +262,8 @@ class _RitzValues:
         self.krylov = (beta * s[-1, ends].abs()).tolist()
         self.residuals = [math.hypot(a, b) for a, b in zip(self.rounding, self.krylov, strict=True)]
         self.scale = max(abs(self.values[0]), abs(self.values[1]), beta)  # of the order of ||H||
+        if (projected - projected.T).norm() > 0.1 * projected.norm():  # no matrix: the products are rounding errors
+            self.residuals = [max(residual, self.scale) for residual in self.residuals]
         self.floor = 10 * eps * self.scale  # no product resolves less
         self.strongest = 0 if abs(self.values[0]) >= abs(self.values[1]) else 1  # the end of larger magnitude
 

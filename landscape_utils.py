@@ -14,7 +14,7 @@ parameters together.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from curvature_tape import NotTraceable, curvatures_of_batch
-from measuring import Batch, LossFunction, Params, differentiable_attention
+from measuring import Batch, LossFunction, Params, differentiable_attention, halves
 from torch_optimizer import Algorithm, DirectionOptimizer
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,25 @@ def unit(direction: Params, like: Params | None = None) -> Params | None:
     return {n: (v.to(torch.promote_types(v.dtype, like[n].dtype)) / length).to(like[n]) for n, v in direction.items()}
 
 
+class _Tangents(Sequence):
+    """The directions as a route takes them, in the number types and on the devices of `like`: those that fit, as they
+    are; others, and those of extreme length, as unit vectors made one at a time, so that no copies pile up."""
+
+    def __init__(self, directions: Sequence[Params], like: Params):
+        self.directions, self.like = directions, like
+        self.lengths = []  # |v| of what a route is given
+        for direction in directions:
+            length = norm(direction)
+            alike = all((v.dtype, v.device) == (like[n].dtype, like[n].device) for n, v in direction.items())
+            self.lengths.append(length if alike and 1e-4 < length < 1e5 else 1.0)  # float32 can square it
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+    def __getitem__(self, k: int) -> Params:
+        return self.directions[k] if self.lengths[k] != 1.0 else unit(self.directions[k], self.like)
+
+
 def directional_derivatives(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch], progress=iter
 ) -> list[DirectionalDerivatives]:
@@ -190,7 +209,8 @@ def directional_derivatives(
 
     One forward and one backward pass per micro-batch serve all directions (`curvature_tape`, about three forward passes
     more a direction); a model that it cannot follow is measured by `reverse_over_reverse`, which the log says once.
-    H is never formed. The length of v cancels; its sign turns the slope only.
+    H is never formed. The length of v cancels; its sign turns the slope only. Peak memory beyond parameters and
+    directions is about that of one forward and backward pass of a micro-batch, however many directions there are.
 
     Args:
         loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).
@@ -204,24 +224,40 @@ def directional_derivatives(
     """
     for direction in directions:
         _check_direction(params, direction)
-    units = {k: u for k, v in enumerate(directions) if (u := unit(v, like=params)) is not None}
+    finite = [k for k, v in enumerate(directions) if 0 < norm(v) < math.inf]
+    tangents = _Tangents([directions[k] for k in finite], like=params)
     route = curvatures_of_batch
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
-    for batch in progress(batches):
+    for batch in _parted(loss_fn, params, progress(batches)):
         try:
-            found = route(loss_fn, params, list(units.values()), batch)
+            found = route(loss_fn, params, tangents, batch)
         except NotTraceable as reason:
             log.info("measuring by reverse-over-reverse, about half as fast: %s", reason)
             route = reverse_over_reverse
-            found = route(loss_fn, params, list(units.values()), batch)
+            found = route(loss_fn, params, tangents, batch)
         losses, slopes, curvatures = found
         examples += len(losses)
         sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
         raise ValueError("directional_derivatives got no examples: `batches` is empty")
     loss, *rest = (sums / examples).tolist()
-    measured = dict(zip(units, zip(rest[: len(units)], rest[len(units) :], strict=True), strict=True))
-    return [DirectionalDerivatives(loss, *measured.get(k, (math.nan, math.nan))) for k in range(len(directions))]
+    result = [DirectionalDerivatives(loss, math.nan, math.nan)] * len(directions)
+    for i, (k, length) in enumerate(zip(finite, tangents.lengths, strict=True)):
+        result[k] = DirectionalDerivatives(loss, rest[i] / length, rest[len(finite) + i] / length**2)
+    return result
+
+
+def _parted(loss_fn: LossFunction, params: Params, batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The micro-batches in halves. The values and adjoints that a recording keeps take about twice the memory of a
+    backward pass, so that half of the examples take as much as one of the whole. Left whole if the tensors' first
+    dimension is not the examples, which one forward pass of the first micro-batch tells."""
+    by_example = None
+    for batch in batches:
+        if by_example is None:
+            with torch.no_grad():
+                examples = len(loss_fn(params, batch))
+            by_example = all(t.dim() and len(t) == examples for t in batch.values())
+        yield from halves(batch) if by_example else [batch]
 
 
 def reverse_over_reverse(

@@ -1,15 +1,19 @@
 """Borrow a model for a measurement, and give it back as it was."""
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+
+log = logging.getLogger(__name__)
 
 Params = dict[str, Tensor]  # name -> tensor
 Batch = dict[str, Tensor]  # one micro-batch, as the closure understands it
@@ -78,6 +82,31 @@ def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor
 def trainable_parameters(model: nn.Module) -> Params:
     """name -> tensor of what the optimizers move: detached, sharing memory with the model."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """The first and the second half of the examples of a micro-batch, which lie along the first dimension of all its
+    tensors; itself where they cannot be parted."""
+    sizes = {len(t) if t.dim() else 0 for t in batch.values()}
+    if len(sizes) != 1 or max(sizes) < 2:
+        return [batch]
+    return [dict(zip(batch, half, strict=True)) for half in zip(*(t.chunk(2) for t in batch.values()), strict=True)]
+
+
+def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch]) -> Any:
+    """measure(batches). Where CUDA memory runs out, the micro-batches in the list are halved, for good, and `measure`
+    starts anew: their size changes no result. Raises the error where every one of them is a single example."""
+    while True:
+        try:
+            return measure(batches)
+        except torch.OutOfMemoryError:
+            smaller = [half for batch in batches for half in halves(batch)]
+            if len(smaller) == len(batches):
+                raise
+        # here the error is gone, and with its traceback what it held
+        batches[:] = smaller
+        torch.cuda.empty_cache()
+        log.warning("out of memory while measuring: going on with %d micro-batches of half the size", len(batches))
 
 
 @dataclass

@@ -17,9 +17,10 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import Objective, Params
+from measuring import Objective, Params, within_memory
 from results import Table
 from settings import progress
+from sharpness_check import rounding_errors
 from training import Point
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ log = logging.getLogger(__name__)
 COLUMNS = {
     "training": "epoch iteration loss",
     "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
-    "predicted_decrease",
+    "predicted_decrease sharpness_error",
     "ratios": "epoch algorithm mean_ratio std count",
     "scan": "epoch batch iteration algorithm distance loss",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
@@ -46,12 +47,15 @@ class Recorder:
             log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
         self.warned = set()
 
-    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, scan: bool) -> None:
+    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, task, scan: bool) -> None:
         """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
         at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-        found = directional_derivatives(
-            objective.loss_fn, objective.params, list(directions.values()), objective.batches,
-            progress=lambda batches: progress(batches, desc="sharpness", leave=False),
+        found = within_memory(
+            lambda batches: directional_derivatives(
+                objective.loss_fn, objective.params, list(directions.values()), batches,
+                progress=lambda each: progress(each, desc="sharpness", leave=False),
+            ),
+            objective.batches,
         )  # fmt: skip
         derivatives = dict(zip(directions, found, strict=True))
         for label, d in derivatives.items():
@@ -60,11 +64,15 @@ class Recorder:
                 where = f"epoch {point.epoch}, batch {point.batch}"
                 log.warning("%s: its step is zero or not finite in %s; such cells stay empty (said once)", label, where)
         if not self.settings.skip_sharpness:
-            self.add_sharpness(at, directions, derivatives)
+            single = self.settings.dtype == "float32"
+            errors = rounding_errors(directions, objective, task) if single else [math.nan] * len(directions)
+            self.add_sharpness(at, directions, derivatives, dict(zip(directions, errors, strict=True)))
         if scan:
             self.add_scans(at, directions, derivatives, objective)
 
-    def add_sharpness(self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives]) -> None:
+    def add_sharpness(
+        self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives], errors: dict[str, float]
+    ) -> None:
         reference = abs(derivatives[self.reference].sharpness) if self.reference in derivatives else math.nan
         for label, d in derivatives.items():
             self.tables["sharpness"].append(
@@ -73,6 +81,7 @@ class Recorder:
                 step_norm=norm(directions[label]),
                 step_max=max(v.abs().max().item() for v in directions[label].values() if v.numel()),
                 best_distance=d.best_distance, predicted_decrease=d.predicted_decrease,
+                sharpness_error=errors[label],
             )  # fmt: skip
 
     def mark_lost(self, point: Point, label: str) -> None:

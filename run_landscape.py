@@ -13,6 +13,7 @@ stopped or killed goes on with --resume FOLDER, to the same files.
 
 import argparse
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -221,12 +222,13 @@ def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> 
             if measured:
                 lost = updates.not_finite(directions)
                 directions = {label: v for label, v in directions.items() if label not in lost}
-                objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
-                with measuring(objective.model):
-                    if unchecked:
-                        print(check_at_point(directions, objective, task), flush=True)
-                        unchecked = False
-                    recorder.measure(point, directions, objective, scan)
+                if directions:
+                    objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
+                    with measuring(objective.model):
+                        if unchecked:
+                            print(check_at_point(directions, objective, task), flush=True)
+                            unchecked = False
+                        recorder.measure(point, directions, objective, task, scan)
                 for label in lost:
                     recorder.mark_lost(point, label)
                     updates.drop(label)
@@ -239,11 +241,25 @@ def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> 
 
 
 def ratio_table(folder: Path, labels: Iterable[str]) -> str:
-    """The paper's tables 3 to 6, an algorithm a row and a test epoch a column."""
-    cells = {(row["algorithm"], row["epoch"]): row["mean_ratio"] for row in read_table(folder / "ratios.csv")}
+    """The paper's tables 3 to 6, an algorithm a row and a test epoch a column; "~" marks what rounding blurs."""
+    blurred = blurred_cells(read_table(folder / "sharpness.csv"))
+    cells = {}
+    for row in read_table(folder / "ratios.csv"):
+        cell = row["algorithm"], row["epoch"]
+        cells[cell] = f"~{row['mean_ratio']:.4g}" if cell in blurred else row["mean_ratio"]
     epochs = sorted({epoch for _, epoch in cells})
     rows = [{"algorithm": label, **{f"epoch {e}": cells.get((label, e)) for e in epochs}} for label in labels]
-    return format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
+    table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
+    return f"{table}\n~: rounding errors above 10 %; --dtype float64 measures exactly" if blurred else table
+
+
+def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
+    """(algorithm, epoch) where the estimated rounding errors of sharpness are more than 10 % of it."""
+    sizes = defaultdict(float)
+    for row in rows:
+        if row["sharpness_error"] is not None:
+            sizes[row["algorithm"], row["epoch"]] += row["sharpness_error"] - 0.1 * abs(row["sharpness"])
+    return {cell for cell, excess in sizes.items() if excess > 0}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

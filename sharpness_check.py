@@ -1,4 +1,7 @@
-"""--check_sharpness: the measured numbers beside numbers that were found another way, as tables to print."""
+"""The measured numbers beside numbers that were found another way: rounding errors, and --check_sharpness's tables."""
+
+import math
+import statistics
 
 import torch
 
@@ -10,9 +13,39 @@ from landscape_utils import (
     reverse_over_reverse,
     unit,
 )
-from measuring import Objective, Params, measuring, objective_at
+from measuring import Batch, Objective, Params, measuring, objective_at
 from results import format_table
 from torch_optimizer import Algorithm
+
+
+def rounding_errors(directions: dict[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
+    """How far float32 arithmetic may put each directional sharpness off, in the same unit; NaN without a length.
+
+    On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is
+    sqrt(mean(e)^2 + var(e) / n): what the examples have in common stays in the mean over the whole test batch, and what
+    they do not have in common shrinks at least as far.
+    """
+    places = [(batch, i) for batch in objective.batches for i in range(len(next(iter(batch.values()))))]
+    places = places[:: max(1, len(places) // examples)][:examples]
+    singles = [{name: t[i : i + 1] for name, t in batch.items()} for batch, i in places]
+    exact = objective_at(task.model, task.losses, [in_float64(one) for one in singles], torch.float64)
+    vectors = list(directions.values())
+    differences = []  # [n][K]
+    for one, same in zip(singles, exact.batches, strict=True):
+        with measuring(objective.model):
+            rounded = directional_derivatives(objective.loss_fn, objective.params, vectors, [one])
+        with measuring(exact.model):
+            true = directional_derivatives(exact.loss_fn, exact.params, vectors, [same])
+        differences.append([r.sharpness - t.sharpness for r, t in zip(rounded, true, strict=True)])
+    n = len(differences)
+    return [
+        math.hypot(math.fsum(e) / n, statistics.stdev(e) / math.sqrt(n) if n > 1 else 0.0)
+        for e in zip(*differences, strict=True)
+    ]
+
+
+def in_float64(batch: Batch) -> Batch:
+    return {name: t.double() if t.is_floating_point() else t for name, t in batch.items()}
 
 
 def check_on_tiny_model(task, algorithms: dict[str, Algorithm]) -> str:
@@ -42,8 +75,8 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
     vectors = list(directions.values())
     with measuring(objective.model):
         found = directional_derivatives(objective.loss_fn, objective.params, vectors, objective.batches)
-    exact = objective_at(task.model, task.losses, objective.batches, torch.float64)
-    one = [{name: tensor[:1] for name, tensor in objective.batches[0].items()}]
+    exact = objective_at(task.model, task.losses, [in_float64(b) for b in objective.batches], torch.float64)
+    one = [{name: tensor[:1] for name, tensor in exact.batches[0].items()}]
     rows = []
     with measuring(exact.model):
         units = [unit(v, like=exact.params) for v in vectors]

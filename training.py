@@ -8,6 +8,7 @@ the augmentation of a step on (seed, iteration). So nothing done between two ste
 sees the same data and the same masks, and a run can be taken up at any iteration.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 ORDER, SAMPLE, TEST_BATCH, STEP = range(4)  # what a stream of random numbers is for
 
@@ -106,16 +109,19 @@ def trajectory(
                 continue
             indices = order[(batch - 1) * batch_size : batch * batch_size].tolist()
             step_seed = int(random_stream(seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
-            torch.manual_seed(step_seed)
-            model.train()
-            optimizer.zero_grad(set_to_none=True)
-            loss = torch.zeros((), dtype=torch.float64, device=device)
-            for inputs in micro_batches(task, indices, micro_batch_size, device, augmentation_seed=step_seed):
-                with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
-                    part = task.losses(forward or model, inputs).sum() / len(indices)
-                part.backward()
-                loss += part.detach()
-            loss = loss.item()  # the only wait for the device in an iteration
+            loss = None
+            while loss is None:  # anew with half the micro-batch size where memory ran out
+                try:
+                    loss = _gradient(
+                        task, optimizer, indices, micro_batch_size, step_seed, device, autocast, forward or model
+                    )
+                except torch.OutOfMemoryError:
+                    if micro_batch_size == 1:
+                        raise
+                if loss is None:
+                    micro_batch_size = math.ceil(micro_batch_size / 2)
+                    torch.cuda.empty_cache()
+                    log.warning("out of memory: going on with micro-batches of %d examples", micro_batch_size)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}, batch {batch}")
             if max_grad_norm is not None:
@@ -128,6 +134,20 @@ def trajectory(
                 scheduler.step()
             if after_step is not None:
                 after_step(point)
+
+
+def _gradient(task, optimizer, indices, micro_batch_size, seed, device, autocast, forward) -> float:
+    """Set the gradients to those of the objective on the examples `indices`; returns its value."""
+    torch.manual_seed(seed)
+    task.model.train()
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), dtype=torch.float64, device=device)
+    for inputs in micro_batches(task, indices, micro_batch_size, device, augmentation_seed=seed):
+        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+            part = task.losses(forward, inputs).sum() / len(indices)
+        part.backward()
+        loss += part.detach()
+    return loss.item()  # the only wait for the device in an iteration
 
 
 SCHEDULERS = ("constant", "linear", "cosine", "linear_with_warmup", "epoch_warmup")

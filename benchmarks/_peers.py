@@ -4,6 +4,7 @@ and returns the curvatures of the mean loss. `problem` has model, logits, loss_f
 import torch
 from torch.autograd import grad
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import pad
 
 math_attention = sdpa_kernel(SDPBackend.MATH)
 
@@ -31,6 +32,15 @@ def original(problem, directions):
     size = len(next(iter(problem.batch.values())))
     rows = [{k: t[i : i + 1] for k, t in problem.batch.items()} for i in range(size)]
     return [sum(vhp(problem, v, row) for row in rows) / size for v in directions]
+
+
+def padded_original(problem, directions, length=512):
+    """The same as the paper's code runs it, every input padded to `length` tokens; here the padding is masked."""
+    ids, mask = problem.batch["input_ids"], problem.batch["attention_mask"]
+    padding = (0, length - ids.shape[1])
+    padded = dict(input_ids=pad(ids, padding), attention_mask=pad(mask, padding), labels=problem.batch["labels"])
+    rows = [{k: t[i : i + 1] for k, t in padded.items()} for i in range(len(ids))]
+    return [sum(vhp(problem, v, row) for row in rows) / len(rows) for v in directions]
 
 
 def batched_vhp(problem, directions):
@@ -82,6 +92,7 @@ def curvlinops(problem, directions):
 
 PEERS = {  # name -> (method, directions it is timed on: all where it shares work between them)
     "original: vhp per example": (original, 1),
+    "original, padded to 512 tokens": (padded_original, 1),
     "vhp, batched": (batched_vhp, 1),
     "fresh graph (PyHessian's way)": (fresh_graph, 1),
     "shared graph (reverse-over-reverse)": (shared_graph, None),

@@ -7,32 +7,26 @@
 Prints one table and writes it to benchmarks/results/sharpness_<size>.csv. Times are per direction, everything included,
 in units of one inference-mode forward pass of the same examples, timed before and after each method; the methods take
 turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions,
-in units of one forward and backward pass (Linux only). Ours takes the examples in two micro-batches, the others in one.
-On a shared machine use --threads 1, where CPU time is measured instead of wall time."""
+in units of one forward and backward pass (Linux only). On a shared machine use --threads 1, where CPU time is measured
+instead of wall time."""
 
 import argparse
-import csv
 import importlib.util
 import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from _machine import report, start, timed  # noqa: E402
 from _peers import PEERS, leaves_of, math_attention  # noqa: E402
 
-from curvature_tape import curvatures_of_batch  # noqa: E402
+from landscape_utils import directional_derivatives, norm  # noqa: E402
 
-KEEP_BLOCKS = {  # freed blocks stay with the process: fresh pages cost more than the arithmetic, and unsteadily so
-    "MALLOC_MMAP_THRESHOLD_": "17179869184",
-    "MALLOC_TRIM_THRESHOLD_": "34359738368",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 RETURN_BLOCKS = {  # freed blocks leave the process at once, so that its resident size is what is in use
     "MALLOC_MMAP_THRESHOLD_": "65536",
     "MALLOC_MMAP_MAX_": "1000000",
@@ -48,18 +42,16 @@ SIZES = {  # configuration (None: T5's default, which is t5-small), examples, to
 class Problem:
     """A T5 with random weights, unpadded random examples and `num_directions` random directions."""
 
-    def __init__(self, size: str, num_directions: int):
+    def __init__(self, size: str, num_directions: int, examples: int | None = None):
         from transformers import T5Config, T5ForConditionalGeneration
 
         torch.manual_seed(0)
-        config, examples, tokens = SIZES[size]
+        config, default_examples, tokens = SIZES[size]
+        examples = examples or default_examples
         self.model = T5ForConditionalGeneration(T5Config(**config, decoder_start_token_id=0, pad_token_id=0)).eval()
         self.params = {n: p.detach() for n, p in self.model.named_parameters()}
         ids = torch.randint(2, self.model.config.vocab_size, (2, examples, tokens))
         self.batch = dict(input_ids=ids[0], attention_mask=torch.ones_like(ids[0]), labels=ids[1])
-        halves = zip(*(t.chunk(2) for t in self.batch.values()), strict=True)
-        self.batches = [dict(zip(self.batch, half, strict=True)) for half in halves]
-        self.examples = examples
         self.directions = [{n: torch.randn_like(p) for n, p in self.params.items()} for _ in range(num_directions)]
 
     @staticmethod
@@ -68,10 +60,13 @@ class Problem:
         inputs = {k: batch[k] for k in ("input_ids", "attention_mask")}
         return model(**inputs, decoder_input_ids=shifted, use_cache=False).logits
 
+    def losses(self, forward, batch):
+        """[B] mean cross-entropy of each example's tokens; `forward(batch)` gives the logits."""
+        return F.cross_entropy(forward(batch).transpose(1, 2), batch["labels"], reduction="none").mean(1)
+
     def loss_fn(self, params, batch):
-        """[B] mean cross-entropy of each example's tokens."""
-        logits = torch.func.functional_call(ForwardOf(self), {f"model.{n}": p for n, p in params.items()}, (batch,))
-        return F.cross_entropy(logits.transpose(1, 2), batch["labels"], reduction="none").mean(1)
+        named = {f"model.{n}": p for n, p in params.items()}
+        return self.losses(lambda b: torch.func.functional_call(ForwardOf(self), named, (b,)), batch)
 
 
 class ForwardOf(torch.nn.Module):
@@ -81,8 +76,8 @@ class ForwardOf(torch.nn.Module):
 
 
 def ours(problem, directions):
-    parts = [curvatures_of_batch(problem.loss_fn, problem.params, directions, batch) for batch in problem.batches]
-    return (sum(curvatures for _, _, curvatures in parts) / problem.examples).tolist()
+    found = directional_derivatives(problem.loss_fn, problem.params, directions, [problem.batch])
+    return [d.sharpness * norm(v) ** 2 for d, v in zip(found, directions, strict=True)]
 
 
 def forward_backward(problem, _directions):
@@ -98,21 +93,14 @@ def forward(problem, _directions=None):
 METHODS = {"ours": (ours, None), **PEERS}
 
 
-def seconds(method, *args):
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    result = method(*args)
-    return clock() - start, result
-
-
 def measure_round(problem: Problem, names: list[str]) -> list[dict]:
     rows, exact = [], None
     for name in names:
         method, count = METHODS[name]
         directions = problem.directions[:count]
-        before = min(seconds(forward, problem)[0] for _ in range(3))
-        spent, curvatures = seconds(method, problem, directions)
-        after = min(seconds(forward, problem)[0] for _ in range(3))
+        before = min(timed(forward, problem)[0] for _ in range(3))
+        spent, curvatures = timed(method, problem, directions)
+        after = min(timed(forward, problem)[0] for _ in range(3))
         exact = exact or curvatures  # ours comes first
         difference = max(abs(c / e - 1) for c, e in zip(curvatures, exact, strict=False))
         passes = spent / len(directions) / ((before + after) / 2)
@@ -122,7 +110,8 @@ def measure_round(problem: Problem, names: list[str]) -> list[dict]:
 
 def peak_memory(args, method: str, num_directions: int) -> float:
     """Peak MB of one call in a fresh process, beyond what it held before the call."""
-    command = [sys.executable, __file__, "--size", args.size, "--directions", str(num_directions), "--peak_of", method]
+    command = [sys.executable, __file__, "--size", args.size, "--directions", str(num_directions), "--threads",
+               str(args.threads), "--peak_of", method]
     environment = {**os.environ, **RETURN_BLOCKS}
     return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 
@@ -141,16 +130,6 @@ def status_mb(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    temporary.replace(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
@@ -160,15 +139,16 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[], choices=PEERS, metavar="METHOD", help="methods to leave out")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
     with math_attention:
         if args.peak_of:
+            torch.set_num_threads(args.threads)
             print_peak(Problem(args.size, args.directions), args.peak_of)
             return
-        if any(os.environ.get(key) != value for key, value in KEEP_BLOCKS.items()):  # read by glibc at start only
-            os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_BLOCKS})
+        start(args.threads)
         problem = Problem(args.size, args.directions)
         names = [n for n in METHODS if n not in args.skip]
+        if args.size == "t5-small":
+            names = [n for n in names if "512" not in n]  # hours
         if importlib.util.find_spec("curvlinops") is None:
             names = [n for n in names if "curvlinops" not in n]
         forward(problem)
@@ -181,20 +161,11 @@ def main() -> None:
             k: statistics.median(rows[i][k] for rows in rounds) for k in ("seconds", "forward_passes", "difference")
         }
         ratio = statistics.median(rows[i]["seconds"] / rows[0]["seconds"] for rows in rounds)
-        memory = peak_memory(args, name, min(args.directions, 2)) / reference
+        memory = peak_memory(args, name, args.directions if name == "ours" else 2) / reference
         table.append(dict(method=name, **median, over_ours=ratio, memory=memory))
-    path = Path(__file__).parent / "results" / f"sharpness_{args.size}.csv"
-    write_csv(path, table)
-    print(
-        f"{args.size}, K = {args.directions}, {args.rounds} rounds, {args.threads} threads, torch {torch.__version__}\n"
-    )
-    print(
-        f"{'per direction':36} {'seconds':>8} {'forward passes':>15} {'over ours':>10} {'memory':>7} {'difference':>11}"
-    )
-    for row in table:
-        print(f"{row['method']:36} {row['seconds']:8.3f} {row['forward_passes']:15.2f} {row['over_ours']:10.2f} "
-              f"{row['memory']:7.2f} {row['difference']:11.1e}")  # fmt: skip
-    print(f"\n{path}")
+    _, examples, tokens = SIZES[args.size]
+    note = f"K = {args.directions}, {examples} examples of {tokens} tokens, {args.rounds} rounds; seconds a direction"
+    report(f"sharpness_{args.size}", table, note)
 
 
 if __name__ == "__main__":

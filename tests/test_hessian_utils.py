@@ -207,6 +207,19 @@ def test_search_ends_where_rounding_lets_nothing_converge():
     assert found.products < 100
 
 
+@pytest.mark.parametrize("size", [3, 48, 1000])
+def test_products_that_are_noise_tell_no_eigenvalue_from_zero(size):
+    for seed in range(20):
+        noise = torch.Generator().manual_seed(seed + 100)
+        found = extreme_eigenvalues(
+            lambda u: 1e-9 * torch.randn(u.shape, generator=noise), size,  # noqa: B023
+            generator=torch.Generator().manual_seed(seed), hint=torch.zeros(size),
+        )  # fmt: skip
+        assert abs(found.eigenvalue) <= found.residual
+        assert abs(found.magnitude_eigenvalue) <= found.magnitude_residual
+        assert not found.converged
+
+
 def test_strongest_end_is_not_named_before_the_other_could_no_longer_exceed_it():
     spectrum = [3.0] + torch.linspace(-3.05, 0, 200).tolist()  # the top stands alone and converges first
     found = eigenvalues_of(matrix_with(spectrum), tolerance=1e-3)

@@ -21,7 +21,7 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import functional_loss, measuring, trainable_parameters
+from measuring import functional_loss, measuring, trainable_parameters, within_memory
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import labelled
 
@@ -146,6 +146,63 @@ def test_full_hessian_of_too_large_a_model_is_refused():
 
 def test_full_hessian_of_the_bowl_is_its_diagonal():
     assert torch.equal(full_hessian(bowl, AT, BOWL), torch.diag(torch.tensor([6.0, 2.0], dtype=torch.float64)))
+
+
+def test_a_micro_batch_is_measured_in_halves_and_others_whole(t5, monkeypatch):
+    loss_fn, params, batch = t5
+    sizes = []
+
+    def counted(point, part):
+        sizes.append(len(part["labels"]))
+        return loss_fn(point, part)
+
+    direction = random_direction(params, 0)
+    (found,) = directional_derivatives(counted, params, [direction], [batch])
+    assert sizes == [5, 3, 2]  # one forward pass tells that these are the examples
+    monkeypatch.setattr("landscape_utils.halves", lambda batch: [batch])
+    (whole,) = directional_derivatives(loss_fn, params, [direction], [batch])
+    assert (found.loss, found.slope, found.sharpness) == pytest.approx((whole.loss, whole.slope, whole.sharpness))
+
+
+def test_tensors_that_are_not_rows_of_examples_are_left_whole():
+    hessian = torch.tensor([[2.0, 1.0], [1.0, 4.0]], dtype=torch.float64)  # one example, f = x'Hx / 2
+
+    def loss_fn(params, batch):
+        return (params["x"] @ batch["H"] @ params["x"] / 2).view(1)
+
+    at = {"x": torch.ones(2, dtype=torch.float64)}
+    (found,) = directional_derivatives(loss_fn, at, [at], [{"H": hessian}])
+    assert (found.loss, found.sharpness) == pytest.approx((4.0, 4.0))
+
+
+@pytest.mark.parametrize("length", [1e-12, 1e-6, 1.0, 1e7, 1e18])
+def test_directions_of_any_length_are_measured_alike_in_float32(length):
+    batch, at = [{"a": torch.tensor([2.0])}], {"x": torch.tensor(1.0), "y": torch.tensor(-2.0)}
+    (found,) = directional_derivatives(bowl, at, [{"x": torch.tensor(length), "y": torch.tensor(-length)}], batch)
+    assert (found.slope, found.sharpness) == pytest.approx(((6 + 4) / math.sqrt(2), 4.0), rel=1e-6)
+
+
+def test_out_of_memory_halves_the_micro_batches_for_good_and_changes_no_result(t5):
+    loss_fn, params, batch = t5
+    direction, batches = random_direction(params, 0), [batch]
+
+    def cramped(point, part):
+        if len(part["labels"]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss_fn(point, part)
+
+    (found,) = within_memory(lambda b: directional_derivatives(cramped, params, [direction], b), batches)
+    assert [len(part["labels"]) for part in batches] == [2, 1, 1, 1]
+    (expected,) = directional_derivatives(loss_fn, params, [direction], [batch])
+    assert (found.loss, found.sharpness) == pytest.approx((expected.loss, expected.sharpness), rel=1e-12)
+
+
+def test_one_example_that_does_not_fit_is_an_error():
+    def full(_batches):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        within_memory(full, [{"a": torch.zeros(1)}])
 
 
 # ---- quadratic model ----------------------------------------------------------------------------------------------

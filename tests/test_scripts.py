@@ -1,7 +1,9 @@
 """run_landscape.py from the command line to the files: what it writes, that it repeats, and how it answers."""
 
+import importlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -49,7 +51,7 @@ def test_tables_have_the_promised_columns(folder):
     assert header == {
         "training": "epoch,iteration,loss",
         "sharpness": "epoch,batch,iteration,algorithm,loss,slope,sharpness,ratio,step_norm,step_max,best_distance,"
-        "predicted_decrease",
+        "predicted_decrease,sharpness_error",
         "ratios": "epoch,algorithm,mean_ratio,std,count",
         "scan": "epoch,batch,iteration,algorithm,distance,loss",
         "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
@@ -134,6 +136,28 @@ def test_float64_measures_the_same_run_to_a_thousandth(folder, tmp_path):
     for row in read_table(exact / "sharpness.csv"):
         for column in ("loss", "slope", "sharpness", "ratio"):
             assert row[column] == pytest.approx(single[row["batch"], row["algorithm"]][column], rel=1e-3), column
+
+
+def test_rounding_error_covers_the_distance_to_float64_and_is_small(folder, tmp_path):
+    rows = read_table(folder / "sharpness.csv")
+    exact = landscape(tmp_path / "exact", "--dtype", "float64", "--skip_search", "--sample_iterations",
+                      str(rows[0]["batch"]))  # fmt: skip
+    true = {r["algorithm"]: r for r in read_table(exact / "sharpness.csv")}
+    assert all(row["sharpness_error"] is None for row in true.values())
+    for row in rows:
+        assert 0 < row["sharpness_error"] < 1e-3 * abs(row["sharpness"])
+        if row["batch"] == rows[0]["batch"]:
+            distance = abs(row["sharpness"] - true[row["algorithm"]]["sharpness"])
+            assert distance < 10 * row["sharpness_error"] + 1e-4 * abs(row["sharpness"])
+
+
+def test_a_ratio_that_rounding_blurs_is_marked(tmp_path):
+    lines = [["epoch,algorithm,sharpness,sharpness_error", "1,sgd,1.0,1e-7", "1,lion,1e-8,1e-7", "2,lion,,"],
+             ["epoch,algorithm,mean_ratio", "1,sgd,1.0", "1,lion,1e-8", "2,sgd,1.0"]]  # fmt: skip
+    for name, text in zip(("sharpness", "ratios"), lines, strict=True):
+        (tmp_path / f"{name}.csv").write_text("\n".join(text) + "\n")
+    table = run_landscape.ratio_table(tmp_path, ["sgd", "lion"])
+    assert "~1e-08" in table and table.count("~") == 2 and "--dtype float64" in table.splitlines()[-1]
 
 
 # ---- how it answers -----------------------------------------------------------------------------------------------
@@ -234,6 +258,16 @@ def test_help_is_for_strangers():
     for flag in ("--task", "--dataset", "--model", "--train_optimizer", "--test_epochs", "--check_sharpness"):
         assert flag in text
     assert "toy task" in text
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
+    return sorted(set(re.findall(r"^(?:.*&& |\| .*`)?python (run_\w+)\.py ?(.*?)(?: *#.*|`.*)?$", text, re.MULTILINE)))
+
+
+@pytest.mark.parametrize("script, flags", readme_commands())
+def test_commands_of_the_readme_are_understood(script, flags):
+    importlib.import_module(script).make_parser().parse_args(shlex.split(flags))
 
 
 def test_both_scripts_train_in_the_one_loop():

@@ -273,3 +273,32 @@ def test_an_optimizer_that_sets_its_own_rate_has_no_schedule_and_no_rate_to_show
 def test_unknown_schedule_is_answered_with_the_known_ones():
     with pytest.raises(ValueError, match="unknown schedule 'step'; known: constant, linear, cosine"):
         make_scheduler("step", SGDClip([nn.Parameter(torch.zeros(1))]), 1, 1)
+
+
+# ---- too little memory --------------------------------------------------------------------------------------------
+
+
+def test_out_of_memory_halves_the_micro_batch_for_good_and_changes_no_result(caplog):
+    class Small(Line):
+        """Runs out of memory in the group after one of four, whose gradient must not count twice."""
+
+        def losses(self, forward, batch):
+            if len(self.seen) > 1 and len(self.seen[-2]) == 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().losses(forward, batch)
+
+    plain, small = Line(examples=12), Small(examples=12)
+    expected = run(plain, batch_size=6, micro_batch_size=2)
+    assert run(small, batch_size=6, micro_batch_size=4) == expected
+    assert torch.equal(small.weight, plain.weight)
+    assert [len(group) for group in small.seen] == [4, 2] + [2] * 12
+    assert [record.message.split()[-2] for record in caplog.records] == ["2"]
+
+
+def test_one_example_that_does_not_fit_is_an_error():
+    class Full(Line):
+        def losses(self, forward, batch):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run(Full())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 SAMPLE_SIZE = 2**17
-PIECE_SIZE = {"cpu": 2**17}  # elements handled at once: on a CPU what its cache holds, elsewhere what memory allows
+PIECE_SIZE = {"cpu": 2**16}  # elements handled at once: on a CPU what its cache holds, elsewhere what memory allows
 LARGE_PIECE = 2**26
 
 
@@ -132,26 +132,37 @@ def _bracket(sample: Tensor, fraction: float) -> tuple[float, float]:
 
 
 def _count_and_collect(flats: Sequence[Tensor], low: float, high: float) -> list[tuple[Tensor, Tensor]]:
-    """Of each piece: how many magnitudes are > low (0-d), and those of them that are < high. NaN is neither.
+    """Of parts of the data: how many magnitudes are > low (0-d), and those of them that are < high. NaN is neither."""
+    if all(t.is_cpu for t in flats):  # other threads would leave the caller's CUDA stream
+        pieces, workers = list(_pieces(flats)), torch.get_num_threads()
+        with ThreadPoolExecutor(workers) as pool:
+            parts = [pieces[i::workers] for i in range(workers)]
+            return list(pool.map(lambda part: _count_and_collect_numpy(part, _common_dtype(flats), low, high), parts))
+    found = []
+    for m in _magnitudes(flats):
+        above_low = m > low
+        found.append((torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]))
+    return found
 
-    On a CPU NumPy compares and gathers several times faster than torch; its threads share the pieces.
-    """
-    dtype = _common_dtype(flats)
 
-    def of_piece(views: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        m = _joined(views, dtype)
-        if not m.is_cpu:
-            above_low = m > low
-            return torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]
-        x = m.numpy()
-        above_low = x > low
-        count = torch.tensor(np.count_nonzero(above_low))
-        return count, torch.from_numpy(x[np.logical_and(above_low, x < high, out=above_low)])
-
-    if not all(t.is_cpu for t in flats):  # other threads would leave the caller's CUDA stream
-        return [of_piece(views) for views in _pieces(flats)]
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(of_piece, _pieces(flats)))
+def _count_and_collect_numpy(
+    pieces: Sequence[Sequence[Tensor]], dtype: torch.dtype, low: float, high: float
+) -> tuple[Tensor, Tensor]:
+    """The same on a CPU, where NumPy compares and gathers several times faster than torch, most of all when all that
+    it writes stays in the cache."""
+    count, inside = 0, []
+    size = max((sum(v.numel() for v in views) for views in pieces), default=0)
+    magnitudes = torch.empty(size, dtype=dtype).numpy()
+    above_low, below_high = np.empty((2, size), dtype=bool)
+    for views in pieces:
+        x = (views[0] if len(views) == 1 else torch.cat([v.to(dtype) for v in views])).to(dtype).numpy()
+        n = len(x)
+        m = np.abs(x, out=magnitudes[:n])
+        above = np.greater(m, low, out=above_low[:n])
+        below = np.less(m, high, out=below_high[:n])
+        count += np.count_nonzero(above)
+        inside.append(m[np.logical_and(above, below, out=below)])
+    return torch.tensor(count), torch.from_numpy(np.concatenate([magnitudes[:0], *inside]))
 
 
 def _select(flats: Sequence[Tensor], rank: int) -> float:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from torch_optimizer.clipping import clip, clip_threshold
 
-CACHE_SIZE = 2**17  # elements
+CACHE_SIZE = 2**16  # elements
 
 Group = dict[str, Any]
 Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor

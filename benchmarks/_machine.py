@@ -1,0 +1,74 @@
+"""What the benchmarks share: the allocator, a clock that other users of the machine disturb little, and the table."""
+
+import csv
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+RESULTS = Path(__file__).parent / "results"
+KEEP_BLOCKS = {  # freed blocks stay with the process: fresh pages cost more than the arithmetic, and unsteadily so
+    "MALLOC_MMAP_THRESHOLD_": "17179869184",
+    "MALLOC_TRIM_THRESHOLD_": "34359738368",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+
+
+def start(threads: int) -> None:
+    """Use so many threads, and start anew with the allocator's settings, which glibc reads at the start only."""
+    if any(os.environ.get(key) != value for key, value in KEEP_BLOCKS.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_BLOCKS})
+    torch.set_num_threads(threads)
+
+
+def timed(function: Callable, *args) -> tuple[float, Any]:
+    """(seconds, result). CPU time where one thread computes, since others may share the machine; else wall time."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    begin = clock()
+    result = function(*args)
+    return clock() - begin, result
+
+
+def medians(functions: dict[str, Callable], rounds: int) -> dict[str, float]:
+    """name -> median seconds over rounds. The functions take turns, so a change of pace meets all of them; one round
+    before the first is not counted."""
+    for function in functions.values():
+        function()
+    times = [{name: timed(function)[0] for name, function in functions.items()} for _ in range(rounds)]
+    return {name: statistics.median(row[name] for row in times) for name in functions}
+
+
+def machine() -> str:
+    """Such as "Intel(R) Xeon(R) Processor @ 2.50GHz, 2 cores, torch 2.13.0, 1 thread (CPU time)"."""
+    names = [platform.processor() or platform.machine()]
+    if sys.platform == "linux":
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")] or names
+    threads = torch.get_num_threads()
+    unit = "1 thread (CPU time)" if threads == 1 else f"{threads} threads (wall time)"
+    return f"{names[0]}, {os.cpu_count()} cores, torch {torch.__version__}, {unit}"
+
+
+def report(name: str, rows: list[dict], note: str = "") -> None:
+    """Print the rows as one table, and write them to results/NAME.csv with the machine and the note in every row."""
+    path = RESULTS / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], "note", "machine"])
+        writer.writeheader()
+        writer.writerows({**row, "note": note, "machine": machine()} for row in rows)
+    temporary.replace(path)
+    cells = [list(rows[0])] + [[f"{c:.4g}" if isinstance(c, float) else str(c) for c in row.values()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    print(machine())
+    for line in cells:
+        first, *rest = (cell.rjust(w) for cell, w in zip(line, widths, strict=True))
+        print("  ".join([first.strip().ljust(widths[0]), *rest]))
+    print(f"{note}\n{path}" if note else path)

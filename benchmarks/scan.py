@@ -1,0 +1,56 @@
+"""A loss scan beside the bare inference-mode forward passes of the same examples.
+
+    python benchmarks/scan.py                  # t5-small's size, 32 examples of 64 + 64 tokens; minutes
+    python benchmarks/scan.py --size small     # 2 M parameters, 32 examples of 32 tokens
+
+Moving 60 M parameters costs as much as the passes of an example or two: the paper's 1,024 examples come nearer to 1
+than these 32. Prints one table and writes it to benchmarks/results/scan_<size>.csv; times are medians of rounds in
+which the two take turns."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from _machine import medians, report, start  # noqa: E402
+from sharpness import SIZES, Problem  # noqa: E402
+
+from landscape_utils import scan_loss  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="t5-small")
+    parser.add_argument("--examples", type=int, default=32)
+    parser.add_argument("--points", type=int, default=5, help="of the scan, beyond its start")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    start(args.threads)
+    problem = Problem(args.size, num_directions=1, examples=args.examples)
+    direction = problem.directions[0]
+
+    @torch.inference_mode()
+    def bare():
+        for _ in range(args.points):
+            problem.losses(lambda batch: problem.logits(problem.model, batch), problem.batch)
+
+    def scan():  # a start that no point exceeds, so that all of them are evaluated
+        points = scan_loss(
+            problem.loss_fn, problem.params, direction, [problem.batch], start_loss=1e9, spacing=1e-4,
+            num_points=args.points,
+        )  # fmt: skip
+        assert len(points) == args.points + 1
+
+    passes, scanned = medians({"bare": bare, "scan": scan}, args.rounds).values()
+    rows = [
+        dict(what="bare forward passes", seconds=passes, over_bare=1.0),
+        dict(what="scan_loss", seconds=scanned, over_bare=scanned / passes),
+    ]
+    report(f"scan_{args.size}", rows, f"{args.examples} examples, {args.points} points, {args.rounds} rounds")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Examples per second of our training loop and of transformers.Trainer, side by side on the same steps.
+
+    pip install accelerate                                   # the Trainer needs it, this project does not
+    python benchmarks/training.py                            # the toy model, a minute
+    python benchmarks/training.py --size t5-small            # 60 M parameters with random weights
+    python benchmarks/training.py --dataset pairs.jsonl.gz   # people's sentences instead of generated ones
+
+Both train the same weights on the same batches in the same order with the same optimizer, micro-batches and per-example
+objective, dropout off. The Trainer pads every micro-batch to its own longest example (dynamic padding) and neither
+logs, evaluates nor saves; its length grouping would change the batches. Only the training itself is timed: the Trainer
+from on_train_begin to on_train_end. The two take turns, and the table shows medians over rounds, the largest relative
+difference of a loss, and the share of padding among the tokens. On a shared machine use --threads 1, where CPU time is
+measured instead of wall time. Prints one table and adds it to benchmarks/results/training.csv, beside those of other
+sizes and data."""
+
+import argparse
+import csv
+import os
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import transformers
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from settings import prepare_machine
+from tasks import Task, load_task
+from training import ORDER, random_stream, trajectory
+
+RESULTS = Path(__file__).parent / "results" / "training.csv"
+SIZES = {"toy": (640, 64, 32, 2), "t5-small": (32, 16, 8, 1)}  # examples, batch, micro-batch, epochs
+KEY = ("size", "data", "threads")
+
+
+def make_task(size: str, dataset: str, num_examples: int) -> Task:
+    """Pairs to translate, and a T5 without dropout; the weights of "t5-small" are random, its sizes T5's defaults."""
+    task = load_task("machine_translation", dataset=dataset, model="toy", dataset_size=num_examples)
+    config = task.model.config if size == "toy" else transformers.T5Config(decoder_start_token_id=0)
+    config.dropout_rate = 0.0
+    torch.manual_seed(0)
+    task.model = transformers.T5ForConditionalGeneration(config)
+    return task
+
+
+def make_optimizer(task: Task) -> torch.optim.Optimizer:
+    return torch.optim.SGD(task.model.parameters(), lr=1e-1, momentum=0.9, dampening=0.9)
+
+
+def clock() -> float:
+    return time.process_time() if torch.get_num_threads() == 1 else time.perf_counter()
+
+
+def ours(task: Task, batch_size: int, micro_batch_size: int, epochs: int) -> tuple[float, list[float]]:
+    """(seconds, the loss of every step)."""
+    run = trajectory(
+        task, make_optimizer(task), num_epochs=epochs, batch_size=batch_size, micro_batch_size=micro_batch_size
+    )
+    start = clock()
+    losses = [point.loss for point in run]
+    return clock() - start, losses
+
+
+class Stopwatch(transformers.TrainerCallback):
+    def on_train_begin(self, *_, **__):
+        self.start = clock()
+
+    def on_train_end(self, *_, **__):
+        self.seconds = clock() - self.start
+
+
+class PerExampleTrainer(transformers.Trainer):
+    """The Trainer on our objective, the mean over examples of each one's own loss, in the order of its data set."""
+
+    def __init__(self, task: Task, **options):
+        super().__init__(task.model, **options)
+        self.task, self.losses = task, []
+        self.model_accepts_loss_kwargs = False  # the objective is a mean over examples: no count of tokens is needed
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        loss = self.task.losses(model, inputs).mean()
+        self.losses.append(loss.detach())
+        return loss
+
+    def get_train_dataloader(self):
+        loader = torch.utils.data.DataLoader(
+            self.train_dataset, self.args.per_device_train_batch_size, collate_fn=self.task.collate
+        )
+        return self.accelerator.prepare(loader)
+
+
+def theirs(task: Task, batch_size: int, micro_batch_size: int, epochs: int) -> tuple[float, list[float]]:
+    """(seconds, the loss of every step) of the Trainer."""
+    accumulation = batch_size // micro_batch_size
+    arguments = transformers.TrainingArguments(
+        output_dir=tempfile.gettempdir(), num_train_epochs=1, per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation, max_grad_norm=0.0, lr_scheduler_type="constant", use_cpu=True,
+        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
+    )  # fmt: skip
+    stopwatch = Stopwatch()
+    trainer = PerExampleTrainer(
+        task, args=arguments, train_dataset=[task.examples[i] for i in order(task, epochs)],
+        optimizers=(make_optimizer(task), None), callbacks=[stopwatch],
+    )  # fmt: skip
+    trainer.remove_callback(transformers.PrinterCallback)
+    trainer.train()
+    parts = [loss.item() for loss in trainer.losses]
+    steps = range(0, len(parts), accumulation)
+    return stopwatch.seconds, [statistics.fmean(parts[i : i + accumulation]) for i in steps]
+
+
+def order(task: Task, epochs: int) -> list[int]:
+    """The examples of all epochs as `training.trajectory` takes them."""
+    streams = (random_stream(0, ORDER, epoch) for epoch in range(1, epochs + 1))
+    return [int(i) for stream in streams for i in stream.permutation(len(task.examples))]
+
+
+def padding(task: Task, batch_size: int, micro_batch_size: int, epochs: int, by_length: bool) -> float:
+    """The share of padding among the tokens that the encoder and the decoder see."""
+    examples, cells, tokens = order(task, epochs), 0, 0
+    for start in range(0, len(examples), batch_size):
+        batch = examples[start : start + batch_size]
+        batch = sorted(batch, key=task.length) if by_length else batch
+        for first in range(0, len(batch), micro_batch_size):
+            inputs = task.collate([task.examples[i] for i in batch[first : first + micro_batch_size]])
+            cells += inputs["attention_mask"].numel() + inputs["labels"].numel()
+            tokens += int(inputs["attention_mask"].sum() + (inputs["labels"] != -100).sum())
+    return 1 - tokens / cells
+
+
+def measure(task: Task, sizes: tuple[int, int, int], rounds: int) -> dict:
+    """One row of the table. The two take turns in going first, after a round that does not count."""
+    state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    seconds, differences = {ours: [], theirs: []}, []
+    for round_ in range(rounds + 1):
+        losses = {}
+        for method in (ours, theirs) if round_ % 2 else (theirs, ours):
+            task.model.load_state_dict(state)
+            spent, losses[method] = method(task, *sizes)
+            if round_ > 0:
+                seconds[method].append(spent)
+        pairs = list(zip(losses[ours], losses[theirs], strict=True))
+        differences += [abs(a / b - 1) for a, b in pairs]
+    examples = len(task.examples) * sizes[-1]
+    return dict(
+        ours_per_second=examples / statistics.median(seconds[ours]),
+        trainer_per_second=examples / statistics.median(seconds[theirs]),
+        ratio=statistics.median(b / a for a, b in zip(seconds[ours], seconds[theirs], strict=True)),
+        loss_difference=max(differences),
+        padding=padding(task, *sizes, by_length=True),
+        trainer_padding=padding(task, *sizes, by_length=False),
+    )
+
+
+def machine() -> dict:
+    import accelerate
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
+    return dict(
+        cpu=model, cores=os.cpu_count(), torch=torch.__version__, transformers=transformers.__version__,
+        accelerate=accelerate.__version__,
+    )  # fmt: skip
+
+
+def add_to_csv(path: Path, row: dict) -> None:
+    """Replace the row of the same size, data and threads, or append it; the file is written whole."""
+    path.parent.mkdir(exist_ok=True)
+    rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
+    rows = [old for old in rows if any(old[k] != str(row[k]) for k in KEY)] + [row]
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, row)
+        writer.writeheader()
+        writer.writerows(rows)
+    temporary.replace(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="toy")
+    parser.add_argument("--dataset", default="toy", help="a local file of pairs, or toy")
+    parser.add_argument("--rounds", type=int, default=5, help="repetitions; the table takes medians")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    transformers.logging.set_verbosity_error()
+    prepare_machine()
+    num_examples, *sizes = SIZES[args.size]
+    task = make_task(args.size, args.dataset, num_examples)
+    head = dict(size=args.size, data=Path(args.dataset).parent.name or args.dataset, threads=args.threads)
+    head |= dict(examples=num_examples, batch=sizes[0], micro_batch=sizes[1], steps=num_examples * sizes[2] // sizes[0])
+    row = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in (head | measure(task, sizes, args.rounds)).items()}
+    row |= dict(clock="CPU" if args.threads == 1 else "wall", rounds=args.rounds, **machine())
+    add_to_csv(RESULTS, row)
+    for name, value in row.items():
+        print(f"{name:20} {value}")
+    print(f"\n{RESULTS}")
+
+
+if __name__ == "__main__":
+    main()
