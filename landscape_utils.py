@@ -53,6 +53,17 @@ class ShadowStep:
             if copy in learning_rate and p.grad is not None  # Muon takes the matrices only
         }
 
+    def state_dict(self) -> dict:
+        return self.optimizer.state_dict()  # the copies are made anew at every step
+
+    def load_state_dict(self, state: dict) -> None:
+        self.optimizer.load_state_dict(state)
+        copies = [copy for group in self.optimizer.param_groups for copy in group["params"]]
+        for i, copy in enumerate(copies):  # torch has cast all of it to float64: NAdam's float32 product, for one
+            for name, value in state["state"].get(i, {}).items():
+                if isinstance(value, Tensor):
+                    self.optimizer.state[copy][name] = value.to(self.optimizer.state[copy][name].device)
+
 
 class PseudoUpdates:
     """The steps that several algorithms would take along one trajectory, which none of them steers.
@@ -96,6 +107,31 @@ class PseudoUpdates:
             if collect:
                 directions[label] = {n: moves[p] if p in moves else torch.zeros_like(p) for n, p in seen.items()}
         return directions
+
+    def not_finite(self, directions: dict[str, Params]) -> list[str]:
+        """The labels of `directions` (of `advance`) where a coordinate, or a number of the state, is not finite."""
+
+        def is_finite(tensors: Iterable) -> bool:
+            return all(torch.isfinite(t).all() for t in tensors if isinstance(t, Tensor))
+
+        states = {label: self.optimizers[label].state_dict()["state"].values() for label in directions}
+        return [
+            label for label, direction in directions.items()
+            if not is_finite(direction.values()) or not all(is_finite(state.values()) for state in states[label])
+        ]  # fmt: skip
+
+    def drop(self, label: str) -> None:
+        """Show this algorithm no further gradients."""
+        del self.optimizers[label]
+
+    def state_dict(self) -> dict[str, dict]:
+        """label -> state of its optimizer."""
+        return {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()}
+
+    def load_state_dict(self, states: dict[str, dict]) -> None:
+        """Restore the algorithms that `states` has; the others stay as they are."""
+        for label in states.keys() & self.optimizers.keys():
+            self.optimizers[label].load_state_dict(states[label])
 
 
 # ---- slope and curvature ----------------------------------------------------------------------------------------

@@ -29,9 +29,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 CONFIG_FILE = "config.json"
-CONFIG_KEYS = ("settings", "algorithms", "versions", "command", "started")
+CONFIG_KEYS = {"settings": dict, "algorithms": list, "versions": dict, "command": str, "started": str}
 # What --overwrite removes. config.json goes last: it marks the folder as ours should removal be interrupted.
-RUN_FILES = ("*.csv", "figures", "checkpoints", "model", ".*.tmp", CONFIG_FILE)
+RUN_FILES = ("*.csv", "figures", "checkpoints", "model", ".*.tmp", "run.lock", CONFIG_FILE)
+LEFTOVERS = ("run.lock", ".*.tmp")  # of a process that was killed
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "numpy")
 SECRET_SETTINGS = ("hf_key",)
 NUMBER = re.compile(r"[+-]?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?")
@@ -86,7 +87,7 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"output folder {folder} is a file; choose another folder with --output_dir")
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(not any(map(path.match, LEFTOVERS)) for path in folder.iterdir()):
             if not overwrite:
                 raise ValueError(f"output folder {folder} is not empty; replace that run with --overwrite, "
                                  "or choose another folder with --output_dir")
@@ -229,27 +230,57 @@ def _short(value: Any) -> str:
 
 # ---- configuration -----------------------------------------------------------------------------------------
 
-def write_config(folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any]) -> Path:
+def write_config(
+    folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str] | None = None
+) -> Path:
     """Record in config.json what repeats a run: settings, rows, versions, commit, command, seed, start.
 
     Args:
         folder: the run folder.
         settings: every setting by name, as after parsing. A secret (`SECRET_SETTINGS`) is never stored.
         algorithms: rows with `label`, `name` and `options`, as attributes (`Algorithm`) or as a mapping.
+        data: local file or folder that the run reads -> SHA-256 of its content.
     """
+    return _write_json(folder, _configuration(settings, algorithms, data))
+
+
+def record_resumption(
+    folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str],
+    changes: Sequence[str],
+) -> Path:
+    """Bring config.json up to date as a run is continued; what it was started with, and each change, stay in it."""
+    before, now = read_config(folder), _configuration(settings, algorithms, data)
+    continued = {"at": now["started"], "command": now["command"], "git": now["git"], "changes": list(changes)}
+    kept = {key: before[key] for key in ("command", "started", "git") if key in before}
+    return _write_json(folder, {**now, **kept, "resumed": [*before.get("resumed", []), continued]})
+
+
+def mark_finished(folder: str | Path) -> Path:
+    """Note in config.json that the run has come to its end."""
+    return _write_json(folder, {**read_config(folder), "finished": _now()})
+
+
+def _configuration(settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str] | None) -> dict:
     secrets = [str(settings[name]) for name in SECRET_SETTINGS if settings.get(name)]
     shown = {name: "(given)" for name in SECRET_SETTINGS if settings.get(name)}
-    config = {
+    return {
         "command": _without("python " + shlex.join(sys.argv), secrets),
-        "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "started": _now(),
         "seed": settings.get("seed"),
         "git": git_state(Path(__file__).resolve().parent),
         "versions": versions(),
         "settings": {**settings, **shown},
         "algorithms": [_algorithm_row(algorithm) for algorithm in algorithms],
+        "data": dict(data or {}),
     }
-    text = json.dumps(_json_plain(config), indent=2, allow_nan=False)
-    return write_whole(Path(folder) / CONFIG_FILE, text + "\n")
+
+
+def _write_json(folder: str | Path, config: Mapping[str, Any]) -> Path:
+    return write_whole(Path(folder) / CONFIG_FILE, json.dumps(plain(config), indent=2, allow_nan=False) + "\n")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -267,6 +298,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     missing = [key for key in CONFIG_KEYS if not isinstance(config, dict) or key not in config]
     if missing:
         raise ValueError(f"{path} was not written by a run: it has no {missing[0]!r}")
+    for key, kind in CONFIG_KEYS.items():
+        if not isinstance(config[key], kind):
+            raise ValueError(f"{path} was not written by a run: its {key!r} is {config[key]!r:.40}")
     return config
 
 
@@ -303,12 +337,12 @@ def _algorithm_row(algorithm: Any) -> dict[str, Any]:
     return row | {"step_size": getattr(algorithm, "step_size", None)}
 
 
-def _json_plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """JSON's own types throughout; numbers that are not finite, and other objects, as their text."""
     if isinstance(value, Mapping):
-        return {str(key): _json_plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_json_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -6,7 +6,8 @@
 
 For one seed all algorithms share the initial parameters, the examples of every batch and the dropout masks. Writes
 output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv; and scores.csv, of a classification
-task), and figures/ drawn from them.
+task), and figures/ drawn from them. What was stopped or killed goes on with --resume FOLDER, to the same files (but for
+the column `seconds`, which is measured).
 """
 
 import argparse
@@ -23,8 +24,11 @@ from pathlib import Path
 import torch
 
 from algorithm_list import ALGORITHM_LISTS
+from journal import Journal
 from plotting import draw_all
-from results import CannotWrite, Table, create_run_folder, format_table, read_table, write_config
+from results import Table, format_table, read_table
+from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
+from run_lock import StopRequest
 from settings import (
     Parser,
     add_machine_flags,
@@ -32,14 +36,12 @@ from settings import (
     add_training_flags,
     answering_input_errors,
     default_output,
-    described,
     fill_in,
     number,
     positive_float,
     positive_int,
     prepare_machine,
     progress,
-    recorded,
     seed_number,
     start_logging,
 )
@@ -47,7 +49,7 @@ from tasks import TASKS, load_task, task_defaults
 from tasks.hub import quiet_libraries
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import choose_list
-from training import SCHEDULERS, batches_per_epoch, make_scheduler, trajectory
+from training import SCHEDULERS, Point, batches_per_epoch, make_scheduler, trajectory
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,7 @@ def make_parser() -> Parser:
     )
     group = add_machine_flags(parser)
     group.add_argument("--num_epoch_to_save", type=positive_int, metavar="N", help="keep the model every N epochs")
+    add_resume_flags(parser)
     return parser
 
 
@@ -145,28 +148,45 @@ class Run:
 
 
 class Start:
-    """A task with the parameters that every algorithm starts from."""
+    """A task with the parameters that every algorithm starts from. Without a journal, nothing of a run is stored."""
 
-    def __init__(self, task, settings: argparse.Namespace):
-        self.task, self.settings = task, settings
+    def __init__(self, task, settings: argparse.Namespace, journal: Journal | None = None):
+        self.task, self.settings, self.journal = task, settings, journal
         task.model.to(settings.device)
         self.state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
         self.forward = torch.compile(task.model) if settings.compile else None
 
     def train(self, row: Algorithm, seed: int, num_epochs: int, bar=None, folder: Path | None = None) -> Run:
-        """Train from the start; with `folder`, keep the model there every `num_epoch_to_save` epochs, and score it
-        after every epoch."""
-        settings = self.settings
+        """Train from the start, or where the journal has it from there on; with `folder`, keep the model there every
+        `num_epoch_to_save` epochs and at the end, and score it after every epoch."""
+        settings, journal = self.settings, self.journal
+        key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
+        if journal and key in journal.ended:
+            if bar is not None:
+                bar.update(len(journal.ended[key]["points"]))
+            return Run(**journal.ended[key])
         self.task.model.load_state_dict(self.state)
         optimizer = row.build([p for p in self.task.model.parameters() if p.requires_grad])
         per_epoch = batches_per_epoch(len(self.task.examples), settings.batch_size)
         scheduler = make_scheduler(settings.lr_scheduler, optimizer, num_epochs, per_epoch, settings.warmup_ratio)
-        points, scores, began = [], [], time.perf_counter()
+        parts = {"model": self.task.model, "optimizer": optimizer}
+        if scheduler is not None:
+            parts["scheduler"] = scheduler
+        done, notes = journal.take_up(key, parts) if journal else (0, None)
+        points, scores = notes or ([], [])
+        began = time.perf_counter() - (points[-1][4] if points else 0)
+        if bar is not None:
+            bar.update(done)
+
+        def keep(point: Point) -> None:
+            journal.after_step(key, parts, point, (points, scores), point.batch == per_epoch)
+
         run = trajectory(
             self.task, optimizer, num_epochs=num_epochs, batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size, seed=seed, scheduler=scheduler,
             max_grad_norm=settings.max_grad_norm or None, forward=self.forward,
             autocast=torch.bfloat16 if settings.dtype == "bfloat16" else None,
+            first_iteration=done + 1, after_step=keep if journal else None,
         )  # fmt: skip
         try:
             for point in run:
@@ -177,11 +197,16 @@ class Start:
                     began = time.perf_counter() - seconds  # training time only
                 if bar is not None:
                     bar.update()
+            diverged = not all(torch.isfinite(p).all() for p in self.task.model.parameters())
+            scores += self.end_epoch(num_epochs, folder)
         except FloatingPointError:
-            return Run(points, per_epoch, True, scores)
-        scores += self.end_epoch(num_epochs, folder)
-        finite = all(torch.isfinite(p).all() for p in self.task.model.parameters())
-        return Run(points, per_epoch, not finite, scores)
+            diverged = True
+        result = Run(points, per_epoch, diverged, scores)
+        if settings.save_model and folder is not None and not diverged:
+            self.task.save_model(folder)
+        if journal:
+            journal.end(key, vars(result))
+        return result
 
     def end_epoch(self, epoch: int, folder: Path | None) -> list[tuple]:
         """Keep the model if it is due; its scores as (epoch, split, metric, value)."""
@@ -278,18 +303,20 @@ def summarise(label: str, row: Algorithm, runs: Sequence[Run], sgd_loss: float |
     )
 
 
-def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
+def run(settings: argparse.Namespace, task, folder: Path, stop: StopRequest) -> Table:
     """Train every row from every seed; returns the summary."""
+    journal = Journal(folder, settings.checkpoint_every, stop)
+    first = Start(task, settings, journal)
     losses, summary = Table(folder / "losses.csv", LOSSES), Table(folder / "summary.csv", SUMMARY)
     scores = Table(folder / "scores.csv", SCORES)
     if settings.tune_lr:
         tune_rows(first, settings, Table(folder / "tuned_learning_rates.csv", TRIALS))
     runs = defaultdict(list)
-    per_run = settings.num_epochs * batches_per_epoch(len(first.task.examples), settings.batch_size)
+    per_run = settings.num_epochs * batches_per_epoch(len(task.examples), settings.batch_size)
     total = per_run * len(settings.seeds) * len(settings.algorithms)
     with progress(total=total, desc="training") as bar:
         for seed in settings.seeds:
-            start = first if seed == settings.seeds[0] else Start(load(settings, seed), settings)
+            start = first if seed == settings.seeds[0] else Start(load(settings, seed), settings, journal)
             for number_, (label, row) in enumerate(settings.algorithms.items(), start=1):
                 models = folder / "model" / f"seed{seed}-{number_}-{row.name}"
                 result = start.train(row, seed, settings.num_epochs, bar, models)
@@ -302,8 +329,6 @@ def run(settings: argparse.Namespace, first: Start, folder: Path) -> Table:
                     scores.append(algorithm=label, seed=seed, epoch=epoch, split=split, metric=metric, value=value)
                 if scores.rows:
                     scores.save()
-                if settings.save_model and not result.diverged:
-                    start.task.save_model(models)
                 steps, loss = len(result.points), f"loss {result.final_loss:.4g}"
                 end = f"diverged after {steps} steps" if result.diverged else loss
                 log.info("%s, seed %d: %s", label, seed, end)
@@ -338,23 +363,28 @@ def load(settings: argparse.Namespace, model_seed: int):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    settings = parser.parse_args(arguments)
-    start_logging(settings.verbose)
+    start_logging("--verbose" in arguments)
     prepare_machine()
-    if settings.save_model or settings.num_epoch_to_save:
-        quiet_libraries()  # saving shows a bar
     with answering_input_errors(parser):
+        settings, earlier = settings_of_run(parser, arguments)
+        if is_complete(earlier, settings.output_dir):
+            print(f"{settings.output_dir} is complete: nothing is left to do")
+            return 0
+        if settings.save_model or settings.num_epoch_to_save:
+            quiet_libraries()  # saving shows a bar
         resolve(settings)
         task = load(settings, settings.seeds[0])
-        folder = create_run_folder(settings.output_dir, settings.overwrite)
-        write_config(folder, recorded(settings), described(settings.algorithms))
-    try:
-        summary = run(settings, Start(task, settings), folder)
-    except CannotWrite as error:
-        log.error("stopped: %s; what was trained before is in %s", error, folder)
-        return 1
-    figures = draw_all(folder)
+        folder = open_run(settings, earlier)
+
+    def work(stop: StopRequest) -> tuple[Table, list[Path]]:
+        return run(settings, task, folder, stop), draw_all(folder)
+
+    status, made = to_its_end(folder, "run_convergence.py", work)
+    if status:
+        return status
+    summary, figures = made
     print("Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended")
     print(format_table(summary.rows, SUMMARY))
     if table := final_scores(folder, settings.algorithms):

@@ -7,32 +7,25 @@
 One optimizer trains (--train_optimizer). At sampled points of its run every algorithm of the list proposes its own step
 from the same parameters; for each step the script measures slope and directional sharpness of the loss on a fixed test
 batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv,
-scan.csv, histogram.csv, and figures/ drawn from them (python plotting.py FOLDER draws them again).
+scan.csv, histogram.csv, and figures/ drawn from them (python plotting.py FOLDER draws them again). A run that was
+stopped or killed goes on with --resume FOLDER, to the same files.
 """
 
 import argparse
-import logging
-import math
-import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from algorithm_list import ALGORITHM_LISTS
-from landscape_utils import (
-    DirectionalDerivatives,
-    PseudoUpdates,
-    directional_derivatives,
-    mean_loss,
-    norm,
-    scan_loss,
-    scan_spacing,
-    update_histogram,
-)
-from measuring import Objective, Params, measuring, objective_at, within_memory
+from checkpoints import Checkpoints, restore
+from landscape_utils import PseudoUpdates
+from measuring import measuring, objective_at
 from plotting import draw_all
-from results import CannotWrite, Table, create_run_folder, format_table, read_table, write_config
+from recorder import Recorder
+from results import format_table, read_table
+from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
+from run_lock import Stopped, StopRequest
 from settings import (
     DTYPES,
     Parser,
@@ -41,7 +34,6 @@ from settings import (
     add_training_flags,
     answering_input_errors,
     default_output,
-    described,
     device,
     fill_in,
     one_of,
@@ -49,26 +41,14 @@ from settings import (
     positive_int,
     prepare_machine,
     progress,
-    recorded,
     seed_number,
     start_logging,
 )
-from sharpness_check import check_at_point, check_on_tiny_model, rounding_errors
+from sharpness_check import check_at_point, check_on_tiny_model
 from tasks import TASKS, load_task, task_defaults
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.algorithm import choose_list
 from training import SAMPLE, TEST_BATCH, Point, batches_per_epoch, micro_batches, random_stream, trajectory
-
-log = logging.getLogger(__name__)
-
-COLUMNS = {
-    "training": "epoch iteration loss",
-    "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
-    "predicted_decrease sharpness_error",
-    "ratios": "epoch algorithm mean_ratio std count",
-    "scan": "epoch batch iteration algorithm distance loss",
-    "histogram": "epoch batch iteration algorithm bin_low bin_high count",
-}
 
 
 def make_parser() -> Parser:
@@ -109,6 +89,7 @@ def make_parser() -> Parser:
     group.add_argument(
         "--optimizer_device", type=device, help="where the pseudo-updates' states live; by default beside the model"
     )
+    add_resume_flags(parser)
     return parser
 
 
@@ -157,92 +138,6 @@ def training_row(settings: argparse.Namespace) -> Algorithm:
     return Algorithm(settings.train_optimizer, **options)
 
 
-# ---- measuring at one point ----------------------------------------------------------------------------------
-
-
-class Recorder:
-    """Measures at points of the trajectory and adds the rows to the tables."""
-
-    def __init__(self, settings: argparse.Namespace, folder: Path):
-        self.settings, self.algorithms = settings, settings.algorithms
-        self.tables = {name: Table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
-        plain = [label for label, row in self.algorithms.items() if row.name == "sgd" and not row.is_clipped]
-        self.reference = plain[0] if plain else None
-        if self.reference is None:
-            log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
-        self.warned = set()
-
-    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, task, scan: bool) -> None:
-        """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
-        at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-        found = within_memory(
-            lambda batches: directional_derivatives(
-                objective.loss_fn, objective.params, list(directions.values()), batches,
-                progress=lambda each: progress(each, desc="sharpness", leave=False),
-            ),
-            objective.batches,
-        )  # fmt: skip
-        derivatives = dict(zip(directions, found, strict=True))
-        for label, d in derivatives.items():
-            if math.isnan(d.slope) and label not in self.warned:
-                self.warned.add(label)
-                where = f"epoch {point.epoch}, batch {point.batch}"
-                log.warning("%s: its step is zero or not finite in %s; such cells stay empty (said once)", label, where)
-        if not self.settings.skip_sharpness:
-            single = self.settings.dtype == "float32"
-            errors = rounding_errors(directions, objective, task) if single else [math.nan] * len(directions)
-            self.add_sharpness(at, directions, derivatives, dict(zip(directions, errors, strict=True)))
-        if scan:
-            self.add_scans(at, directions, derivatives, objective)
-
-    def add_sharpness(
-        self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives], errors: dict[str, float]
-    ) -> None:
-        reference = abs(derivatives[self.reference].sharpness) if self.reference else math.nan
-        for label, d in derivatives.items():
-            self.tables["sharpness"].append(
-                **at, algorithm=label, loss=d.loss, slope=d.slope, sharpness=d.sharpness,
-                ratio=d.sharpness / reference if reference else math.nan,
-                step_norm=norm(directions[label]),
-                step_max=max(v.abs().max().item() for v in directions[label].values() if v.numel()),
-                best_distance=d.best_distance, predicted_decrease=d.predicted_decrease,
-                sharpness_error=errors[label],
-            )  # fmt: skip
-
-    def add_scans(self, at: dict, directions: dict, derivatives: dict, objective: Objective) -> None:
-        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
-        for label, direction in progress(directions.items(), desc="scans", leave=False):
-            d = derivatives[label]
-            if math.isnan(d.slope):
-                continue
-            for low, high, count in update_histogram(direction):
-                self.tables["histogram"].append(**at, algorithm=label, bin_low=low, bin_high=high, count=count)
-            points = scan_loss(
-                objective.loss_fn, objective.params, direction, objective.batches, start_loss=start_loss,
-                spacing=self.algorithms[label].step_size or scan_spacing(d, objective.params), refine=d.slope < 0,
-            )  # fmt: skip
-            if not points[1][1] <= start_loss:
-                log.info("%s: uphill in epoch %d, batch %d", label, at["epoch"], at["batch"])
-            for distance, loss in points:
-                self.tables["scan"].append(**at, algorithm=label, distance=distance, loss=loss)
-
-    def add_ratios(self) -> None:
-        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|."""
-        ratios = defaultdict(list)
-        for row in self.tables["sharpness"].rows:
-            if row["ratio"] is not None:
-                ratios[row["epoch"], row["algorithm"]].append(row["ratio"])
-        for (epoch, algorithm), values in ratios.items():
-            self.tables["ratios"].append(
-                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(values),
-                std=statistics.stdev(values) if len(values) > 1 else None, count=len(values),
-            )  # fmt: skip
-
-    def save(self) -> None:
-        for table in self.tables.values():
-            table.save()
-
-
 def sampled_batches(settings, num_batches: int) -> dict[int, tuple[list[int], int]]:
     """test epoch -> (its measured batches in order, the one that is scanned); drawn from (seed, epoch)."""
     if settings.sample_iterations and max(settings.sample_iterations) > num_batches:
@@ -261,7 +156,36 @@ def sampled_batches(settings, num_batches: int) -> dict[int, tuple[list[int], in
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
-def run(task, settings: argparse.Namespace, folder: Path) -> None:
+class Stored:
+    """What a checkpoint of the run holds: model, training optimizer, every pseudo-update's state, the tables. Random
+    numbers and the order of the data follow from the seed and the iteration, so there is nothing of them to keep."""
+
+    def __init__(self, task, optimizer, updates: PseudoUpdates, recorder: Recorder, settings: argparse.Namespace):
+        self.parts = {"model": task.model, "optimizer": optimizer, "pseudo_updates": updates, "tables": recorder}
+        self.optimizer, self.row = optimizer, settings.train_row
+        self.rows = {label: repr(row) for label, row in settings.algorithms.items()}
+
+    def state_dict(self) -> dict:
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        return state | {"rows": self.rows, "train_row": repr(self.row), "train_optimizer": self.row.name}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take the run up. What `--allow_changes` let pass starts anew: a row that is new or another, another training
+        optimizer; the same one with other options keeps its state."""
+        same = [label for label, row in self.rows.items() if state["rows"].get(label) == row]
+        for label in set(same) - state["pseudo_updates"].keys():  # it was not finite
+            self.parts["pseudo_updates"].drop(label)
+        state["pseudo_updates"] = {k: s for k, s in state["pseudo_updates"].items() if k in same}
+        if state["train_optimizer"] != self.row.name:
+            state["optimizer"] = self.optimizer.state_dict()
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
+        if state["train_row"] != repr(self.row):
+            for group in self.optimizer.param_groups:
+                group.update(self.row.options)
+
+
+def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> None:
     task.model.to(settings.device)
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     recorder = Recorder(settings, folder)
@@ -270,26 +194,44 @@ def run(task, settings: argparse.Namespace, folder: Path) -> None:
     sampled = sampled_batches(settings, num_batches)
     chosen = random_stream(settings.seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
     test_batch = list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, DTYPES[settings.dtype]))
+    optimizer = settings.train_row.build(params.values())
     updates = PseudoUpdates(params, settings.algorithms, settings.optimizer_device)
-    unchecked = settings.check_sharpness
+    stored, checkpoints = Stored(task, optimizer, updates, recorder, settings), Checkpoints(folder / "checkpoints")
+    done = restore(checkpoints, stored)
+    unchecked = settings.check_sharpness and not done
+
+    def keep(point: Point) -> None:
+        every = settings.checkpoint_every
+        if stop.signal or point.batch == num_batches or every and point.iteration % every == 0:
+            checkpoints.save(point.iteration, stored.state_dict())
+        if stop.signal:
+            raise Stopped(stop.signal, f"iteration {point.iteration}")
+
     run_points = trajectory(
-        task, settings.train_row.build(params.values()), num_epochs=settings.num_epochs,
-        batch_size=settings.batch_size, micro_batch_size=settings.micro_batch_size, seed=settings.seed,
+        task, optimizer, num_epochs=settings.num_epochs, batch_size=settings.batch_size,
+        micro_batch_size=settings.micro_batch_size, seed=settings.seed, first_iteration=done + 1, after_step=keep,
     )  # fmt: skip
+    total = settings.num_epochs * num_batches
     try:
-        for point in progress(run_points, total=settings.num_epochs * num_batches, desc="training"):
+        for point in progress(run_points, initial=done, total=total, desc="training"):
             recorder.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
             batches, scanned = sampled.get(point.epoch, ([], None))
             scan = point.batch == scanned and not settings.skip_search
             measured = scan if settings.skip_sharpness else point.batch in batches
             directions = updates.advance(collect=measured)
             if measured:
-                objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
-                with measuring(objective.model):
-                    if unchecked:
-                        print(check_at_point(directions, objective, task), flush=True)
-                        unchecked = False
-                    recorder.measure(point, directions, objective, task, scan)
+                lost = updates.not_finite(directions)
+                directions = {label: v for label, v in directions.items() if label not in lost}
+                if directions:
+                    objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
+                    with measuring(objective.model):
+                        if unchecked:
+                            print(check_at_point(directions, objective, task), flush=True)
+                            unchecked = False
+                        recorder.measure(point, directions, objective, task, scan)
+                for label in lost:
+                    recorder.mark_lost(point, label)
+                    updates.drop(label)
                 recorder.save()
     finally:  # also what was measured before a loss that is not finite
         recorder.add_ratios()
@@ -321,27 +263,32 @@ def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    settings = parser.parse_args(arguments)
-    start_logging(settings.verbose)
+    start_logging("--verbose" in arguments)
     prepare_machine()
     with answering_input_errors(parser):
+        settings, earlier = settings_of_run(parser, arguments)
+        if is_complete(earlier, settings.output_dir):
+            print(f"{settings.output_dir} is complete: nothing is left to do")
+            return 0
         resolve(settings)
         task = load_task(
             settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
             seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
         )  # fmt: skip
         fit_to_data(settings, len(task.examples))
-        folder = create_run_folder(settings.output_dir, settings.overwrite)
-        write_config(folder, recorded(settings), described(settings.algorithms))
-    if settings.check_sharpness:
-        print(check_on_tiny_model(task, settings.algorithms), flush=True)
-    try:
-        run(task, settings, folder)
-    except (FloatingPointError, CannotWrite) as error:
-        log.error("stopped: %s; what was measured before is in %s", error, folder)
-        return 1
-    figures = draw_all(folder)
+        folder = open_run(settings, earlier)
+
+    def work(stop: StopRequest) -> list[Path]:
+        if settings.check_sharpness and earlier is None:
+            print(check_on_tiny_model(task, settings.algorithms), flush=True)
+        run(task, settings, folder, stop)
+        return draw_all(folder)
+
+    status, figures = to_its_end(folder, "run_landscape.py", work)
+    if status:
+        return status
     print("Mean over the measured points of an epoch of directional sharpness / |directional sharpness of SGD|")
     print(ratio_table(folder, settings.algorithms))
     print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")

@@ -16,7 +16,10 @@ from tqdm import tqdm
 
 from torch_optimizer import Algorithm
 
-OUR_LOGGERS = ("__main__", "hessian_utils", "landscape_utils", "measuring", "plotting", "results", "tasks", "training")
+OUR_LOGGERS = (
+    "__main__", "checkpoints", "hessian_utils", "landscape_utils", "measuring", "plotting",
+    "recorder", "results", "resuming", "tasks", "training",
+)  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 

@@ -80,6 +80,8 @@ def trajectory(
     max_grad_norm: float | None = None,
     autocast: torch.dtype | None = None,
     forward: Callable | None = None,
+    first_iteration: int = 1,
+    after_step: Callable[[Point], None] | None = None,
 ) -> Iterator[Point]:
     """Train `task.model`, stopping at every iteration between the gradient and the step.
 
@@ -91,6 +93,8 @@ def trajectory(
         max_grad_norm: gradients are scaled down to at most this Euclidean norm over all parameters; None: never.
         autocast: number type of the matrix products, parameters staying float32; None: float32 throughout.
         forward: what stands in for calling the model, such as a compiled one; None: the model itself.
+        first_iteration: where a stored run is taken up, its model, optimizer and scheduler restored by the caller.
+        after_step: called with each point when its step has been taken: there a run can be stored.
 
     Raises: FloatingPointError at the first loss that is not finite; no step is taken there.
     """
@@ -101,6 +105,8 @@ def trajectory(
         order = random_stream(seed, ORDER, epoch).permutation(examples)
         for batch in range(1, batches_per_epoch(examples, batch_size) + 1):
             iteration += 1
+            if iteration < first_iteration:
+                continue
             indices = order[(batch - 1) * batch_size : batch * batch_size].tolist()
             step_seed = int(random_stream(seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
             loss = None
@@ -121,10 +127,13 @@ def trajectory(
             if max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
             learning_rate = optimizer.param_groups[0]["lr"]
-            yield Point(epoch, batch, iteration, loss, math.nan if learning_rate is None else float(learning_rate))
+            point = Point(epoch, batch, iteration, loss, math.nan if learning_rate is None else float(learning_rate))
+            yield point
             optimizer.step()
             if scheduler is not None:
                 scheduler.step()
+            if after_step is not None:
+                after_step(point)
 
 
 def _gradient(task, optimizer, indices, micro_batch_size, seed, device, autocast, forward) -> float:

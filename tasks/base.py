@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from results import CannotWrite
 from tasks.architectures import tiny_model
 
 IGNORED = -100  # label of a position that is not scored
@@ -117,9 +118,14 @@ class Task:
         return small.model, small.losses, small.tiny_batch()
 
     def save_model(self, folder: str | Path) -> None:
-        """Write model and tokenizer or image processor; `--model FOLDER` reads them again."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+        """Write model and tokenizer or image processor; `--model FOLDER` reads them again. Raises: CannotWrite."""
+        from safetensors import SafetensorError  # slow to import; the model's own library has it
+
+        try:
+            self.model.save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+        except (OSError, SafetensorError) as error:
+            raise CannotWrite(f"cannot write the model to {folder}: {' '.join(str(error).split())}") from error
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:

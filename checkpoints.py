@@ -1,0 +1,131 @@
+"""Checkpoints of a run: tensors beside a checksum, the two newest kept.
+
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(120, {"model": model.state_dict(), "records": "text"})
+    number, state = checkpoints.load()                   # of the newest whole one; None if there is none
+
+Each is a file for `torch.load(weights_only=True)`, which runs no code, and a JSON file with its SHA-256 that is written
+after it: a checkpoint without one was never finished.
+"""
+
+import hashlib
+import json
+import logging
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from results import write_whole
+
+log = logging.getLogger(__name__)
+
+KEPT = 2  # the newest, and the one before it should the newest be damaged
+
+
+class Checkpoints:
+    """The checkpoints in one folder, which is made when the first is saved."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def save(self, number: int, state: dict[str, Any]) -> None:
+        """Store `state` (tensors, numbers, text, and dicts and lists of them) under a number higher than all before.
+
+        Raises: CannotWrite, in one line; the earlier checkpoints are still there then.
+        """
+        path = self.folder / f"checkpoint-{number:08d}.pt"
+        save_tensors(path, state)
+        for old in self._paths()[KEPT:]:
+            old.with_suffix(".json").unlink()
+            old.unlink(missing_ok=True)
+
+    def load(self) -> tuple[int, dict[str, Any]] | None:
+        """(number, state) of the newest checkpoint that is whole, on the CPU. A damaged one is named in the log."""
+        for path in self._paths():
+            try:
+                return int(path.stem.removeprefix("checkpoint-")), load_tensors(path)
+            except ValueError as error:
+                log.warning("%s; going back to the one before it, or to the start", error)
+        return None
+
+    def remove(self) -> None:
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def _paths(self) -> list[Path]:
+        """Newest first; those whose checksum was written."""
+        sums = sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
+        return [path.with_suffix(".pt") for path in sums]
+
+
+class DoesNotFit(ValueError):
+    """A checkpoint is of another model or other optimizers than the run that it was to continue."""
+
+
+def restore(checkpoints: Checkpoints, stored: Any) -> int:
+    """Bring `stored` to the newest whole checkpoint; returns its iteration, 0 where there is none."""
+    found = checkpoints.load()
+    if found is None:
+        return 0
+    iteration, state = found
+    try:
+        stored.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise DoesNotFit(f"the checkpoint of iteration {iteration} does not fit: {_line(error)}") from error
+    log.info("continuing after iteration %d", iteration)
+    return iteration
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` to `path` and its checksum to the .json file beside it."""
+    digest = hashlib.sha256()
+    write_whole(path, lambda file: torch.save(state, _Hashing(file, digest)))
+    write_whole(path.with_suffix(".json"), json.dumps({"file": path.name, "sha256": digest.hexdigest()}) + "\n")
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """What `save_tensors` wrote, on the CPU.
+
+    Raises: ValueError, in one line, if the file or its checksum is missing, cannot be read, or is not as written.
+    """
+    try:
+        expected = json.loads(path.with_suffix(".json").read_bytes())
+        if not isinstance(expected, dict) or content_hash(path) != expected.get("sha256"):
+            raise ValueError("its checksum is another")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} cannot be used: {getattr(error, 'strerror', None) or _line(error)}") from error
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes; of a folder, over the names and bytes of all files in it."""
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(f"{file.relative_to(path)}\0".encode() if path.is_dir() else b"")
+            with file.open("rb") as stream:
+                while block := stream.read(2**20):
+                    digest.update(block)
+    return digest.hexdigest()
+
+
+def _line(error: Exception) -> str:
+    """The message in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+class _Hashing:
+    """A file to write to, whose bytes go into `digest` on their way."""
+
+    def __init__(self, file: BinaryIO, digest):
+        self.file, self.digest = file, digest
+
+    def write(self, data) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()

@@ -1,0 +1,135 @@
+"""What a landscape run measures at a point, and the tables it goes to."""
+
+import argparse
+import json
+import logging
+import math
+import statistics
+from collections import defaultdict
+from pathlib import Path
+
+from landscape_utils import (
+    DirectionalDerivatives,
+    directional_derivatives,
+    mean_loss,
+    norm,
+    scan_loss,
+    scan_spacing,
+    update_histogram,
+)
+from measuring import Objective, Params, within_memory
+from results import Table
+from settings import progress
+from sharpness_check import rounding_errors
+from training import Point
+
+log = logging.getLogger(__name__)
+
+COLUMNS = {
+    "training": "epoch iteration loss",
+    "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
+    "predicted_decrease sharpness_error",
+    "ratios": "epoch algorithm mean_ratio std count",
+    "scan": "epoch batch iteration algorithm distance loss",
+    "histogram": "epoch batch iteration algorithm bin_low bin_high count",
+}
+
+
+class Recorder:
+    """Measures at points of the trajectory and adds the rows to the tables."""
+
+    def __init__(self, settings: argparse.Namespace, folder: Path):
+        self.settings, self.algorithms = settings, settings.algorithms
+        self.tables = {name: Table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
+        plain = [label for label, row in self.algorithms.items() if row.name == "sgd" and not row.is_clipped]
+        self.reference = plain[0] if plain else None
+        if self.reference is None:
+            log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
+        self.warned = set()
+
+    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, task, scan: bool) -> None:
+        """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
+        at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
+        found = within_memory(
+            lambda batches: directional_derivatives(
+                objective.loss_fn, objective.params, list(directions.values()), batches,
+                progress=lambda each: progress(each, desc="sharpness", leave=False),
+            ),
+            objective.batches,
+        )  # fmt: skip
+        derivatives = dict(zip(directions, found, strict=True))
+        for label, d in derivatives.items():
+            if math.isnan(d.slope) and label not in self.warned:
+                self.warned.add(label)
+                where = f"epoch {point.epoch}, batch {point.batch}"
+                log.warning("%s: its step is zero or not finite in %s; such cells stay empty (said once)", label, where)
+        if not self.settings.skip_sharpness:
+            single = self.settings.dtype == "float32"
+            errors = rounding_errors(directions, objective, task) if single else [math.nan] * len(directions)
+            self.add_sharpness(at, directions, derivatives, dict(zip(directions, errors, strict=True)))
+        if scan:
+            self.add_scans(at, directions, derivatives, objective)
+
+    def add_sharpness(
+        self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives], errors: dict[str, float]
+    ) -> None:
+        reference = abs(derivatives[self.reference].sharpness) if self.reference in derivatives else math.nan
+        for label, d in derivatives.items():
+            self.tables["sharpness"].append(
+                **at, algorithm=label, loss=d.loss, slope=d.slope, sharpness=d.sharpness,
+                ratio=d.sharpness / reference if reference else math.nan,
+                step_norm=norm(directions[label]),
+                step_max=max(v.abs().max().item() for v in directions[label].values() if v.numel()),
+                best_distance=d.best_distance, predicted_decrease=d.predicted_decrease,
+                sharpness_error=errors[label],
+            )  # fmt: skip
+
+    def mark_lost(self, point: Point, label: str) -> None:
+        """An algorithm whose step or state is not finite has a last row, with nothing in it."""
+        where = f"epoch {point.epoch}, batch {point.batch}"
+        log.warning("%s: its step or its state is not finite in %s; it is dropped, the others go on", label, where)
+        if not self.settings.skip_sharpness:
+            at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration, algorithm=label)
+            self.tables["sharpness"].append({**dict.fromkeys(self.tables["sharpness"].columns), **at})
+
+    def add_scans(self, at: dict, directions: dict, derivatives: dict, objective: Objective) -> None:
+        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
+        for label, direction in progress(directions.items(), desc="scans", leave=False):
+            d = derivatives[label]
+            if math.isnan(d.slope):
+                continue
+            for low, high, count in update_histogram(direction):
+                self.tables["histogram"].append(**at, algorithm=label, bin_low=low, bin_high=high, count=count)
+            points = scan_loss(
+                objective.loss_fn, objective.params, direction, objective.batches, start_loss=start_loss,
+                spacing=self.algorithms[label].step_size or scan_spacing(d, objective.params), refine=d.slope < 0,
+            )  # fmt: skip
+            if not points[1][1] <= start_loss:
+                log.info("%s: uphill in epoch %d, batch %d", label, at["epoch"], at["batch"])
+            for distance, loss in points:
+                self.tables["scan"].append(**at, algorithm=label, distance=distance, loss=loss)
+
+    def add_ratios(self) -> None:
+        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|."""
+        self.tables["ratios"].rows.clear()
+        ratios = defaultdict(list)
+        for row in self.tables["sharpness"].rows:
+            if row["ratio"] is not None:
+                ratios[row["epoch"], row["algorithm"]].append(row["ratio"])
+        for (epoch, algorithm), values in ratios.items():
+            self.tables["ratios"].append(
+                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(values),
+                std=statistics.stdev(values) if len(values) > 1 else None, count=len(values),
+            )  # fmt: skip
+
+    def save(self) -> None:
+        for table in self.tables.values():
+            table.save()
+
+    def state_dict(self) -> str:
+        """The rows of all tables, as JSON: every float reads back as it was."""
+        return json.dumps({name: table.rows for name, table in self.tables.items()})
+
+    def load_state_dict(self, state: str) -> None:
+        for name, rows in json.loads(state).items():
+            self.tables[name].rows = rows

@@ -1,0 +1,435 @@
+"""A run that is killed, stopped, damaged or starved of disk ends, taken up again, in the same bytes."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+
+import run_landscape
+from algorithm_list import ALGORITHM_LISTS
+from checkpoints import Checkpoints
+from results import read_config, read_table, versions
+from run_lock import LOCK_FILE, lock, refuse_if_held
+from torch_optimizer import Algorithm
+
+ROOT = Path(run_landscape.__file__).parent
+LANDSCAPE = [*tiny_run.FLAGS.split(), "--test_batch_size", "8", "--num_epochs", "4", "--test_epochs", "2", "4",
+             "--num_sample_sharpness", "2", "--checkpoint_every", "2"]  # fmt: skip
+CONVERGENCE = [*tiny_run.FLAGS.split(), "--num_epochs", "2", "--seeds", "0", "1", "--lr_scheduler", "linear",
+               "--tune_lr", "--lr_grid", "0.5", "1", "--tune_epochs", "1", "--checkpoint_every", "3"]  # fmt: skip
+COMMANDS = {"landscape": LANDSCAPE, "convergence": CONVERGENCE}
+
+
+# ---- real processes -----------------------------------------------------------------------------------------------
+
+
+def child(script, arguments, log):
+    """What a child process does: the script, with its messages in a file."""
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    torch.set_num_threads(1)
+    os._exit(tiny_run.main(script, [str(a) for a in arguments]))
+
+
+@pytest.fixture(scope="module")
+def start():
+    """start(script, arguments, log) -> a process of its own; the imports are paid for once."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tiny_run"])
+
+    def start(script, arguments, log):
+        process = context.Process(target=child, args=(script, arguments, log))
+        process.start()
+        return process
+
+    yield start
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+
+
+def tables(folder):
+    """The bytes of every table, but for the seconds of a run, which end each line of losses.csv."""
+    found = {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.csv"))}
+    if "losses.csv" in found:
+        found["losses.csv"] = b"\n".join(line.rpartition(b",")[0] for line in found["losses.csv"].splitlines())
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(start, tmp_path_factory):
+    """script -> (tables of the run that nothing interrupts, its seconds)."""
+    found = {}
+    for script, flags in COMMANDS.items():
+        folder = tmp_path_factory.mktemp(script)
+        began = time.monotonic()
+        process = start(script, [*flags, "--output_dir", folder / "run"], folder / "log")
+        process.join(600)
+        assert process.exitcode == 0, (folder / "log").read_text()
+        assert not (folder / "run" / "checkpoints").exists()
+        found[script] = tables(folder / "run"), time.monotonic() - began
+    assert [len(tables) for tables, _ in found.values()] == [5, 3]
+    return found
+
+
+def interrupt(start, script, folder, number, seconds, rng):
+    """Run to the end through signals at random moments; (how many hit a process at work, everything it said)."""
+    run, log, hits = folder / "run", folder / "log", 0
+    arguments = [*COMMANDS[script], "--output_dir", run]
+    while True:
+        process = start(script, arguments, log)
+        until = time.monotonic() + rng.uniform(0, seconds)
+        while not (run / "config.json").exists():  # before that there is nothing to take up
+            assert process.is_alive(), log.read_text()
+            time.sleep(0.002)
+        process.join(max(0, until - time.monotonic()))
+        if process.is_alive():
+            os.kill(process.pid, number)
+        process.join(600)
+        if process.exitcode == 0:
+            return hits, log.read_text()
+        assert process.exitcode in (-number, 128 + number), log.read_text()
+        hits += 1
+        arguments = ["--resume", run]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
+@pytest.mark.parametrize("wanted", [3, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tmp_path, script, wanted, number):
+    expected, seconds = whole[script]
+    rng, hits = random.Random(wanted), 0
+    while hits < wanted:
+        folder = tmp_path / str(hits)
+        folder.mkdir()
+        more, log = interrupt(start, script, folder, number, seconds, rng)
+        hits += more
+        assert tables(folder / "run") == expected, log
+        assert "Traceback" not in log
+        assert {path.name for path in (folder / "run").iterdir()} == {"config.json", *expected}
+        shutil.rmtree(folder)
+
+
+# ---- in this process ----------------------------------------------------------------------------------------------
+
+
+def landscape(*arguments):
+    return tiny_run.main("landscape", [str(a) for a in arguments])
+
+
+@pytest.fixture(autouse=True)
+def tiny_task(monkeypatch):
+    monkeypatch.setattr(run_landscape, "draw_all", None)  # put back afterwards; tiny_run replaces it
+    monkeypatch.setitem(ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
+    monkeypatch.setitem(tiny_run.TASKS, "tiny", None)
+
+
+def stop_at(monkeypatch, iteration, number=signal.SIGTERM):
+    """Have the next run get a signal in the middle of that iteration."""
+    advance, count = run_landscape.PseudoUpdates.advance, iter(range(1, 10**6))
+
+    def advance_and_stop(self, collect=True):
+        if next(count) == iteration:
+            os.kill(os.getpid(), number)
+        return advance(self, collect)
+
+    monkeypatch.setattr(run_landscape.PseudoUpdates, "advance", advance_and_stop)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    patch = pytest.MonkeyPatch()
+    patch.setattr(run_landscape, "draw_all", None)
+    assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
+    patch.undo()
+    return tables(folder)
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tmp_path_factory):
+    """A run folder stopped after iteration 13 of 20, with checkpoints of 12 and 13."""
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_landscape, "draw_all", None)
+        stop_at(patch, 13)
+        assert landscape(*LANDSCAPE, "--output_dir", folder) == 128 + signal.SIGTERM
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_run, tmp_path):
+    return Path(shutil.copytree(stopped_run, tmp_path / "run"))
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stores_the_run_and_says_how_to_go_on(number, reference, tmp_path, monkeypatch, capfd):
+    folder = tmp_path / "a run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7, number)
+        assert landscape(*LANDSCAPE, "--output_dir", folder) == 128 + number
+    error = capfd.readouterr().err
+    hint = f"continue with: python run_landscape.py --resume '{folder}'"
+    assert f"stopped by {number.name} after iteration 7; {hint}" in error
+    assert not (folder / LOCK_FILE).exists()
+    assert landscape("--resume", folder) == 0
+    assert tables(folder) == reference
+    before = files(folder)
+    assert landscape("--resume", folder) == 0
+    assert "is complete" in capfd.readouterr().out and files(folder) == before
+
+
+def test_a_second_signal_ends_the_process_at_once():
+    code = (
+        "import os, signal; from run_lock import StopRequest\n"
+        "with StopRequest():\n"
+        "    os.kill(os.getpid(), signal.SIGINT); print('still here', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM); print('never', flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM and done.stdout == "still here\n"
+
+
+@pytest.mark.parametrize("kind", ["flip", "cut", "empty", "lost"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_it_used(kind, stopped, reference, capfd):
+    newest, previous = sorted(stopped.glob("checkpoints/*.pt"), reverse=True)
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 1
+    if kind == "lost":
+        newest.unlink()
+    else:
+        newest.write_bytes({"flip": data, "cut": data[: len(data) // 2], "empty": b""}[kind])
+    assert landscape("--resume", stopped) == 0
+    error = capfd.readouterr().err
+    assert f"{newest} cannot be used" in error and "continuing after iteration 12" in error
+    assert tables(stopped) == reference
+
+
+def test_with_every_checkpoint_damaged_the_run_starts_again_and_says_so(stopped, reference, capfd):
+    for path in stopped.glob("checkpoints/*.pt"):
+        path.write_bytes(b"")
+    assert landscape("--resume", stopped) == 0
+    assert capfd.readouterr().err.count("cannot be used") == 2
+    assert tables(stopped) == reference
+
+
+def test_no_damage_goes_unseen(stopped):
+    """Fifty times bytes flipped or cut at random places of the newest checkpoint or its checksum."""
+    checkpoints, rng = Checkpoints(stopped / "checkpoints"), random.Random(0)
+    paths = sorted(stopped.glob("checkpoints/checkpoint-00000013.*"))
+    good = {path: path.read_bytes() for path in paths}
+    state = {13: checkpoints.load()[1]}
+    assert sorted(good) and checkpoints.load()[0] == 13
+    for _ in range(50):
+        path = rng.choice(paths)
+        data = bytearray(good[path])
+        place = rng.randrange(len(data))
+        if rng.random() < 0.5:
+            data[place] ^= 1 << rng.randrange(8)
+        else:
+            del data[place:]
+        path.write_bytes(data)
+        iteration, loaded = checkpoints.load()
+        assert iteration == 12 or path.suffix == ".json" and _equal(loaded, state[13])  # the name in it is for people
+        path.write_bytes(good[path])
+
+
+def _equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    return a == b
+
+
+# ---- numbers ------------------------------------------------------------------------------------------------------
+
+
+def test_an_algorithm_that_is_not_finite_is_marked_and_dropped_and_the_others_go_on(
+    reference, tmp_path, monkeypatch, capfd
+):
+    exploding = Algorithm("sgd", lr=0.1, momentum=1e25, coordinate_clip=0.2)  # its momentum overflows at once
+    monkeypatch.setattr(tiny_run, "ROWS", [*tiny_run.ROWS, exploding])
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 13)  # after it was dropped
+        assert landscape(*LANDSCAPE, "--output_dir", folder) == 128 + signal.SIGTERM
+    assert landscape("--resume", folder) == 0
+    label = "sgd, coordinate_clip=0.2"
+    assert capfd.readouterr().err.count(f"{label}: its step or its state is not finite in epoch 2") == 1
+    rows = [row for row in read_table(folder / "sharpness.csv") if row["algorithm"] == label]
+    assert len(rows) == 1 and rows[0]["epoch"] == 2
+    assert [name for name, cell in rows[0].items() if cell is not None] == ["epoch", "batch", "iteration", "algorithm"]
+    for name, table in tables(folder).items():
+        others = [line for line in table.decode().splitlines() if label not in line]
+        assert others == reference[name].decode().splitlines(), name
+
+
+# ---- what has changed since ---------------------------------------------------------------------------------------
+
+
+def refused(arguments, answer, folder, capfd):
+    before = files(folder)
+    with pytest.raises(SystemExit) as exit:
+        landscape(*arguments)
+    error = capfd.readouterr().err
+    assert exit.value.code == 2 and error.count("\n") == 1, error
+    assert re.search(answer, error), error
+    assert files(folder) == before
+
+
+@pytest.mark.parametrize("flags, answer", [
+    (["--lr", "0.5"], r"was begun otherwise: --lr is 0.5, was 0.001; --allow_changes continues"),
+    (["--task", "toy"], "--task is toy, was tiny"),
+    (["--test_epochs", "2", "3"], r"--test_epochs is \[2, 3\], was \[2, 4\]"),
+    (["--num_epochs", "5", "--seed", "1"], "--num_epochs is 5, was 4; --seed is 1, was 0"),
+    (["--save_model"], "--save_model is True, was False"),
+    (["--output_dir", "other"], "leave out --overwrite and --output_dir"),
+    (["--overwrite"], "leave out --overwrite and --output_dir"),
+])  # fmt: skip
+def test_a_flag_that_contradicts_the_run_is_named(flags, answer, stopped, capfd):
+    refused(["--resume", stopped, *flags], answer, stopped, capfd)
+
+
+def test_flags_that_repeat_the_runs_settings_are_welcome(stopped, reference):
+    assert landscape("--resume", stopped, "--lr", "1e-3", "--test_epochs", "2", "4", "--checkpoint_every", "3") == 0
+    assert tables(stopped) == reference
+
+
+def test_another_library_version_is_named(stopped, monkeypatch, capfd):
+    path = stopped / "config.json"
+    config = json.loads(path.read_text())
+    now, config["versions"]["torch"] = config["versions"]["torch"], "1.0"
+    path.write_text(json.dumps(config))
+    refused(["--resume", stopped], f"torch is {re.escape(now)}, was 1.0", stopped, capfd)
+    assert landscape("--resume", stopped, "--allow_changes") == 0
+    assert read_config(stopped)["resumed"][0]["changes"] == [f"torch is {now}, was 1.0"]
+
+
+def test_an_edited_list_is_named_and_allowed_rows_start_anew(stopped, reference, monkeypatch, capfd):
+    edited = [*tiny_run.ROWS[:2], Algorithm("adam", lr=1e-2, eps=1e-3), *tiny_run.ROWS[4:], Algorithm("sign_sgd")]
+    monkeypatch.setattr(tiny_run, "ROWS", edited)
+    answer = r"row 'adam' is \(lr=0.01, eps=0.001, .*was \(lr=0.01, step.*'adafactor' is gone.*'sign_sgd' is new"
+    refused(["--resume", stopped], answer, stopped, capfd)
+    assert landscape("--resume", stopped, "--allow_changes") == 0
+    lines = tables(stopped)["sharpness.csv"].decode().splitlines()
+    was = reference["sharpness.csv"].decode().splitlines()
+    same = [line for line in lines if line.startswith("4,") and line.split(",")[3] in ("sgd", "nadam", "lion")]
+    assert len(same) == 6 and set(same) <= set(was)
+    assert sum("sign_sgd" in line for line in lines) == 2 and set(lines) - set(was)
+
+
+def test_another_data_file_is_named(tmp_path, monkeypatch, capfd):
+    from resuming import _changes_since, _data_hashes
+
+    class Settings:
+        dataset, model = str(tmp_path / "pairs.jsonl"), "toy"
+
+    Path(Settings.dataset).write_text("one")
+    before = _data_hashes(Settings)
+    Path(Settings.dataset).write_text("two")
+    earlier = {"versions": versions(), "data": before, "algorithms": []}
+    assert _changes_since(earlier, [], before) == []
+    assert _changes_since(earlier, [], _data_hashes(Settings)) == [f"{Settings.dataset} has another content"]
+
+
+@pytest.mark.parametrize("text, answer", [
+    (None, "is not a run folder: it has no config.json"),
+    ("{", "cannot read .*config.json"),
+    ("[]", "was not written by a run: it has no 'settings'"),
+    ('{"settings": 3, "algorithms": [], "versions": {}, "command": "", "started": ""}', "its 'settings' is 3"),
+    ('{"settings": {}, "algorithms": [], "versions": {}, "command": "", "started": ""}', "no run of this script"),
+])  # fmt: skip
+def test_a_folder_that_holds_no_run_is_answered_in_one_line(text, answer, tmp_path, capfd):
+    if text is not None:
+        (tmp_path / "config.json").write_text(text)
+    refused(["--resume", tmp_path], answer, tmp_path, capfd)
+
+
+def test_a_setting_that_was_damaged_in_the_folder_is_answered_by_its_name(stopped, capfd):
+    path = stopped / "config.json"
+    path.write_text(path.read_text().replace('"batch_size": 4', '"batch_size": "four"', 1))
+    refused(["--resume", stopped], "--batch_size: expected int", stopped, capfd)
+
+
+# ---- the lock -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_is_refused_with_the_firsts_number_and_host(stopped, capfd):
+    other = subprocess.Popen(["sleep", "60"])
+    try:
+        (stopped / LOCK_FILE).write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
+        answer = f"process {other.pid} on {re.escape(socket.gethostname())} is at work in"
+        refused(["--resume", stopped], answer, stopped, capfd)
+        refused([*LANDSCAPE, "--output_dir", stopped, "--overwrite"], answer, stopped, capfd)
+    finally:
+        other.kill()
+        other.wait()
+    refuse_if_held(stopped)
+    lock(stopped)
+    assert json.loads((stopped / LOCK_FILE).read_text())["pid"] == os.getpid()
+
+
+def test_the_lock_of_another_machine_is_never_taken(stopped, capfd):
+    (stopped / LOCK_FILE).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
+    refused(["--resume", stopped], "process 1 on elsewhere is at work in .*delete .*run.lock", stopped, capfd)
+
+
+# ---- a disk that refuses ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 96 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "tmpfs", disk], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_room(small_disk, reference, capfd):
+    folder = small_disk / "run"
+    assert landscape(*LANDSCAPE, "--output_dir", folder) == 1
+    error = capfd.readouterr().err
+    assert re.search(r"stopped: cannot write .*: No space left on device; .* python run_landscape.py --resume", error)
+    assert "Traceback" not in error and not list(folder.rglob(".*.tmp"))
+    assert tables(folder) != reference
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    assert landscape("--resume", folder) == 0
+    assert tables(folder) == reference
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_line(small_disk, stopped, reference, capfd):
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    folder = Path(shutil.copytree(stopped, small_disk / "run"))
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    refused(["--resume", folder], "cannot write .*run.lock: Read-only file system", folder, capfd)
+    refused([*LANDSCAPE, "--output_dir", small_disk / "new"], "Read-only file system", folder, capfd)
+    subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
+    assert landscape("--resume", folder) == 0
+    assert tables(folder) == reference

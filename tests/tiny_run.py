@@ -1,0 +1,68 @@
+"""run_landscape.py and run_convergence.py on a task of milliseconds: `python tests/tiny_run.py landscape FLAGS`.
+
+A network of two layers with dropout and batch normalisation, whose running statistics belong to what a run must store.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import run_convergence
+import run_landscape
+from algorithm_list import ALGORITHM_LISTS
+from tasks import TASKS, Entry
+from tasks.base import TOY, Task
+from torch_optimizer import Algorithm
+
+ROWS = [
+    Algorithm("sgd", lr=0.1, momentum=0.9, dampening=0.9),
+    Algorithm("sgd", lr=0.1, momentum=0.9, coordinate_clip=0.1),
+    Algorithm("adam", lr=1e-2),
+    Algorithm("adafactor", relative_step=True),
+    Algorithm("nadam", lr=1e-2),  # of torch: it steps on a float64 copy
+    Algorithm("lion", lr=1e-3),
+]
+FLAGS = "--task tiny --algorithm_list tiny --dataset_size 20 --batch_size 4"
+
+
+class Tiny(Task):
+    """Rows of three numbers in two classes."""
+
+    def __init__(self, size: int, seed: int):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(size, 3, generator=generator)
+        examples = [{"x": row, "y": torch.tensor(int(row.sum() > 0))} for row in rows]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 2)
+            super().__init__("tiny", nn.Sequential(*layers), None, examples)
+
+    def length(self, index):
+        return 1
+
+    def collate(self, examples):
+        return {name: torch.stack([example[name] for example in examples]) for name in ("x", "y")}
+
+    def losses(self, forward, batch):
+        return nn.functional.cross_entropy(forward(input=batch["x"]), batch["y"], reduction="none")
+
+    def save_model(self, folder):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        torch.save(self.model.state_dict(), Path(folder) / "model.pt")
+
+
+def main(script: str, arguments: list[str]) -> int:
+    """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone."""
+    TASKS["tiny"] = Entry(lambda request: Tiny(request.dataset_size, request.model_seed), TOY, TOY)
+    ALGORITHM_LISTS["tiny"] = ROWS
+    module = {"landscape": run_landscape, "convergence": run_convergence}[script]
+    module.draw_all = lambda folder: []
+    return module.main(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2:]))
