@@ -1,8 +1,8 @@
 """The measured numbers beside numbers that were found another way: rounding errors, and --check_sharpness's tables."""
 
 import math
-import statistics
 
+import numpy as np
 import torch
 
 from landscape_utils import (
@@ -37,11 +37,9 @@ def rounding_errors(directions: dict[str, Params], objective: Objective, task, e
         with measuring(exact.model):
             true = directional_derivatives(exact.loss_fn, exact.params, vectors, [same])
         differences.append([r.sharpness - t.sharpness for r, t in zip(rounded, true, strict=True)])
-    n = len(differences)
-    return [
-        math.hypot(math.fsum(e) / n, statistics.stdev(e) / math.sqrt(n) if n > 1 else 0.0)
-        for e in zip(*differences, strict=True)
-    ]
+    e = np.array(differences)
+    spread = e.std(axis=0, ddof=1) / math.sqrt(len(e)) if len(e) > 1 else 0.0
+    return np.hypot(e.mean(axis=0), spread).tolist()
 
 
 def in_float64(batch: Batch) -> Batch:
