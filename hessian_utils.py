@@ -82,7 +82,8 @@ def block_curvatures(
     A block that is zero but for rounding (the bias of attention's keys, which softmax cancels) does not converge: there
     the value is smaller than its residual. A block that is not finite is NaN, with a warning.
 
-    Raises: ValueError for an unknown name, no batch, an argument out of range, a loss or gradient that is not finite.
+    Raises: ValueError for an unknown name, no batch, an argument out of range; FloatingPointError for a loss or
+        gradient that is not finite.
 
     Example:
         >>> def bowl(p, batch): return (1.5 * p["x"] ** 2).sum() - 2 * p["y"] ** 2    # H_xx = diag(3, 3), H_yy = -4
@@ -138,7 +139,7 @@ class GradientGraph:
         for batch in batches:
             gradients, losses = self._differentiate(batch, names)
             if not torch.isfinite(losses).all():
-                raise ValueError("the loss is not finite at these parameters, so it has no Hessian to measure")
+                raise FloatingPointError("the loss is not finite at these parameters, so it has no Hessian to measure")
             self.examples += len(losses)
             for name, gradient in gradients.items():
                 self.gradients[name] += gradient.detach()
@@ -147,7 +148,7 @@ class GradientGraph:
         for name, gradient in self.gradients.items():
             gradient /= self.examples
             if not torch.isfinite(gradient).all():
-                raise ValueError(f"the gradient of {name} is not finite, so its Hessian block cannot be measured")
+                raise FloatingPointError(f"the gradient of {name} is not finite: its Hessian block has no measure")
         fate = "kept for all products" if keep_graphs else "built afresh for every product"
         logger.info("the gradient graphs of %d micro-batches are %s", len(batches), fate)
 

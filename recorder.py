@@ -6,6 +6,7 @@ import logging
 import math
 import statistics
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from landscape_utils import (
@@ -18,7 +19,7 @@ from landscape_utils import (
     update_histogram,
 )
 from measuring import Objective, Params, within_memory
-from results import Table
+from results import Table, format_table, read_table
 from settings import progress
 from sharpness_check import rounding_errors
 from training import Point
@@ -41,6 +42,8 @@ class Recorder:
     def __init__(self, settings: argparse.Namespace, folder: Path):
         self.settings, self.algorithms = settings, settings.algorithms
         self.tables = {name: Table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
+        if settings.from_points:
+            del self.tables["training"]
         plain = [label for label, row in self.algorithms.items() if row.name == "sgd" and not row.is_clipped]
         self.reference = plain[0] if plain else None
         if self.reference is None:
@@ -102,7 +105,9 @@ class Recorder:
                 self.tables["histogram"].append(**at, algorithm=label, bin_low=low, bin_high=high, count=count)
             points = scan_loss(
                 objective.loss_fn, objective.params, direction, objective.batches, start_loss=start_loss,
-                spacing=self.algorithms[label].step_size or scan_spacing(d, objective.params), refine=d.slope < 0,
+                spacing=self.settings.step_size or self.algorithms[label].step_size
+                or scan_spacing(d, objective.params),
+                refine=d.slope < 0,
             )  # fmt: skip
             if not points[1][1] <= start_loss:
                 log.info("%s: uphill in epoch %d, batch %d", label, at["epoch"], at["batch"])
@@ -133,3 +138,28 @@ class Recorder:
     def load_state_dict(self, state: str) -> None:
         for name, rows in json.loads(state).items():
             self.tables[name].rows = rows
+
+
+# ---- what is printed ------------------------------------------------------------------------------------------------
+
+
+def ratio_table(folder: Path, labels: Iterable[str]) -> str:
+    """The paper's tables 3 to 6, an algorithm a row and a test epoch a column; "~" marks what rounding blurs."""
+    blurred = blurred_cells(read_table(folder / "sharpness.csv"))
+    cells = {}
+    for row in read_table(folder / "ratios.csv"):
+        cell = row["algorithm"], row["epoch"]
+        cells[cell] = f"~{row['mean_ratio']:.4g}" if cell in blurred else row["mean_ratio"]
+    epochs = sorted({epoch for _, epoch in cells})
+    rows = [{"algorithm": label, **{f"epoch {e}": cells.get((label, e)) for e in epochs}} for label in labels]
+    table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
+    return f"{table}\n~: rounding errors above 10 %; --dtype float64 measures exactly" if blurred else table
+
+
+def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
+    """(algorithm, epoch) where the estimated rounding errors of sharpness are more than 10 % of it."""
+    sizes = defaultdict(float)
+    for row in rows:
+        if row["sharpness_error"] is not None:
+            sizes[row["algorithm"], row["epoch"]] += row["sharpness_error"] - 0.1 * abs(row["sharpness"])
+    return {cell for cell, excess in sizes.items() if excess > 0}

@@ -27,19 +27,24 @@ from results import (
 from run_lock import Stopped, StopRequest, lock, refuse_if_held, unlock
 from settings import described, positive_int, recorded
 from tasks.hub import is_local
+from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)
 
 OF_THIS_COMMAND = ("resume", "allow_changes", "overwrite", "output_dir", "verbose", "hf_key")  # never from the folder
 FREE = (*OF_THIS_COMMAND, "checkpoint_every")  # may differ: they change no result
+OF_THESE_POINTS = (*OF_THIS_COMMAND, "checkpoint_every", "from_points", "save_points", "save_model", "skip_search",
+                   "skip_sharpness", "check_sharpness", "device", "optimizer_device")  # fmt: skip
+MEASURED_ANEW = (*OF_THESE_POINTS, "dtype", "test_batch_size", "test_seed", "step_size", "micro_batch_size")
 NEGATABLE = ("momentum",)  # a False is --no-momentum
 
 
-def add_resume_flags(parser: argparse.ArgumentParser) -> None:
+def add_resume_flags(parser: argparse.ArgumentParser, unit: str = "updates", always: str = "epoch") -> None:
     group = parser.add_argument_group("stopping and continuing")
     group.add_argument(
-        "--checkpoint_every", type=positive_int, metavar="N", help="store the run every N updates, besides every epoch"
-    )
+        "--checkpoint_every", type=positive_int, metavar="N",
+        help=f"store the run every N {unit}, besides every {always}",
+    )  # fmt: skip
     group.add_argument("--resume", metavar="FOLDER", help="continue the run in that folder, with its settings")
     group.add_argument(
         "--allow_changes", action="store_true",
@@ -63,7 +68,45 @@ def settings_of_run(
         return settings, None
     if settings.overwrite or settings.output_dir:
         raise ValueError("--resume continues in its own folder: leave out --overwrite and --output_dir")
-    folder, names = settings.resume, set(vars(settings)) - {"changes"}
+    folder = settings.resume
+    settings, earlier, changes = _on_top_of(folder, parser, arguments, own=OF_THIS_COMMAND, free=FREE)
+    settings.output_dir, settings.changes = folder, changes
+    _refuse_changes(settings, changes)
+    return settings, earlier
+
+
+def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str], folder: str) -> argparse.Namespace:
+    """The settings of the run in `folder`, with the command line's on top of them for what is measured anew.
+
+    Raises: ValueError, in one line, if the folder holds no run of this script, or for a flag that contradicts it.
+    """
+    settings, earlier, changes = _on_top_of(folder, parser, arguments, own=OF_THESE_POINTS, free=MEASURED_ANEW)
+    data = _data_hashes(settings)
+    changes += [f"{path} has another content" for path in data if data[path] != earlier["data"].get(path)]
+    if changes:
+        raise ValueError(f"the points of {folder} are of another run: {'; '.join(changes)}")
+    settings.changes = []
+    return settings
+
+
+def rows_of_run(folder: str) -> dict[str, Algorithm]:
+    """label -> row of a run's algorithm list, as it was then. Raises: ValueError, in one line, if it is damaged."""
+    try:
+        return {
+            row["label"]: Algorithm(row["name"], step_size=row["step_size"], **row["options"])
+            for row in read_config(folder)["algorithms"]
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the algorithms in {folder}/config.json cannot be read: {error!r}") from error
+
+
+def _on_top_of(
+    folder: str, parser: argparse.ArgumentParser, arguments: Sequence[str], own: Sequence[str], free: Sequence[str]
+) -> tuple[argparse.Namespace, dict, list[str]]:
+    """The settings of the run in `folder` with those of the command line on top, the run's config.json, and what
+    contradicts it. `own`: the flags that never come from the folder; `free`: those that may differ from it."""
+    settings = parser.parse_args(arguments)
+    names = set(vars(settings))
     earlier = read_config(folder)
     before = earlier["settings"]
     absent = sorted(names - before.keys())
@@ -74,13 +117,10 @@ def settings_of_run(
     changes = [
         f"--{name} is {plain(value)}, was {before[name]}"
         for name, value in vars(given).items()
-        if value is not unset and name not in FREE and plain(value) != before[name]
+        if value is not unset and name not in free and plain(value) != before[name]
     ]
-    kept = {name: before[name] for name in sorted(names) if name not in OF_THIS_COMMAND}
-    settings = parser.parse_args([*_command_line(kept), *arguments])
-    settings.output_dir, settings.changes = folder, changes
-    _refuse_changes(settings, changes)
-    return settings, earlier
+    kept = {name: before[name] for name in sorted(names) if name not in own}
+    return parser.parse_args([*_command_line(kept), *arguments]), earlier, changes
 
 
 def is_complete(earlier: dict | None, folder: str) -> bool:

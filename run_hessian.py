@@ -6,24 +6,29 @@
 
 For each of a few batches of training data, dropout off: the norm of every tensor's gradient, and the largest eigenvalue
 of its diagonal Hessian block (Tomihari & Sato, arXiv:2502.00213). Writes output/<name>/: config.json, blocks.csv,
-heterogeneity.csv, and figures/ drawn from them; python plotting.py --overlay FOLDER FOLDER compares several runs.
+heterogeneity.csv, and figures/ drawn from them; python plotting.py --overlay FOLDER FOLDER compares several runs. What
+was stopped or killed goes on with --resume FOLDER, to the same files.
 """
 
 import argparse
+import json
 import logging
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from hessian_utils import block_curvatures
+from checkpoints import Checkpoints, restore
+from hessian_utils import BlockCurvature, block_curvatures
 from heterogeneity import heterogeneity_by_group, kind_of, layer_of, resolved
 from measuring import differentiable_attention, measuring, objective_at
 from plotting import draw_all
-from results import Table, create_run_folder, format_table, is_run_folder, read_config, write_config
+from results import Table, format_table, is_run_folder, read_config
+from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
+from run_lock import Stopped, StopRequest
 from settings import (
     DTYPES,
     Parser,
@@ -36,7 +41,6 @@ from settings import (
     positive_int,
     prepare_machine,
     progress,
-    recorded,
     seed_number,
     start_logging,
 )
@@ -93,13 +97,14 @@ def make_parser() -> Parser:
     )
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="number type of the measurement")
     add_machine_flags(parser)
+    add_resume_flags(parser, "tensors", "batch of data")
     return parser
 
 
 def resolve(settings: argparse.Namespace) -> None:
     """Fill in the checkpoint's and the task's defaults. Raises ValueError naming the flag that does not fit."""
     if settings.checkpoint:
-        if settings.model:
+        if settings.model and not settings.resume:
             raise ValueError("--checkpoint and --model both say which model; give one of them")
         settings.model = str(saved_model(Path(settings.checkpoint).expanduser()))
         inherit(settings, Path(settings.model))
@@ -109,6 +114,7 @@ def resolve(settings: argparse.Namespace) -> None:
     settings.batch_size = settings.batch_size or min(PAPER_BATCH, defaults.batch_size)
     fill_in(settings, defaults)
     settings.output_dir = settings.output_dir or default_output("hessian", settings.task)
+    settings.algorithms = {}
     if settings.parameters not in (None, "paper"):
         try:
             re.compile(settings.parameters)
@@ -193,31 +199,65 @@ def batch_indices(settings: argparse.Namespace, num_examples: int) -> list[list[
     return order.reshape(settings.num_batches, settings.batch_size).tolist()
 
 
-def measure(task, names: list[str], settings: argparse.Namespace, folder: Path) -> tuple[Table, Table]:
+class Stored:
+    """What a checkpoint of the run holds: the blocks measured so far and the generator of the start vectors."""
+
+    def __init__(self, blocks: Table, generator: torch.Generator):
+        self.blocks, self.generator = blocks, generator
+
+    def state_dict(self) -> dict:
+        return {"blocks": json.dumps(self.blocks.rows), "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.blocks.rows = json.loads(state["blocks"])
+        self.generator.set_state(state["generator"])
+
+
+def measure(
+    task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest
+) -> tuple[Table, Table]:
     """Measure every block on every batch, saving after each batch; (blocks.csv, heterogeneity.csv)."""
     blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), None
+    generator = torch.Generator().manual_seed(settings.seed)
+    stored, checkpoints = Stored(blocks, generator), Checkpoints(folder / "checkpoints")
+    done, every, total = restore(checkpoints, stored), settings.checkpoint_every, settings.num_batches * len(names)
     task.model.to(settings.device)
-    dtype, generator = DTYPES[settings.dtype], torch.Generator().manual_seed(settings.seed)
-    with progress(total=settings.num_batches * len(names), desc="blocks") as bar:
+    with progress(total=total, initial=done, desc="blocks") as bar:
         for batch, indices in enumerate(batch_indices(settings, len(task.examples)), start=1):
-            inputs = list(micro_batches(task, indices, settings.micro_batch_size, settings.device, dtype))
-            objective = objective_at(task.model, task.losses, inputs, dtype)
-            with measuring(objective.model), differentiable_attention():
-                for block in block_curvatures(
-                    objective.loss_fn, objective.params, inputs, names, tolerance=settings.tolerance,
-                    max_iterations=settings.max_iterations, generator=generator,
-                    keep_graphs=not settings.rebuild_graphs,
-                ):  # fmt: skip
-                    cells = {column: getattr(block, column) for column in MEASURED}
-                    kind, layer = kind_of(block.name), layer_of(block.name)
-                    blocks.append(cells, batch=batch, block=block.name, kind=kind, layer=layer)
-                    bar.update()
-            unevenness = add_heterogeneity(unevenness, batch, blocks.rows[-len(names) :], settings.seed, folder)
+            end = batch * len(names)
+            left = names[max(0, done - end + len(names)) :]
+            for block in curvatures(task, indices, left, settings, generator):
+                cells = {column: getattr(block, column) for column in MEASURED}
+                kind, layer = kind_of(block.name), layer_of(block.name)
+                blocks.append(cells, batch=batch, block=block.name, kind=kind, layer=layer)
+                bar.update()
+                if stop.signal or len(blocks.rows) == end or every and len(blocks.rows) % every == 0:
+                    checkpoints.save(len(blocks.rows), stored.state_dict())
+                if stop.signal:
+                    raise Stopped(stop.signal, f"{block.name}, tensor {len(blocks.rows)} of {total}")
+            own = blocks.rows[end - len(names) : end]
+            unevenness = add_heterogeneity(unevenness, batch, own, settings.seed, folder)
             blocks.save()
     for row in mean_rows(blocks.rows, names):
         blocks.append(row)
     blocks.save()
     return blocks, add_heterogeneity(unevenness, MEAN, blocks.rows[-len(names) :], settings.seed, folder)
+
+
+def curvatures(
+    task, indices: list[int], names: list[str], settings: argparse.Namespace, generator: torch.Generator
+) -> Iterator[BlockCurvature]:
+    """The tensors `names`, measured on the examples `indices`."""
+    if not names:
+        return
+    dtype = DTYPES[settings.dtype]
+    inputs = list(micro_batches(task, indices, settings.micro_batch_size, settings.device, dtype))
+    objective = objective_at(task.model, task.losses, inputs, dtype)
+    with measuring(objective.model), differentiable_attention():
+        yield from block_curvatures(
+            objective.loss_fn, objective.params, inputs, names, tolerance=settings.tolerance,
+            max_iterations=settings.max_iterations, generator=generator, keep_graphs=not settings.rebuild_graphs,
+        )  # fmt: skip
 
 
 def mean_rows(rows: list[dict], names: list[str]) -> list[dict]:
@@ -287,11 +327,15 @@ def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser()
-    settings = parser.parse_args(arguments)
-    start_logging(settings.verbose)
+    start_logging("--verbose" in arguments)
     prepare_machine()
     with answering_input_errors(parser):
+        settings, earlier = settings_of_run(parser, arguments)
+        if is_complete(earlier, settings.output_dir):
+            print(f"{settings.output_dir} is complete: nothing is left to do")
+            return 0
         resolve(settings)
         task = load_task(
             settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
@@ -299,15 +343,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )  # fmt: skip
         names = selected(task.model, settings.parameters)
         batch_indices(settings, len(task.examples))
-        folder = create_run_folder(settings.output_dir, settings.overwrite)
-        write_config(folder, recorded(settings), [])
-    try:
-        blocks, unevenness = measure(task, names, settings, folder)
-    except ValueError as error:  # a loss that is not finite, a disk that is full
-        log.error("stopped: %s; what was measured before is in %s", error, folder)
-        return 1
-    log_unconverged(blocks.rows, settings)
-    figures = draw_all(folder)
+        folder = open_run(settings, earlier)
+
+    def work(stop: StopRequest) -> tuple[Table, Table, list[Path]]:
+        blocks, unevenness = measure(task, names, settings, folder, stop)
+        log_unconverged(blocks.rows, settings)
+        return blocks, unevenness, draw_all(folder)
+
+    status, made = to_its_end(folder, "run_hessian.py", work)
+    if status:
+        return status
+    blocks, unevenness, figures = made
     report(blocks, unevenness, settings)
     print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")
     return 0

@@ -8,13 +8,13 @@ One optimizer trains (--train_optimizer). At sampled points of its run every alg
 from the same parameters; for each step the script measures slope and directional sharpness of the loss on a fixed test
 batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv,
 scan.csv, histogram.csv, and figures/ drawn from them (python plotting.py FOLDER draws them again). A run that was
-stopped or killed goes on with --resume FOLDER, to the same files.
+stopped or killed goes on with --resume FOLDER, to the same files; one with --save_points can be measured again, in
+float64 or on another test batch, with --from_points FOLDER.
 """
 
 import argparse
 import sys
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from algorithm_list import ALGORITHM_LISTS
@@ -22,9 +22,17 @@ from checkpoints import Checkpoints, restore
 from landscape_utils import PseudoUpdates
 from measuring import measuring, objective_at
 from plotting import draw_all
-from recorder import Recorder
-from results import format_table, read_table
-from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
+from points import MeasuredPoint, load_points, point_files, save_point
+from recorder import Recorder, ratio_table
+from resuming import (
+    add_resume_flags,
+    is_complete,
+    open_run,
+    rows_of_run,
+    settings_of_points,
+    settings_of_run,
+    to_its_end,
+)
 from run_lock import Stopped, StopRequest
 from settings import (
     DTYPES,
@@ -68,6 +76,7 @@ def make_parser() -> Parser:
     )
     group = parser.add_argument_group("measuring")
     group.add_argument("--test_batch_size", type=positive_int, metavar="N", help="training examples measured on")
+    group.add_argument("--test_seed", type=seed_number, help="of the examples measured on; by default --seed")
     group.add_argument("--test_epochs", type=positive_int, nargs="+", metavar="E", help="epochs to measure in, from 1")
     group.add_argument(
         "--num_sample_sharpness", type=positive_int, metavar="N", help="random batches measured in each such epoch"
@@ -75,6 +84,10 @@ def make_parser() -> Parser:
     group.add_argument(
         "--sample_iterations", type=positive_int, nargs="+", metavar="B",
         help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned",
+    )  # fmt: skip
+    group.add_argument(
+        "--step_size", type=positive_float, metavar="S",
+        help="distance between the points of every scan; by default the row's, or chosen from the curvature",
     )  # fmt: skip
     group.add_argument("--skip_search", action="store_true", help="no loss scans")
     group.add_argument("--skip_sharpness", action="store_true", help="measure only where a scan is made")
@@ -85,6 +98,15 @@ def make_parser() -> Parser:
     group.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="number type of the measurement; training is in float32"
     )
+    group.add_argument(
+        "--save_points", action="store_true",
+        help="keep the model and the directions of every measured point in FOLDER/points, for --from_points",
+    )  # fmt: skip
+    group.add_argument(
+        "--from_points", metavar="FOLDER",
+        help="measure the saved points of that run again, with its settings, without training: another --dtype, "
+        "--test_batch_size, --test_seed, --step_size",
+    )  # fmt: skip
     group = add_machine_flags(parser)
     group.add_argument(
         "--optimizer_device", type=device, help="where the pseudo-updates' states live; by default beside the model"
@@ -93,7 +115,7 @@ def make_parser() -> Parser:
     return parser
 
 
-def resolve(settings: argparse.Namespace) -> argparse.Namespace:
+def resolve(settings: argparse.Namespace) -> None:
     """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
     defaults = task_defaults(settings.task, settings.dataset, settings.model)
     epochs_given = settings.num_epochs is not None and settings.test_epochs is None
@@ -111,9 +133,17 @@ def resolve(settings: argparse.Namespace) -> argparse.Namespace:
     settings.train_row = training_row(settings)
     settings.train_row.check()
     if settings.output_dir is None:
-        settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer)
-    settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
-    return settings
+        again = ["points"] if settings.from_points else []
+        settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer, *again)
+    if settings.from_points:
+        if settings.save_points or settings.save_model:
+            raise ValueError("--from_points trains nothing: leave out --save_points and --save_model")
+        if Path(settings.output_dir).resolve() == Path(settings.from_points).resolve():
+            raise ValueError(f"--output_dir {settings.output_dir} is the run that --from_points reads; choose another")
+        point_files(settings.from_points)
+        settings.algorithms = rows_of_run(settings.from_points)
+    else:
+        settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
 
 
 def fit_to_data(settings: argparse.Namespace, examples: int) -> None:
@@ -185,20 +215,17 @@ class Stored:
                 group.update(self.row.options)
 
 
-def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> None:
-    task.model.to(settings.device)
+def trained_points(
+    task, settings: argparse.Namespace, recorder: Recorder, folder: Path, stop: StopRequest
+) -> Iterator[MeasuredPoint]:
+    """Train, stopping at every point that is to be measured: the gradient is there, the step is not yet taken."""
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
-    recorder = Recorder(settings, folder)
-    examples = len(task.examples)
-    num_batches = batches_per_epoch(examples, settings.batch_size)
+    num_batches = batches_per_epoch(len(task.examples), settings.batch_size)
     sampled = sampled_batches(settings, num_batches)
-    chosen = random_stream(settings.seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
-    test_batch = list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, DTYPES[settings.dtype]))
     optimizer = settings.train_row.build(params.values())
     updates = PseudoUpdates(params, settings.algorithms, settings.optimizer_device)
     stored, checkpoints = Stored(task, optimizer, updates, recorder, settings), Checkpoints(folder / "checkpoints")
     done = restore(checkpoints, stored)
-    unchecked = settings.check_sharpness and not done
 
     def keep(point: Point) -> None:
         every = settings.checkpoint_every
@@ -211,55 +238,67 @@ def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> 
         task, optimizer, num_epochs=settings.num_epochs, batch_size=settings.batch_size,
         micro_batch_size=settings.micro_batch_size, seed=settings.seed, first_iteration=done + 1, after_step=keep,
     )  # fmt: skip
-    total = settings.num_epochs * num_batches
-    try:
-        for point in progress(run_points, initial=done, total=total, desc="training"):
-            recorder.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
-            batches, scanned = sampled.get(point.epoch, ([], None))
-            scan = point.batch == scanned and not settings.skip_search
-            measured = scan if settings.skip_sharpness else point.batch in batches
-            directions = updates.advance(collect=measured)
-            if measured:
-                lost = updates.not_finite(directions)
-                directions = {label: v for label, v in directions.items() if label not in lost}
-                if directions:
-                    objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
-                    with measuring(objective.model):
-                        if unchecked:
-                            print(check_at_point(directions, objective, task), flush=True)
-                            unchecked = False
-                        recorder.measure(point, directions, objective, task, scan)
-                for label in lost:
-                    recorder.mark_lost(point, label)
-                    updates.drop(label)
-                recorder.save()
-    finally:  # also what was measured before a loss that is not finite
-        recorder.add_ratios()
-        recorder.save()
+    for point in progress(run_points, initial=done, total=settings.num_epochs * num_batches, desc="training"):
+        recorder.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
+        batches, scanned = sampled.get(point.epoch, ([], None))
+        scan = point.batch == scanned
+        measured = scan if settings.skip_sharpness else point.batch in batches
+        directions = updates.advance(collect=measured)
+        if measured:
+            lost = updates.not_finite(directions)
+            for label in lost:
+                updates.drop(label)
+                del directions[label]
+            yield MeasuredPoint(point, directions, scan, lost)
     if settings.save_model:
         task.save_model(folder / "model")
 
 
-def ratio_table(folder: Path, labels: Iterable[str]) -> str:
-    """The paper's tables 3 to 6, an algorithm a row and a test epoch a column; "~" marks what rounding blurs."""
-    blurred = blurred_cells(read_table(folder / "sharpness.csv"))
-    cells = {}
-    for row in read_table(folder / "ratios.csv"):
-        cell = row["algorithm"], row["epoch"]
-        cells[cell] = f"~{row['mean_ratio']:.4g}" if cell in blurred else row["mean_ratio"]
-    epochs = sorted({epoch for _, epoch in cells})
-    rows = [{"algorithm": label, **{f"epoch {e}": cells.get((label, e)) for e in epochs}} for label in labels]
-    table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
-    return f"{table}\n~: rounding errors above 10 %; --dtype float64 measures exactly" if blurred else table
+def saved_points(
+    task, settings: argparse.Namespace, recorder: Recorder, folder: Path, stop: StopRequest
+) -> Iterator[MeasuredPoint]:
+    """The points of an earlier run, from where this one was left."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    done, state = checkpoints.load() or (0, None)
+    if state is not None:
+        recorder.load_state_dict(state["tables"])
+    paths = point_files(settings.from_points)
+    points = progress(load_points(paths[done:], task.model), initial=done, total=len(paths), desc="points")
+    for number, measured in enumerate(points, done + 1):
+        if measured.scan or not settings.skip_sharpness:
+            yield measured
+        checkpoints.save(number, {"tables": recorder.state_dict()})
+        if stop.signal:
+            raise Stopped(stop.signal, f"point {number} of {len(paths)}")
 
 
-def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
-    """(algorithm, epoch) where the estimated rounding errors of sharpness are more than 10 % of it."""
-    sizes = defaultdict(float)
-    for row in rows:
-        if row["sharpness_error"] is not None:
-            sizes[row["algorithm"], row["epoch"]] += row["sharpness_error"] - 0.1 * abs(row["sharpness"])
-    return {cell for cell, excess in sizes.items() if excess > 0}
+def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> None:
+    """Measure every point, and keep it if asked to."""
+    task.model.to(settings.device)
+    recorder = Recorder(settings, folder)
+    examples, seed = len(task.examples), settings.seed if settings.test_seed is None else settings.test_seed
+    chosen = random_stream(seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
+    test_batch = list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, DTYPES[settings.dtype]))
+    source = saved_points if settings.from_points else trained_points
+    unchecked = settings.check_sharpness and not any(folder.glob("checkpoints/*"))
+    try:
+        for measured in source(task, settings, recorder, folder, stop):
+            if settings.save_points:
+                save_point(folder, measured, task.model)
+            if measured.directions:
+                objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
+                with measuring(objective.model):
+                    if unchecked:
+                        print(check_at_point(measured.directions, objective, task), flush=True)
+                        unchecked = False
+                    scan = measured.scan and not settings.skip_search
+                    recorder.measure(measured.point, measured.directions, objective, task, scan)
+            for label in measured.lost:
+                recorder.mark_lost(measured.point, label)
+            recorder.save()
+    finally:  # also what was measured before a loss that is not finite
+        recorder.add_ratios()
+        recorder.save()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -269,6 +308,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_machine()
     with answering_input_errors(parser):
         settings, earlier = settings_of_run(parser, arguments)
+        if settings.from_points and earlier is None:
+            settings = settings_of_points(parser, arguments, settings.from_points)
         if is_complete(earlier, settings.output_dir):
             print(f"{settings.output_dir} is complete: nothing is left to do")
             return 0
@@ -281,7 +322,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = open_run(settings, earlier)
 
     def work(stop: StopRequest) -> list[Path]:
-        if settings.check_sharpness and earlier is None:
+        if settings.check_sharpness and earlier is None and not settings.from_points:
             print(check_on_tiny_model(task, settings.algorithms), flush=True)
         run(task, settings, folder, stop)
         return draw_all(folder)

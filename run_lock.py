@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 from results import CannotWrite
@@ -81,7 +82,8 @@ def lock(folder: str | Path) -> None:
     except FileExistsError:
         refuse_if_held(folder)
     except OSError as error:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a part of it, should the disk be full; a disk that is read-only has none
+            path.unlink()
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 

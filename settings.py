@@ -189,7 +189,7 @@ def progress(iterable=None, **options) -> tqdm:
 
 
 def prepare_machine() -> None:
-    """Reproducible kernels where the device has a choice (CUDA; on the CPU they are), and memory that is kept.
+    """Reproducible kernels where there is a choice (CUDA; those of the CPU are), and memory that is kept.
 
     glibc returns large blocks to the system at every free, and taking them anew costs a page fault every 4 KiB, which
     can take longer than the arithmetic. So: no blocks by mmap, and up to 2 GiB of freed heap kept.
@@ -199,5 +199,7 @@ def prepare_machine() -> None:
         libc.mallopt(m_mmap_max, 0)
         libc.mallopt(m_trim_threshold, 2**31 - 1)
         libc.mallopt(m_top_pad, 2**28)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if torch.cuda.is_available():  # elsewhere it would only import a compiler, for three seconds
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory once more

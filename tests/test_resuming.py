@@ -29,7 +29,8 @@ LANDSCAPE = [*tiny_run.FLAGS.split(), "--test_batch_size", "8", "--num_epochs", 
              "--num_sample_sharpness", "2", "--checkpoint_every", "2"]  # fmt: skip
 CONVERGENCE = [*tiny_run.FLAGS.split(), "--num_epochs", "2", "--seeds", "0", "1", "--lr_scheduler", "linear",
                "--tune_lr", "--lr_grid", "0.5", "1", "--tune_epochs", "1", "--checkpoint_every", "3"]  # fmt: skip
-COMMANDS = {"landscape": LANDSCAPE, "convergence": CONVERGENCE}
+HESSIAN = ["--task", "tiny", "--dataset_size", "20", "--batch_size", "10", "--checkpoint_every", "3"]
+COMMANDS = {"landscape": LANDSCAPE, "convergence": CONVERGENCE, "hessian": HESSIAN}
 
 
 # ---- real processes -----------------------------------------------------------------------------------------------
@@ -84,7 +85,7 @@ def whole(start, tmp_path_factory):
         assert process.exitcode == 0, (folder / "log").read_text()
         assert not (folder / "run" / "checkpoints").exists()
         found[script] = tables(folder / "run"), time.monotonic() - began
-    assert [len(tables) for tables, _ in found.values()] == [5, 3]
+    assert [len(tables) for tables, _ in found.values()] == [5, 3, 2]
     return found
 
 

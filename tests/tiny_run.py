@@ -1,4 +1,4 @@
-"""run_landscape.py and run_convergence.py on a task of milliseconds: `python tests/tiny_run.py landscape FLAGS`.
+"""The entry scripts on a task of milliseconds: `python tests/tiny_run.py landscape FLAGS`.
 
 A network of two layers with dropout and batch normalisation, whose running statistics belong to what a run must store.
 """
@@ -12,6 +12,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import run_convergence
+import run_hessian
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from tasks import TASKS, Entry
@@ -59,7 +60,7 @@ def main(script: str, arguments: list[str]) -> int:
     """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone."""
     TASKS["tiny"] = Entry(lambda request: Tiny(request.dataset_size, request.model_seed), TOY, TOY)
     ALGORITHM_LISTS["tiny"] = ROWS
-    module = {"landscape": run_landscape, "convergence": run_convergence}[script]
+    module = {"landscape": run_landscape, "convergence": run_convergence, "hessian": run_hessian}[script]
     module.draw_all = lambda folder: []
     return module.main(arguments)
 
