@@ -30,7 +30,11 @@ LANDSCAPE = [*tiny_run.FLAGS.split(), "--test_batch_size", "8", "--num_epochs", 
 CONVERGENCE = [*tiny_run.FLAGS.split(), "--num_epochs", "2", "--seeds", "0", "1", "--lr_scheduler", "linear",
                "--tune_lr", "--lr_grid", "0.5", "1", "--tune_epochs", "1", "--checkpoint_every", "3"]  # fmt: skip
 HESSIAN = ["--task", "tiny", "--dataset_size", "20", "--batch_size", "10", "--checkpoint_every", "3"]
-COMMANDS = {"landscape": LANDSCAPE, "convergence": CONVERGENCE, "hessian": HESSIAN}
+COMMANDS = {
+    "landscape": [*LANDSCAPE, "--dtype", "float64", "--num_sample_sharpness", "1"],
+    "convergence": CONVERGENCE,
+    "hessian": HESSIAN,
+}
 
 
 # ---- real processes -----------------------------------------------------------------------------------------------
@@ -58,6 +62,9 @@ def start():
         process.start()
         return process
 
+    server = context.Process()
+    server.start()
+    server.join()  # the server imports now: no run's seconds count it
     yield start
     if before is None:
         del os.environ["PYTHONPATH"]
@@ -89,8 +96,8 @@ def whole(start, tmp_path_factory):
     return found
 
 
-def interrupt(start, script, folder, number, seconds, rng):
-    """Run to the end through signals at random moments; (how many hit a process at work, everything it said)."""
+def interrupt(start, script, folder, number, seconds, rng, most):
+    """Run to the end through at most so many signals at random moments; (how many hit a process at work, everything it said)."""
     run, log, hits = folder / "run", folder / "log", 0
     arguments = [*COMMANDS[script], "--output_dir", run]
     while True:
@@ -100,7 +107,7 @@ def interrupt(start, script, folder, number, seconds, rng):
             assert process.is_alive(), log.read_text()
             time.sleep(0.002)
         process.join(max(0, until - time.monotonic()))
-        if process.is_alive():
+        if process.is_alive() and hits < most:
             os.kill(process.pid, number)
         process.join(600)
         if process.exitcode == 0:
@@ -110,16 +117,19 @@ def interrupt(start, script, folder, number, seconds, rng):
         arguments = ["--resume", run]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "term"])
-@pytest.mark.parametrize("wanted", [3, pytest.param(100, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("script", COMMANDS)
-def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tmp_path, script, wanted, number):
+SWEEPS = [("landscape", signal.SIGKILL, 20), ("landscape", signal.SIGTERM, 3), ("convergence", signal.SIGKILL, 3),
+          ("convergence", signal.SIGTERM, 2), ("hessian", signal.SIGKILL, 3), ("hessian", signal.SIGTERM, 2)]  # fmt: skip
+SLOW = [pytest.param(*sweep[:2], 100, marks=pytest.mark.slow) for sweep in SWEEPS]
+
+
+@pytest.mark.parametrize(("script", "number", "wanted"), [*SWEEPS, *SLOW])
+def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tmp_path, script, number, wanted):
     expected, seconds = whole[script]
     rng, hits = random.Random(wanted), 0
     while hits < wanted:
         folder = tmp_path / str(hits)
         folder.mkdir()
-        more, log = interrupt(start, script, folder, number, seconds, rng)
+        more, log = interrupt(start, script, folder, number, seconds, rng, wanted - hits)
         hits += more
         assert tables(folder / "run") == expected, log
         assert "Traceback" not in log
@@ -434,3 +444,91 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(small_disk, stopped, ref
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert landscape("--resume", folder) == 0
     assert tables(folder) == reference
+
+
+# ---- saved points -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_points(tmp_path_factory):
+    """A run of five algorithms, one of which was lost, with its points kept."""
+    folder = tmp_path_factory.mktemp("points") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_landscape, "draw_all", None)
+        exploding = Algorithm("sgd", lr=0.1, momentum=1e25, coordinate_clip=0.2)
+        patch.setattr(tiny_run, "ROWS", [*tiny_run.ROWS, exploding])
+        assert landscape(*LANDSCAPE, "--save_points", "--output_dir", folder) == 0
+    return folder
+
+
+def measured(folder):
+    return {name: table for name, table in tables(folder).items() if name != "training.csv"}
+
+
+def test_saved_points_measured_again_give_the_same_bytes_without_training(with_points, tmp_path, monkeypatch):
+    assert len(list(with_points.glob("points/*.pt"))) == 4
+    monkeypatch.setattr(run_landscape, "trajectory", None)
+    assert landscape("--from_points", with_points, "--output_dir", tmp_path / "again") == 0
+    assert measured(tmp_path / "again") == measured(with_points)
+    assert not (tmp_path / "again" / "training.csv").exists()
+
+
+def test_saved_points_take_another_number_type_test_batch_and_grid(with_points, tmp_path):
+    def again(name, *flags):
+        assert landscape("--from_points", with_points, "--output_dir", tmp_path / name, *flags) == 0
+        return read_table(tmp_path / name / "sharpness.csv"), read_table(tmp_path / name / "scan.csv")
+
+    was = [row for row in read_table(with_points / "sharpness.csv") if row["loss"]]
+    exact, scans = again("float64", "--dtype", "float64", "--step_size", "0.25")
+    exact = [row for row in exact if row["loss"]]
+    assert all(row["sharpness_error"] is None for row in exact)
+    for one, other in zip(was, exact, strict=True):
+        assert one["sharpness"] == pytest.approx(other["sharpness"], rel=1e-3, abs=1e-5)
+        assert one["sharpness"] != other["sharpness"]
+    spacings = {row["distance"] / 0.25 % 1 for row in scans if row["algorithm"] == "sgd"}
+    assert spacings == {0.0} or all((s * 5**4) % 1 == pytest.approx(0, abs=1e-6) for s in spacings)
+    other, _ = again("batch", "--test_seed", "3")
+    assert {row["loss"] for row in other if row["loss"]}.isdisjoint(row["loss"] for row in was)
+    larger, _ = again("larger", "--test_batch_size", "20")
+    assert {row["loss"] for row in larger if row["loss"]}.isdisjoint(row["loss"] for row in was)
+
+
+def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_path, monkeypatch, capfd):
+    folder, measure, count = tmp_path / "again", run_landscape.Recorder.measure, iter(range(1, 100))
+
+    def measure_and_stop(self, *arguments):
+        if next(count) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return measure(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run_landscape.Recorder, "measure", measure_and_stop)
+        assert landscape("--from_points", with_points, "--output_dir", folder) == 128 + signal.SIGTERM
+        assert "after point 3 of 4" in capfd.readouterr().err
+        assert landscape("--resume", folder) == 0
+    assert next(count) == 5, "one point was left"
+    assert measured(folder) == measured(with_points)
+
+
+@pytest.mark.parametrize(("flags", "answer"), [
+    (["--lr", "3"], "the points of .* are of another run: --lr is 3.0, was 0.001"),
+    (["--save_points"], "--from_points trains nothing"),
+    (["--output_dir", "FOLDER", "--overwrite"], "is the run that --from_points reads"),
+])  # fmt: skip
+def test_what_contradicts_saved_points_is_named(flags, answer, with_points, capfd):
+    flags = [with_points if flag == "FOLDER" else flag for flag in flags]
+    refused(["--from_points", with_points, *flags], answer, with_points, capfd)
+
+
+def test_a_run_without_points_is_answered_by_name(stopped, capfd):
+    refused(["--from_points", stopped], "holds no saved points; --save_points keeps them", stopped, capfd)
+
+
+def test_a_damaged_point_is_named(with_points, tmp_path, capfd):
+    copy = Path(shutil.copytree(with_points, tmp_path / "copy"))
+    path = sorted(copy.glob("points/*.pt"))[1]
+    path.write_bytes(path.read_bytes()[:-100])
+    assert landscape("--from_points", copy, "--output_dir", tmp_path / "again") == 1
+    error = capfd.readouterr().err
+    assert f"{path} cannot be used: its checksum is another" in error and "Traceback" not in error
+    assert len(read_table(tmp_path / "again" / "sharpness.csv")) == 7

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401  every optimizer of torch imports it, in seconds: here once for all processes
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
