@@ -26,6 +26,7 @@ from results import (
 )
 from run_lock import Stopped, StopRequest, lock, refuse_if_held, unlock
 from settings import described, positive_int, recorded
+from tasks.data import Refused
 from tasks.hub import is_local
 from torch_optimizer import Algorithm
 
@@ -176,7 +177,7 @@ def to_its_end(folder: Path, script: str, work: Callable[[StopRequest], Any]) ->
     except CannotWrite as error:
         log.error("stopped: %s; what was done before is in %s; when that is mended, %s", error, folder, again)
         return 1, None
-    except (FloatingPointError, DoesNotFit) as error:
+    except (FloatingPointError, DoesNotFit, Refused) as error:
         log.error("stopped: %s; what was done before is in %s", error, folder)
         return 1, None
     finally:

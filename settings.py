@@ -86,6 +86,13 @@ def one_of(kind: str, known: Any) -> Callable[[str], str]:
     return parse
 
 
+def nonempty(text: str) -> str:
+    """An argparse type: text that is not empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("expected a name, got nothing")
+    return text
+
+
 def device(text: str) -> torch.device:
     """An argparse type: a device of this machine; "auto" is the first CUDA device if there is one, else the CPU."""
     if text == "auto":
@@ -108,8 +115,10 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "t
     """`lists`: the algorithm lists to choose from, for a script that takes one. `deed`: what is done with the task."""
     group = parser.add_argument_group(f"what is {deed} (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
-    group.add_argument("--dataset", help="hub id, local file in the same schema, or 'toy'")
-    group.add_argument("--model", help="hub id, folder of a saved model, or 'toy': the architecture, small and new")
+    group.add_argument("--dataset", type=nonempty, help="hub id, local file in the same schema, or 'toy'")
+    group.add_argument(
+        "--model", type=nonempty, help="hub id, folder of a saved model, or 'toy': the architecture, small and new"
+    )
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
     group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target")
     group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
@@ -136,7 +145,9 @@ def add_training_flags(parser: Parser) -> Any:
 def add_machine_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("machine and output")
     group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if any")
-    group.add_argument("--output_dir", metavar="FOLDER", help="where the results go; by default a name under output/")
+    group.add_argument(
+        "--output_dir", type=nonempty, metavar="FOLDER", help="where the results go; by default a name under output/"
+    )
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
     group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
     return group

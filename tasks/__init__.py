@@ -18,6 +18,8 @@ from tasks.pretrained import check_twice_differentiable
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
+MOST_TOY_EXAMPLES = 1_000_000  # they are made in memory
+
 
 class Entry(NamedTuple):
     """How a task is loaded, the protocol it follows unless told otherwise, and the one for toy data and toy model."""
@@ -77,6 +79,8 @@ def load_task(
     max_length = defaults.max_length if max_length is None else max_length
     if dataset_size is not None and dataset_size < 1:
         raise ValueError(f"dataset_size is a number of examples, at least 1, got {dataset_size}")
+    if (dataset or defaults.dataset) == "toy" and (dataset_size or 0) > MOST_TOY_EXAMPLES:
+        raise ValueError(f"dataset_size of generated data is at most {MOST_TOY_EXAMPLES:,}, got {dataset_size}")
     if max_length < 2:
         raise ValueError(f"max_length is a number of tokens, 2 or more, got {max_length}")
     model_seed = seed if model_seed is None else model_seed

@@ -12,6 +12,7 @@ from tasks.hub import first_line, hub_refusal, is_local, quiet_libraries
 
 FORMATS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
 MANY_FILES = 8  # of a hub data set's training split: more are streamed where only the first rows are wanted
+MOST_LABELS = 100_000  # a larger label is a mistake, and a model with a head for it would fill the memory
 
 
 def load_rows(
@@ -91,9 +92,7 @@ def explained(source: str) -> Iterator[None]:
         if not _is_file(source):
             instead = f"--dataset FILE ({', '.join(FORMATS)}) or --dataset toy"
             raise hub_refusal("dataset", source.partition(":")[0], error, instead) from error
-        path = Path(source).expanduser()
-        fault = _text_fault(path) if _format(path.name) == "json" else None
-        raise ValueError(f"{path}: {fault or first_line(error)}") from error
+        raise ValueError(f"{Path(source).expanduser()}: {first_line(error.__cause__ or error)}") from error
 
 
 class Refused(ValueError):
@@ -121,8 +120,9 @@ def require_label(row: dict) -> None:
     label = row.get("label")
     if label is None:
         raise ValueError("field label is missing")
-    if not isinstance(label, int) or isinstance(label, bool) or label < 0:
-        raise ValueError(f"field label is {type(label).__name__} {label!r:.40}, expected 0, 1, 2, ...")
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MOST_LABELS:
+        kind = type(label).__name__
+        raise ValueError(f"field label is {kind} {label!r:.40}, expected 0, 1, 2, ... below {MOST_LABELS:,}")
 
 
 def _format(name: str) -> str | None:
@@ -144,12 +144,17 @@ def _checked_path(source: str) -> Path:
         raise Refused(f"{path} is {kind}; wanted a file ending in {', '.join(FORMATS)}")
     if path.stat().st_size == 0:
         raise Refused(f"{path} is empty")
+    if _format(path.name) == "json" and (fault := _text_fault(path)):
+        raise Refused(f"{path}: {fault}")
     return path
 
 
 def _text_fault(path: Path) -> str | None:
-    """What is wrong with a JSON file and on which line, or None where each line can be read."""
-    number, lines = 0, []
+    """What is wrong with a JSON file and on which line, or None where each line is an object.
+
+    The library that reads it next makes rows of anything, and dies of a first line `null`.
+    """
+    number, lines, empty = 0, [], True
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
             is_array = stream.read(1) == b"["
@@ -158,16 +163,23 @@ def _text_fault(path: Path) -> str | None:
                 line = raw.decode("utf-8-sig")
                 if is_array:
                     lines.append(line)
-                elif line.strip() and not isinstance(json.loads(line), dict):
-                    return f"line {number} is not a JSON object"
-        if is_array and not all(isinstance(row, dict) for row in json.loads("".join(lines))):
+                elif line.strip():
+                    empty = False
+                    if not isinstance(json.loads(line), dict):
+                        return f"line {number} is not a JSON object"
+        rows = json.loads("".join(lines)) if is_array else []
+        if not all(isinstance(row, dict) for row in rows):
             return "the list holds something that is not a JSON object"
+        if empty and not rows:
+            return "it holds no rows"
     except gzip.BadGzipFile as error:
         return f"not a gzip file ({error})"
     except (EOFError, zlib.error) as error:
         return f"the compressed file is cut short or damaged after line {number} ({error})"
     except UnicodeDecodeError as error:
         return f"line {number} is not UTF-8 ({error.reason})"
+    except RecursionError:
+        return f"line {number} is nested too deep"
     except json.JSONDecodeError as error:
         return f"line {error.lineno if is_array else number} is not JSON ({error.msg})"
     return None

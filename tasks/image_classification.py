@@ -12,8 +12,8 @@ from torch import Tensor
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request
 from tasks.classification import Classification, partition, rows_for, shuffled
-from tasks.data import explained, load_splits, require_label
-from tasks.hub import is_local, quiet_libraries
+from tasks.data import Refused, explained, load_splits, require_label
+from tasks.hub import first_line, is_local, quiet_libraries
 from tasks.pretrained import load_pretrained
 from tasks.toy_data import pictures
 
@@ -106,8 +106,8 @@ def decode(example: dict):
         return PIL.Image.fromarray(image)
     try:
         return datasets.Image().decode_example(image).convert("RGB")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"the picture in row {example['index'] + 1} cannot be decoded: {error}") from error
+    except Exception as error:  # each format's decoder has its own kinds
+        raise Refused(f"the picture in row {example['index'] + 1} cannot be decoded: {first_line(error)}") from error
 
 
 def random_view(image, random: np.random.Generator):
@@ -175,6 +175,13 @@ def labelled_pictures(request: Request, spec: Spec):
                 require_label({"label": label})
             except ValueError as error:
                 raise ValueError(f"{source}, row {number}: {error}") from error
+    if is_local(source):
+        with explained(source):
+            for index in range(len(rows)):
+                try:
+                    decode({"image": rows[index][field], "index": index})
+                except Refused as error:
+                    raise Refused(f"{source}: {error}") from error
     return rows, own_test, field
 
 

@@ -43,8 +43,10 @@ def load_pretrained(
     import transformers  # takes seconds to import, and toy models need only a part of it
 
     quiet_libraries()
+    part = "its tokenizer" if processor_class == "AutoTokenizer" else "its image processor"
     try:
         processor = getattr(transformers, processor_class).from_pretrained(source, token=hf_key)
+        part = model_class if isinstance(model_class, str) else "a classifier"
         config = transformers.AutoConfig.from_pretrained(source, token=hf_key, **options)
         loader = getattr(transformers, model_class) if isinstance(model_class, str) else model_class(config)
         with torch.random.fork_rng(devices=[]):
@@ -55,13 +57,27 @@ def load_pretrained(
             )  # fmt: skip
     except Exception as error:  # the library raises OSError, ValueError, KeyError, safetensors' own, ...
         if local:
-            kind = model_class if isinstance(model_class, str) else "a classifier"
-            raise ValueError(f"model folder {source} cannot be loaded as {kind}: {first_line(error)}") from error
+            what = f"cannot be loaded as {part}" if not part.startswith("its") else f"cannot be used: {part} is damaged"
+            raise ValueError(f"model folder {source} {what}: {first_line(error)}") from error
         raise hub_refusal("model", source, error, "--model FOLDER (a saved model) or --model toy") from error
     new = sorted({*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])})
+    body = [key for key in new if not _is_head(key, model)]
+    if body:
+        raise ValueError(
+            f"the weights of model {source} are those of another model than its config.json describes: {body[0]} and "
+            f"{len(body) - 1} more tensors are missing or of another shape; only a head may be new"
+        )
     if new:
         log.info("%s has no weights for %s: drawn from seed %d", source, ", ".join(new), seed)
     return model.train(), processor
+
+
+def _is_head(key: str, model: torch.nn.Module) -> bool:
+    """Whether a tensor belongs to the part that is made for a task, and not to the pretrained network."""
+    prefix = model.base_model_prefix
+    if hasattr(model, prefix):
+        return not key.startswith(f"{prefix}.") or ".pooler." in key
+    return "head" in key or key.startswith("classifier")
 
 
 def check_twice_differentiable(task, source: str) -> None:

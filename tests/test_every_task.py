@@ -196,30 +196,6 @@ def test_autoregressive_losses_equal_the_models_own_loss_of_one_example():
         torch.testing.assert_close(task.losses(task.model, task.collate([example]))[0], own, rtol=1e-5, atol=0)
 
 
-# ---- bad input ---------------------------------------------------------------------------------------------------
-
-GOOD = reviews(30, 0)
-BAD = [
-    ("glue/rte", GOOD, "fields text, label; wanted sentence1, sentence2, and label"),
-    ("super_glue/cb", GOOD, "wanted premise, hypothesis or sentence1, sentence2, and label"),
-    ("binary_classification", [*GOOD, {"text": "x", "label": -1}], "row 31: field label is int -1, expected 0, 1"),
-    ("binary_classification", [*GOOD, {"text": "x"}], "row 31: field label is missing"),
-    ("binary_classification", [{"text": "x", "label": "pos"}] * 30, "row 1: field label is str 'pos'"),
-    ("binary_classification", [*GOOD, {"text": " ", "label": 1}], "row 31: field text is empty"),
-    ("masked_language_modeling", [{"content": "x"}] * 30, "row 1: field text is missing"),
-    ("autoregressive", [{"code": "x"}] * 30, "row 1: field content .or text. is missing"),
-    ("image_classification", GOOD, "fields text, label; wanted image .or img., and label"),
-]
-
-
-@pytest.mark.parametrize("name, rows, message", BAD)
-def test_a_bad_row_is_answered_in_one_line(name, rows, message, tmp_path):
-    path = write(tmp_path / "bad.jsonl", rows)
-    with pytest.raises(ValueError, match=message) as caught:
-        load_task(name, dataset=path, model="toy", dataset_size=16, max_length=16)
-    assert "bad.jsonl" in str(caught.value) and "\n" not in str(caught.value)
-
-
 # ---- real data and weights ----------------------------------------------------------------------------------------
 
 REAL = [

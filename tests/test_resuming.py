@@ -97,7 +97,7 @@ def whole(start, tmp_path_factory):
 
 
 def interrupt(start, script, folder, number, seconds, rng, most):
-    """Run to the end through at most so many signals at random moments; (how many hit a process at work, everything it said)."""
+    """Run to the end through at most so many signals at random moments; (how many hit, everything that was said)."""
     run, log, hits = folder / "run", folder / "log", 0
     arguments = [*COMMANDS[script], "--output_dir", run]
     while True:
@@ -117,8 +117,9 @@ def interrupt(start, script, folder, number, seconds, rng, most):
         arguments = ["--resume", run]
 
 
-SWEEPS = [("landscape", signal.SIGKILL, 20), ("landscape", signal.SIGTERM, 3), ("convergence", signal.SIGKILL, 3),
-          ("convergence", signal.SIGTERM, 2), ("hessian", signal.SIGKILL, 3), ("hessian", signal.SIGTERM, 2)]  # fmt: skip
+KILL, TERM = signal.SIGKILL, signal.SIGTERM
+SWEEPS = [("landscape", KILL, 20), ("landscape", TERM, 3), ("convergence", KILL, 3), ("convergence", TERM, 2),
+          ("hessian", KILL, 3), ("hessian", TERM, 2)]  # fmt: skip
 SLOW = [pytest.param(*sweep[:2], 100, marks=pytest.mark.slow) for sweep in SWEEPS]
 
 

@@ -337,48 +337,6 @@ def test_a_trial_is_a_third_of_the_run_rounded_up(epochs, third):
 
 # ---- how it answers -----------------------------------------------------------------------------------------------
 
-BAD_FLAGS = [
-    ("--task tyo", "unknown task 'tyo'; did you mean 'toy'"),
-    ("--algorithm_list workshp", "unknown algorithm list 'workshp'; did you mean 'workshop'"),
-    ("--only sgd adm", "--only 'adm' is no label of the list; it has sgd; sgd, coordinate_clip=0.1; adam; adafactor"),
-    ("--seeds 1 2 1", "--seeds names a seed twice: 1 2 1"),
-    ("--seeds -1", r"--seeds: expected int in \[0, 2147483647\], got '-1'"),
-    ("--num_epochs 0", r"--num_epochs: expected int in \[1, inf\), got '0'"),
-    ("--batch_size many", "--batch_size: expected int"),
-    ("--micro_batch_size 0", "--micro_batch_size: expected int"),
-    ("--lr_scheduler step", "--lr_scheduler: invalid choice: 'step'"),
-    ("--warmup_ratio 1.5", r"--warmup_ratio: expected float in \[0, 1\], got '1.5'"),
-    ("--max_grad_norm -1", "--max_grad_norm: expected float"),
-    ("--dtype float64", "--dtype: invalid choice: 'float64'"),
-    ("--device cpu --dtype bfloat16", "--dtype bfloat16 is for CUDA devices, not cpu"),
-    ("--tune_lr --lr_grid 1 0", r"--lr_grid: expected float in \(0, inf\), got '0'"),
-    ("--tune_lr --lr_grid nan", "--lr_grid: expected float"),
-    ("--lr_grid 1 3", "--lr_grid and --tune_epochs are for --tune_lr"),
-    ("--tune_epochs 1", "--lr_grid and --tune_epochs are for --tune_lr"),
-    ("--tune_lr --tune_epochs 0", "--tune_epochs: expected int"),
-    ("--num_epoch_to_save 3", "--num_epoch_to_save 3 is after the last epoch, --num_epochs 2"),
-    ("--device gpu", "device 'gpu' cannot be used"),
-    ("--dataset /nowhere/pairs.jsonl", "/nowhere/pairs.jsonl"),
-    ("--model /nowhere/model", "/nowhere/model"),
-    ("--lr 0.1", "unrecognized arguments: --lr 0.1"),
-    ("--output_dir {file}", "is a file"),
-]
-
-
-@pytest.mark.parametrize("flags, answer", BAD_FLAGS, ids=[flags for flags, _ in BAD_FLAGS])
-def test_wrong_input_gets_one_line_and_status_2(flags, answer, lists, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    flags = [*SMALL.split(), "--algorithm_list", "mine", "--output_dir", str(tmp_path / "run"),
-             *flags.replace("{file}", str(tmp_path / "file")).split()]  # fmt: skip
-    with pytest.raises(SystemExit) as exit:
-        run_convergence.main(flags)
-    error = capsys.readouterr().err
-    assert exit.value.code == 2
-    assert re.search(answer, error), error
-    assert error.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
-
-
 def test_an_earlier_run_is_not_overwritten_unless_told_to(folder, capsys):
     before = (folder / "losses.csv").read_bytes()
     with pytest.raises(SystemExit):

@@ -39,16 +39,6 @@ def without_figures(monkeypatch):
     monkeypatch.setattr(run_hessian, "draw_all", lambda folder: [])
 
 
-def complaint(capsys, *flags):
-    """The one line that the script answers these flags with."""
-    with pytest.raises(SystemExit) as end:
-        main(list(flags))
-    error = capsys.readouterr().err
-    assert end.value.code == 2
-    assert error.count("\n") == 1
-    return error
-
-
 # ---- the run folder ---------------------------------------------------------------------------------------------
 
 
@@ -240,18 +230,3 @@ def test_checkpoints_that_are_none_or_many_are_named(trained, tmp_path):
         saved_model(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("flags", "answer"),
-    [
-        (["--parameters", "nothing"], "--parameters 'nothing' chooses no tensor; they are called shared.weight"),
-        (["--parameters", "("], "--parameters '(' is no regular expression"),
-        (["--batch_size", "400"], "--num_batches 2 of --batch_size 400 take 800 examples; there are 640"),
-        (["--tolerance", "0"], "--tolerance: expected float in (0, 0.5]"),
-        (["--max_iterations", "0"], "--max_iterations: expected int in [1, inf)"),
-        (["--checkpoint", ".", "--model", "toy"], "--checkpoint and --model both say which model"),
-        (["--task", "tiy"], "unknown task 'tiy'; did you mean 'toy'?"),
-        (["--output_dir", "tests"], "output folder tests is not empty"),
-    ],
-)
-def test_wrong_flags_are_answered_in_one_line(capsys, flags, answer):
-    assert answer in complaint(capsys, *flags)

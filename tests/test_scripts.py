@@ -162,47 +162,6 @@ def test_a_ratio_that_rounding_blurs_is_marked(tmp_path):
 
 # ---- how it answers -----------------------------------------------------------------------------------------------
 
-BAD_FLAGS = [
-    ("--task machine_translatoin", "unknown task 'machine_translatoin'; did you mean 'machine_translation'"),
-    ("--algorithm_list workshp", "unknown algorithm list 'workshp'; did you mean 'workshop'"),
-    ("--train_optimizer adm", "unknown optimizer 'adm'; did you mean 'adam'"),
-    ("--num_epochs 0", r"--num_epochs: expected int in \[1, inf\), got '0'"),
-    ("--num_epochs two", "--num_epochs: expected int"),
-    ("--batch_size -3", "--batch_size: expected int"),
-    ("--lr 0", r"--lr: expected float in \(0, inf\), got '0'"),
-    ("--lr nan", "--lr: expected float"),
-    ("--lr inf", "--lr: expected float"),
-    ("--seed -1", "--seed: expected int"),
-    ("--dtype float16", "--dtype: invalid choice: 'float16'"),
-    ("--device gpu", "device 'gpu' cannot be used"),
-    ("--device cuda:77", "device 'cuda:77' cannot be used"),
-    ("--num_epochs 3 --test_epochs 4", "--test_epochs 4 is after the last epoch, --num_epochs 3"),
-    ("--test_batch_size 641", "--test_batch_size 641 is more than the 640 examples"),
-    ("--sample_iterations 11", "--sample_iterations 11 is past the last batch: an epoch has 10"),
-    ("--skip_search --skip_sharpness", "leaves nothing to measure"),
-    ("--train_optimizer adam --momentum", "--momentum is for sgd, normalized_sgd and sign_sgd, not adam"),
-    ("--dataset /nowhere/pairs.jsonl", "/nowhere/pairs.jsonl"),
-    ("--model /nowhere/model", "/nowhere/model"),
-    ("--epochs 3", "unrecognized arguments: --epochs 3"),
-    ("--output_dir {file}", "is a file"),
-]
-
-
-@pytest.mark.parametrize("flags, answer", BAD_FLAGS, ids=[flags for flags, _ in BAD_FLAGS])
-def test_wrong_input_gets_one_line_and_status_2(flags, answer, tmp_path, capsys):
-    (tmp_path / "file").write_text("mine")
-    flags = flags.replace("{file}", str(tmp_path / "file")).split()
-    if "--output_dir" not in flags:
-        flags += ["--output_dir", str(tmp_path / "run")]
-    with pytest.raises(SystemExit) as exit:
-        run_landscape.main(flags)
-    error = capsys.readouterr().err
-    assert exit.value.code == 2
-    assert re.search(answer, error), error
-    assert error.count("\n") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
-
-
 def test_an_earlier_run_is_not_overwritten_unless_told_to(folder, capsys):
     before = (folder / "config.json").read_bytes()
     with pytest.raises(SystemExit):
