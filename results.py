@@ -117,10 +117,15 @@ def is_run_folder(folder: str | Path) -> bool:
 def _remove_run(folder: Path) -> None:
     for pattern in RUN_FILES:
         for path in folder.glob(pattern):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a file, a link or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 # ---- tables ------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from results import (
     plain,
     read_config,
     record_resumption,
+    remove,
     versions,
     write_config,
 )
@@ -150,8 +151,8 @@ def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
         _refuse_changes(settings, settings.changes)
     lock(folder)
     try:
-        for leftover in (*folder.glob(".*.tmp"), *folder.glob("*/.*.tmp")):  # of a process that was killed
-            leftover.unlink()
+        for leftover in list(folder.rglob(".*.tmp")):  # of a process that was killed
+            remove(leftover)
         if earlier is None:
             write_config(folder, recorded(settings), rows, data)
         else:

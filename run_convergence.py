@@ -178,27 +178,29 @@ class Start:
         if bar is not None:
             bar.update(done)
 
-        def keep(point: Point) -> None:
-            journal.after_step(key, parts, point, (points, scores), point.batch == per_epoch)
+        def after_step(point: Point) -> None:
+            nonlocal began
+            paused, epoch_ends = time.perf_counter(), point.batch == per_epoch
+            if epoch_ends:
+                scores.extend(self.end_epoch(point.epoch, folder))
+            if journal:
+                journal.after_step(key, parts, point, (points, scores), epoch_ends)
+            began += time.perf_counter() - paused  # training time only
 
         run = trajectory(
             self.task, optimizer, num_epochs=num_epochs, batch_size=settings.batch_size,
             micro_batch_size=settings.micro_batch_size, seed=seed, scheduler=scheduler,
             max_grad_norm=settings.max_grad_norm or None, forward=self.forward,
             autocast=torch.bfloat16 if settings.dtype == "bfloat16" else None,
-            first_iteration=done + 1, after_step=keep if journal else None,
+            first_iteration=done + 1, after_step=after_step,
         )  # fmt: skip
         try:
             for point in run:
                 seconds = round(time.perf_counter() - began, 3)
                 points.append((point.epoch, point.iteration, point.loss, point.learning_rate, seconds))
-                if point.batch == 1 and point.epoch > 1:  # the step is not yet taken: the last epoch's parameters
-                    scores += self.end_epoch(point.epoch - 1, folder)
-                    began = time.perf_counter() - seconds  # training time only
                 if bar is not None:
                     bar.update()
             diverged = not all(torch.isfinite(p).all() for p in self.task.model.parameters())
-            scores += self.end_epoch(num_epochs, folder)
         except FloatingPointError:
             diverged = True
         result = Run(points, per_epoch, diverged, scores)

@@ -121,9 +121,14 @@ class Task:
         """Write model and tokenizer or image processor; `--model FOLDER` reads them again. Raises: CannotWrite."""
         from safetensors import SafetensorError  # slow to import; the model's own library has it
 
+        folder = Path(folder)
+        unfinished = folder / ".model.tmp"
         try:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
+            self.model.save_pretrained(unfinished)
+            self.tokenizer.save_pretrained(unfinished)
+            for path in unfinished.iterdir():
+                path.replace(folder / path.name)
+            unfinished.rmdir()
         except (OSError, SafetensorError) as error:
             raise CannotWrite(f"cannot write the model to {folder}: {' '.join(str(error).split())}") from error
 

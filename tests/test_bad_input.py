@@ -124,7 +124,7 @@ FILES = [  # task, name, rows or bytes, answer
     ("binary_classification", "list.jsonl", [{"text": ["x"], "label": 1}] * 40, "row 1: field text is list"),
     ("binary_classification", "mixed.jsonl", [*REVIEWS, {"text": 5, "label": 1}], "row 41: field text is int 5"),
     ("binary_classification", "spaces.jsonl", [*REVIEWS, {"text": " ", "label": 1}], "row 41: field text is empty"),
-    ("binary_classification", "few.jsonl", REVIEWS[:9], "has 9 rows, 7 of them for training .*--dataset_size 7 would do"),
+    ("binary_classification", "few.jsonl", REVIEWS[:9], "has 9 rows, 7 of them for training .*--dataset_size 7 would"),
     ("binary_classification", "table.csv", b"text,label\n", "no data file; wanted a file ending in .jsonl"),
     ("binary_classification", "broken.parquet", b"PAR1nothing", "broken.parquet: "),
     ("glue/rte", "reviews.jsonl", REVIEWS, "has the fields text, label; wanted sentence1, sentence2, and label"),

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from task_examples import examples_of, toy, write
 
+import run_convergence
+from results import read_table
 from tasks import load_task
 from tasks.classification import partition, rows_for, score
 from tasks.toy_data import pictures, reviews, sentence_pairs
@@ -112,14 +114,15 @@ def test_pictures_of_a_file_reach_the_model_as_they_are(field, tmp_path):
         torch.testing.assert_close(batch["pixel_values"][0], pixels, rtol=0, atol=1e-5)
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(tmp_path):
-    import datasets
-
-    rows = [{"img": {"bytes": b"no picture", "path": "7.png"}, "label": i % 2} for i in range(20)]
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "bad.parquet")
-    task = load_task("image_classification", dataset=str(tmp_path / "bad.parquet"), model="toy", dataset_size=8)
-    with pytest.raises(ValueError, match="picture in row [0-9]+ cannot be decoded"):
-        task.collate([task.examples[0]])
+def test_a_picture_that_cannot_be_decoded_ends_a_run_in_one_line(tmp_path, monkeypatch, capfd):
+    """Those of a local file are looked at before; one from the hub may come up in the middle of the run."""
+    task = toy("image_classification", 8)
+    task.examples.rows[task.examples.indices[3]]["image"] = {"bytes": b"no picture", "path": None}
+    monkeypatch.setattr(run_convergence, "load_task", lambda *args, **options: task)
+    flags = ["--task", "image_classification", "--dataset", "toy", "--model", "toy", "--num_epochs", "1"]
+    assert run_convergence.main([*flags, "--output_dir", str(tmp_path / "run")]) == 1
+    error = capfd.readouterr().err
+    assert "stopped: the picture in row 4 cannot be decoded" in error and "Traceback" not in error
 
 
 def test_augmented_pictures_are_those_of_seed_and_example_alone():
@@ -133,3 +136,18 @@ def test_augmented_pictures_are_those_of_seed_and_example_alone():
     assert not torch.equal(first, plain) and torch.equal(plain, task.collate(examples)["pixel_values"])
     unchanged = toy("image_classification")
     assert torch.equal(unchanged.training_collate(examples, 1)["pixel_values"], plain)
+
+
+def test_an_epochs_scores_are_those_of_the_model_at_its_end(tmp_path):
+    """Batch norm averages every batch that it sees in training: none of the next epoch may be among them."""
+    flags = "--task image_classification --dataset toy --model toy --dataset_size 20 --batch_size 5 --num_epochs 2"
+    flags += " --only adam --num_epoch_to_save 1 --output_dir"
+    assert run_convergence.main([*flags.split(), str(tmp_path / "run")]) == 0
+    rows = read_table(tmp_path / "run" / "scores.csv")
+    for epoch in (1, 2):
+        folder = tmp_path / "run" / "model" / "seed0-1-adam" / f"epoch{epoch}"
+        task = load_task("image_classification", "toy", str(folder), 20)
+        tracked = {n: int(b) for n, b in task.model.named_buffers() if n.endswith("num_batches_tracked")}
+        assert tracked and set(tracked.values()) == {4 * epoch}
+        scores = task.scores(task.model, "evaluation", 4)
+        assert scores == {r["metric"]: r["value"] for r in rows if (r["epoch"], r["split"]) == (epoch, "evaluation")}
