@@ -108,10 +108,10 @@ def _on_top_of(
     """The settings of the run in `folder` with those of the command line on top, the run's config.json, and what
     contradicts it. `own`: the flags that never come from the folder; `free`: those that may differ from it."""
     settings = parser.parse_args(arguments)
-    names = set(vars(settings))
+    names = list(vars(settings))
     earlier = read_config(folder)
     before = earlier["settings"]
-    absent = sorted(names - before.keys())
+    absent = [name for name in names if name not in before]
     if absent:
         raise ValueError(f"{folder} holds no run of this script: its settings have no {absent[0]!r}")
     unset = object()
@@ -121,7 +121,7 @@ def _on_top_of(
         for name, value in vars(given).items()
         if value is not unset and name not in free and plain(value) != before[name]
     ]
-    kept = {name: before[name] for name in sorted(names) if name not in own}
+    kept = {name: before[name] for name in names if name not in own}
     return parser.parse_args([*_command_line(kept), *arguments]), earlier, changes
 
 

@@ -88,7 +88,7 @@ FLAGS = [
     ("hessian", "--checkpoint . --model toy", "--checkpoint and --model both say which model"),
     ("hessian", "--checkpoint {dir}", "holds no saved model; --save_model keeps one"),
     ("hessian", "--checkpoint {dir}/absent", "is no folder; it takes a run with --save_model"),
-    ("hessian", "--task tiy", "unknown task 'tiy'; did you mean 'toy'?"),
+    ("hessian", "--task tooy", "unknown task 'tooy'; did you mean 'toy'"),
 ]  # fmt: skip
 
 # ---- files --------------------------------------------------------------------------------------------------------
