@@ -63,8 +63,8 @@ def clip_threshold(tensors: Sequence[Tensor], fraction: float) -> float:
     return _select(flats, rank)
 
 
-def clip(tensor: Tensor, threshold: float) -> Tensor:
-    """sign(x) min(|x|, threshold) coordinate by coordinate, as a new tensor; NaN stays NaN.
+def clip(tensor: Tensor, threshold: float, out: Tensor | None = None) -> Tensor:
+    """sign(x) min(|x|, threshold) coordinate by coordinate, as a new tensor or in `out`; NaN stays NaN.
 
     Example:
         >>> clip(torch.tensor([4.0, -1.0, -math.inf]), 2.0)
@@ -72,7 +72,7 @@ def clip(tensor: Tensor, threshold: float) -> Tensor:
     """
     if threshold > torch.finfo(tensor.dtype).max:  # tau of a wider dtype: nothing finite reaches it
         threshold = math.inf
-    return tensor.clamp(-threshold, threshold)
+    return torch.clamp(tensor, -threshold, threshold, out=out)
 
 
 def _flat(tensor: Tensor) -> Tensor:
@@ -122,9 +122,9 @@ def _sample(flats: Sequence[Tensor], n: int) -> Tensor:
 
 
 def _bracket(sample: Tensor, fraction: float) -> tuple[float, float]:
-    """Two values with the data's order statistic strictly between them, were the sample a random one (six sigma)."""
+    """Two values with the data's order statistic strictly between them, were the sample a random one (four sigma)."""
     size = sample.numel()
-    margin = 6 * math.sqrt(size * fraction * (1 - fraction)) + 6
+    margin = 4 * math.sqrt(size * fraction * (1 - fraction)) + 4
     first, last = int(size * fraction - margin), math.ceil(size * fraction + margin)
     high = _nth_largest(sample, first) if first >= 0 else math.inf
     low = _nth_largest(sample, last) if last < size else -1.0

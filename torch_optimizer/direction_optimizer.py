@@ -44,11 +44,14 @@ def require_betas(options: Group) -> None:
         require_number(f"betas[{i}]", beta, 0, 1)
 
 
-def _pieces(p: Parameter) -> Iterator[tuple[Tensor, Tensor]]:
-    """Flat views of `p` and its gradient that fit a CPU's cache together: a clipped copy then never goes to memory."""
+def _pieces(p: Parameter) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+    """Flat views of `p` and its gradient that fit a CPU's cache together, and one place for each clipped piece in turn,
+    which then never goes to memory."""
     if not (p.is_cpu and p.is_contiguous() and p.grad.is_contiguous()):
-        return iter([(p, p.grad)])
-    return zip(p.view(-1).split(CACHE_SIZE), p.grad.view(-1).split(CACHE_SIZE), strict=True)
+        return iter([(p, p.grad, None)])
+    place = torch.empty(min(p.numel(), CACHE_SIZE), dtype=p.grad.dtype)
+    views = zip(p.view(-1).split(CACHE_SIZE), p.grad.view(-1).split(CACHE_SIZE), strict=True)
+    return ((x, grad, place[: grad.numel()]) for x, grad in views)
 
 
 class DirectionOptimizer(Optimizer):
@@ -126,7 +129,8 @@ class DirectionOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-        for group, p, descent in self._descents(in_pieces=True):
+        one_by_one = not any(group.get("foreach") for group in self.param_groups)
+        for group, p, descent in self._descents(in_pieces=one_by_one):
             lr = self.learning_rate(group, p)
             if isinstance(lr, Tensor) and not lr.is_cpu:
                 p.addcmul_(descent, lr, value=-1)  # lr stays on its device: no wait for it
@@ -172,24 +176,25 @@ class DirectionOptimizer(Optimizer):
     def _descents(self, in_pieces: bool = False) -> Iterator[Move]:
         """(group, p, -v_t) of every parameter with a gradient, one at a time unless they must be clipped together.
 
-        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it.
+        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it; -v_t then is good until
+        the next one is asked for.
         """
         with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for _, p in with_grad:
             self._refuse_unsupported(p.grad)
-        descents = self._ruled_descents(with_grad, in_pieces)
         if not any(group.get("clip_update") for group, _ in with_grad):
-            return descents
-        descents = list(descents)
+            return self._ruled_descents(with_grad, in_pieces)
+        descents = list(self._ruled_descents(with_grad, in_pieces=False))
         thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in descents])
         return ((group, p, self._clip("clip_update", d, group, thresholds)) for group, p, d in descents)
 
     def _ruled_descents(self, with_grad: list[tuple[Group, Parameter]], in_pieces: bool) -> Iterator[Move]:
         thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
         for group, p in with_grad:
-            for x, grad in _pieces(p) if in_pieces and self._is_coordinatewise(group) else [(p, p.grad)]:
+            in_parts = in_pieces and self._is_coordinatewise(group)
+            for x, grad, place in _pieces(p) if in_parts else [(p, p.grad, None)]:
                 grad = -grad if group.get("maximize") else grad
-                clipped = self._clip("coordinate_clip", grad, group, thresholds)
+                clipped = self._clip("coordinate_clip", grad, group, thresholds, place)
                 yield group, x, self._descent(x, grad, clipped, group)
 
     def _thresholds(self, option: str, tensors: list[tuple[Group, Tensor]]) -> dict[float, float]:
@@ -209,11 +214,13 @@ class DirectionOptimizer(Optimizer):
                 )
         return thresholds
 
-    def _clip(self, option: str, tensor: Tensor, group: Group, thresholds: dict[float, float]) -> Tensor:
+    def _clip(
+        self, option: str, tensor: Tensor, group: Group, thresholds: dict[float, float], out: Tensor | None = None
+    ) -> Tensor:
         """The tensor cut to its group's threshold; itself if the group does not clip."""
         if not group.get(option):
             return tensor
-        return clip(tensor, group["threshold_scale"] * thresholds[group[option]])
+        return clip(tensor, group["threshold_scale"] * thresholds[group[option]], out)
 
     def _refuse_unsupported(self, grad: Tensor) -> None:
         if grad.layout != torch.strided:
