@@ -26,7 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8
 KINDS = ("attention", "head", "norm", "mlp", "embedding", "convolution", "other")
 KIND_COLORS = dict(zip(KINDS, PALETTE, strict=True))
 GRADIENT, CURVATURE = "gradient norm of the tensor", "largest eigenvalue of its block"
-ROUNDING = 1e-8  # a gradient below this share of the largest, and without curvature, is a rounding error
+ROUNDING = 1e-7  # an unconverged tensor whose gradient is a smaller share of the largest shows rounding errors only
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,11 @@ class Point:
     gradient_norm: float
     eigenvalue: float  # 0 where it cannot be told from 0
     converged: bool
+    rounding: bool  # zero but for rounding errors, as the bias of attention's keys
 
     @property
     def drawable(self) -> bool:
-        return self.gradient_norm > 0 and self.eigenvalue != 0
+        return self.gradient_norm > 0 and self.eigenvalue != 0 and not self.rounding
 
     def marker(self, color: str) -> dict:
         """Hollow where the eigenvalue did not converge, a triangle where it is negative."""
@@ -54,15 +55,17 @@ def points_of(run: Run) -> list[Point]:
     """In the model's order; without tensors whose block is not finite. Empty where the run did not measure to its end.
 
     Raises: ValueError naming a column that is missing."""
-    return [_point(row) for row in run.table("blocks", COLUMNS)
+    rows = [row for row in run.table("blocks", COLUMNS)
             if row["batch"] == "mean" and None not in (row["eigenvalue"], row["residual"], row["gradient_norm"])]
+    largest = max((row["gradient_norm"] for row in rows), default=0.0)
+    return [_point(row, largest) for row in rows]
 
 
-def _point(row: Row) -> Point:
+def _point(row: Row, largest: float) -> Point:
     value = resolved(row["eigenvalue"], row["residual"])
     kind = row["kind"] if row["kind"] in KINDS else "other"
     return Point(row["block"], kind, row["layer"], row["numel"], row["gradient_norm"], value,
-                 bool(row["converged"]))
+                 bool(row["converged"]), not row["converged"] and row["gradient_norm"] < ROUNDING * largest)
 
 
 def block_figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -128,12 +131,11 @@ def _depth_figure(run: Run, points: Sequence[Point]) -> Figure:
     """Gradient norm above, largest eigenvalue below, of the tensors in the model's order."""
     width = min(12.0, max(6.0, 0.08 * len(points)))
     figure, (top, bottom) = new_figure(2, 1, _kind_handles(points) + _mark_handles(points), width=width, height=2.2)
-    least = ROUNDING * max(point.gradient_norm for point in points)
     for place, point in enumerate(points):
         marker = point.marker(KIND_COLORS[point.kind])
-        if point.gradient_norm > (0 if point.drawable else least):
+        if point.gradient_norm > 0 and not point.rounding:
             top.plot(place, point.gradient_norm, **(marker | {"marker": "o", "markerfacecolor": marker["color"]}))
-        if point.eigenvalue != 0:
+        if point.eigenvalue != 0 and not point.rounding:
             bottom.plot(place, abs(point.eigenvalue), **marker)
     starts = [i for i, point in enumerate(points) if i == 0 or point.layer != points[i - 1].layer]
     for ax, label in ((top, "gradient norm"), (bottom, "largest eigenvalue")):
@@ -158,8 +160,13 @@ def _readable_decades(ax: Axes) -> None:
 
 
 def _label_layers(top: Axes, bottom: Axes, starts: Sequence[int], points: Sequence[Point], width: float) -> None:
-    """A tick where a layer begins, its name below the lower axes: upright only where it does not fit lying."""
-    apart = [i for n, i in enumerate(starts) if n == 0 or i - starts[n - 1] > 0.02 * len(points)]
+    """A tick where a layer begins, its name below the lower axes: upright only where it does not fit lying. Where two
+    are too close, a numbered layer goes before a single tensor, and else the first one."""
+    apart: list[int] = []
+    for i in sorted(starts, key=lambda i: not any(map(str.isdigit, points[i].layer))):
+        if all(abs(i - other) > 0.02 * len(points) for other in apart):
+            apart.append(i)
+    apart.sort()
     names = [points[i].layer for i in apart]
     if not any(name.startswith("decoder.") for name in names):
         names = [name.removeprefix("encoder.") for name in names]

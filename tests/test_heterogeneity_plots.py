@@ -16,14 +16,15 @@ PLAIN, NEGATIVE, UNCONVERGED = (1.0, 2.0, 1e-4, 1), (0.5, -0.3, 1e-4, 1), (0.2, 
 VANISHING, FLAT, NOT_FINITE = (0.3, 1e-9, 1e-7, 0), (0.0, 0.0, 0.0, 1), (0.1, None, None, 0)
 
 
-def run_with(folder, *measured, batch="mean"):
+def run_with(folder, *measured, batch="mean", layers=None):
     create_run_folder(folder)
     write_config(folder, {"task": "glue/rte"}, [])
     blocks = Table(folder / "blocks.csv", COLUMNS)
     for i, (gradient_norm, eigenvalue, residual, converged) in enumerate(measured):
         kind = ("attention", "mlp", "norm")[i % 3]
         cells = dict(gradient_norm=gradient_norm, eigenvalue=eigenvalue, residual=residual, converged=converged)
-        blocks.append(cells, batch=batch, block=f"tensor{i}", kind=kind, layer=f"h.{i // 3}", numel=4, products=5)
+        layer = layers[i] if layers else f"h.{i // 3}"
+        blocks.append(cells, batch=batch, block=f"tensor{i}", kind=kind, layer=layer, numel=4, products=5)
     blocks.save()
     return folder
 
@@ -74,9 +75,11 @@ def test_depth_keeps_the_models_order_and_shows_a_gradient_without_curvature(tmp
 
 
 def test_a_gradient_that_is_only_rounding_does_not_stretch_the_axis_along_depth(tmp_path):
-    rounding = (1e-10, 1e-12, 1e-9, 0)  # a key's bias, which softmax cancels
-    top, _ = figures(run_with(tmp_path / "run", PLAIN, rounding, (1e-10, 1.0, 0.0, 1)))["along_depth"].axes
-    assert [x for x, *_ in marks(top)] == [0, 2]  # so small a gradient with a curvature is a finding
+    keys_bias = (1e-10, 1e-9, 1e-12, 0)  # which softmax cancels; where one batch seems to converge, above its residual
+    drawn = figures(run_with(tmp_path / "run", PLAIN, keys_bias, (1e-10, 1.0, 0.0, 1)))
+    top, bottom = drawn["along_depth"].axes
+    assert [x for x, *_ in marks(top)] == [x for x, *_ in marks(bottom)] == [0, 2]  # a converged one is a finding
+    assert len(marks(drawn["gradient_against_curvature"].axes[0])) == 2
 
 
 @pytest.mark.parametrize(("gradients", "labels"), [((1.0, 1e-4), ["0.0001"]), ((0.1, 0.5), ["0.1", "0.2", "0.5"])])
@@ -91,6 +94,12 @@ def test_a_log_axis_of_few_decades_has_more_than_one_number_on_it(tmp_path, grad
 def test_layers_are_named_lying_where_they_are_few(tmp_path, layers, rotation):
     _, bottom = figures(run_with(tmp_path / "run", *[PLAIN] * 3 * layers))["along_depth"].axes
     assert {tick.get_rotation() for tick in bottom.get_xticklabels()} == {rotation}
+
+
+def test_a_numbered_layer_keeps_its_tick_where_single_tensors_crowd_it_out(tmp_path):
+    layers = ["embedding", "norm", "embedding", *["encoder.layer.0"] * 97]
+    _, bottom = figures(run_with(tmp_path / "run", *[PLAIN] * 100, layers=layers))["along_depth"].axes
+    assert [tick.get_text() for tick in bottom.get_xticklabels()] == ["embedding", "layer.0"]
 
 
 def test_lorenz_figure_gives_the_gini_coefficients(tmp_path):
