@@ -11,7 +11,8 @@ seconds are of CPU time, which other programs on the machine disturb least.
 
 The tolerances mean different things: ours bounds the residual, whose square decides the error; power iteration's is the
 change of the value in one step, which says little about the error. So ours is timed at the same number, and once more
-at --loose_tolerance, where its errors come near, but still below, those of power iteration.
+at --loose_tolerance, where its errors, both the median and the largest, come near but stay below those of power
+iteration: the comparison at equal truth.
 
 An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the
 eigenvalue of largest magnitude, so for it a large error also means that this one is negative. Ours finds both. Tensors
@@ -201,7 +202,7 @@ def main() -> None:
     parser.add_argument("--tensors", choices=SELECTIONS, default="paper")
     parser.add_argument("--rounds", type=int, default=5, help="repetitions of everything; the table takes medians")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="each method's own stopping tolerance")
-    parser.add_argument("--loose_tolerance", type=float, default=0.03, help="ours, once more")
+    parser.add_argument("--loose_tolerance", type=float, default=0.05, help="ours, once more")
     parser.add_argument("--batch_size", type=int, default=8, help="examples")
     parser.add_argument("--length", type=int, default=32, help="tokens an example")
     parser.add_argument("--threads", type=int, default=2)
