@@ -3,17 +3,19 @@ several runs in one figure.
 
 A point is a parameter tensor: the mean over the batches of its gradient's norm and of its block's largest eigenvalue.
 An eigenvalue that its residual does not tell from 0 counts as 0. The axes are logarithmic: a negative eigenvalue stands
-at its size, as a triangle, and a tensor whose eigenvalue or gradient is 0 is left out and counted in the legend."""
+at its size, as a triangle, and a tensor whose eigenvalue or gradient is 0 is left out and counted under the title."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from figure_style import Row, Run, new_figure
 from heterogeneity import gini, lorenz_curve, resolved, spearman
@@ -24,6 +26,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#8
 KINDS = ("attention", "head", "norm", "mlp", "embedding", "convolution", "other")
 KIND_COLORS = dict(zip(KINDS, PALETTE, strict=True))
 GRADIENT, CURVATURE = "gradient norm of the tensor", "largest eigenvalue of its block"
+ROUNDING = 1e-7  # an unconverged tensor whose gradient is a smaller share of the largest shows rounding errors only
 
 
 @dataclass(frozen=True)
@@ -36,10 +39,11 @@ class Point:
     gradient_norm: float
     eigenvalue: float  # 0 where it cannot be told from 0
     converged: bool
+    rounding: bool  # zero but for rounding errors, as the bias of attention's keys
 
     @property
     def drawable(self) -> bool:
-        return self.gradient_norm > 0 and self.eigenvalue != 0
+        return self.gradient_norm > 0 and self.eigenvalue != 0 and not self.rounding
 
     def marker(self, color: str) -> dict:
         """Hollow where the eigenvalue did not converge, a triangle where it is negative."""
@@ -51,15 +55,17 @@ def points_of(run: Run) -> list[Point]:
     """In the model's order; without tensors whose block is not finite. Empty where the run did not measure to its end.
 
     Raises: ValueError naming a column that is missing."""
-    return [_point(row) for row in run.table("blocks", COLUMNS)
+    rows = [row for row in run.table("blocks", COLUMNS)
             if row["batch"] == "mean" and None not in (row["eigenvalue"], row["residual"], row["gradient_norm"])]
+    largest = max((row["gradient_norm"] for row in rows), default=0.0)
+    return [_point(row, largest) for row in rows]
 
 
-def _point(row: Row) -> Point:
+def _point(row: Row, largest: float) -> Point:
     value = resolved(row["eigenvalue"], row["residual"])
     kind = row["kind"] if row["kind"] in KINDS else "other"
     return Point(row["block"], kind, row["layer"], row["numel"], row["gradient_norm"], value,
-                 bool(row["converged"]))
+                 bool(row["converged"]), not row["converged"] and row["gradient_norm"] < ROUNDING * largest)
 
 
 def block_figures(run: Run) -> Iterator[tuple[str, Figure]]:
@@ -78,7 +84,7 @@ def _scatter_figure(run: Run, points: Sequence[Point]) -> Figure:
     """The largest eigenvalue over the gradient norm, coloured by kind (Tomihari & Sato, figure 1)."""
     figure, (ax,) = new_figure(1, 1, _kind_handles(points) + _mark_handles(points), width=5.6, height=3.9)
     _draw_points(ax, points, [KIND_COLORS[point.kind] for point in points])
-    ax.set(xlabel=GRADIENT, ylabel=CURVATURE, title=f"{run.title}: {_correlation(points)}")
+    ax.set(xlabel=GRADIENT, ylabel=CURVATURE, title=_and_left_out(f"{run.title}: {_correlation(points)}", points))
     return figure
 
 
@@ -89,11 +95,17 @@ def _correlation(points: Sequence[Point]) -> str:
     return f"{len(points)} tensors, rank correlation {rank.value:.2f} (95 %: {rank.low:.2f} to {rank.high:.2f})"
 
 
-def _draw_points(ax: Axes, points: Sequence[Point], colors: Sequence[str]) -> None:
+def _draw_points(ax: Axes, points: Sequence[Point], colors: Sequence[str], alpha: float = 1.0) -> None:
     for point, color in zip(points, colors, strict=True):
         if point.drawable:
-            ax.plot(point.gradient_norm, abs(point.eigenvalue), zorder=3, **point.marker(color))
+            ax.plot(point.gradient_norm, abs(point.eigenvalue), zorder=3, alpha=alpha, **point.marker(color))
     ax.set(xscale="log", yscale="log")
+
+
+def _and_left_out(title: str, points: Sequence[Point]) -> str:
+    """The title, and below it how many tensors a logarithmic plot cannot show."""
+    left_out = sum(not point.drawable for point in points)
+    return f"{title}\n{left_out} of zero curvature or gradient not shown" if left_out else title
 
 
 def _kind_handles(points: Sequence[Point]) -> list[Line2D]:
@@ -103,16 +115,13 @@ def _kind_handles(points: Sequence[Point]) -> list[Line2D]:
 
 
 def _mark_handles(points: Sequence[Point]) -> list[Line2D]:
-    """What hollow, a triangle and an absent tensor mean, as far as they occur."""
+    """What hollow and a triangle mean, as far as they occur."""
     drawn, black = [point for point in points if point.drawable], {"color": "0.35", "linestyle": "", "markersize": 4.5}
     handles = []
     if any(not point.converged for point in drawn):
         handles.append(Line2D([], [], marker="o", markerfacecolor="white", label="not converged", **black))
     if any(point.eigenvalue < 0 for point in drawn):
         handles.append(Line2D([], [], marker="v", label="negative, at its size", **black))
-    if left_out := len(points) - len(drawn):
-        text = f"{left_out} of zero curvature or gradient not shown"
-        handles.append(Line2D([], [], marker="", linestyle="", label=text))
     return handles
 
 
@@ -124,20 +133,48 @@ def _depth_figure(run: Run, points: Sequence[Point]) -> Figure:
     figure, (top, bottom) = new_figure(2, 1, _kind_handles(points) + _mark_handles(points), width=width, height=2.2)
     for place, point in enumerate(points):
         marker = point.marker(KIND_COLORS[point.kind])
-        if point.gradient_norm > 0:
+        if point.gradient_norm > 0 and not point.rounding:
             top.plot(place, point.gradient_norm, **(marker | {"marker": "o", "markerfacecolor": marker["color"]}))
-        if point.eigenvalue != 0:
+        if point.eigenvalue != 0 and not point.rounding:
             bottom.plot(place, abs(point.eigenvalue), **marker)
     starts = [i for i, point in enumerate(points) if i == 0 or point.layer != points[i - 1].layer]
-    apart = [i for n, i in enumerate(starts) if n == 0 or i - starts[n - 1] > 0.02 * len(points)]
     for ax, label in ((top, "gradient norm"), (bottom, "largest eigenvalue")):
         ax.set(yscale="log", ylabel=label, xlim=(-1, len(points)))
         ax.grid(axis="x", visible=False)
         for start in starts[1:]:
             ax.axvline(start - 0.5, color="#e6e6e6", linewidth=0.6, zorder=0)
-        ax.set_xticks(apart, [points[i].layer for i in apart] if ax is bottom else [], rotation=90, fontsize=7)
-    figure.suptitle(f"{run.title}: tensors in the model's order, a tick where a layer begins")
+        _readable_decades(ax)
+    _label_layers(top, bottom, starts, points, width)
+    title = f"{run.title}: tensors in the model's order, a tick where a layer begins"
+    figure.suptitle(_and_left_out(title, points))
     return figure
+
+
+def _readable_decades(ax: Axes) -> None:
+    """On a logarithmic y axis: powers of ten, or 1, 2 and 5 times them where there are too few of them."""
+    low, high = ax.get_ylim()
+    if high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _label_layers(top: Axes, bottom: Axes, starts: Sequence[int], points: Sequence[Point], width: float) -> None:
+    """A tick where a layer begins, its name below the lower axes: upright only where it does not fit lying. Where two
+    are too close, a numbered layer goes before a single tensor, and else the first one."""
+    apart: list[int] = []
+    for i in sorted(starts, key=lambda i: not any(map(str.isdigit, points[i].layer))):
+        if all(abs(i - other) > 0.02 * len(points) for other in apart):
+            apart.append(i)
+    apart.sort()
+    names = [points[i].layer for i in apart]
+    if not any(name.startswith("decoder.") for name in names):
+        names = [name.removeprefix("encoder.") for name in names]
+    inches = 0.85 * width / len(points)  # a tensor's share of the axes
+    needed = [0.07 * (len(left) + len(right)) / 2 + 0.05 for left, right in pairwise(names)]
+    lying = all((b - a) * inches > need for (a, b), need in zip(pairwise(apart), needed, strict=True))
+    top.set_xticks(apart, [])
+    bottom.set_xticks(apart, names, rotation=0 if lying else 90, fontsize=7)
 
 
 # ---- Lorenz curves -------------------------------------------------------------------------------------------
@@ -180,15 +217,16 @@ def overlay_figure(runs: Sequence[Run]) -> Figure:
     colors = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(named)}
     handles = [Line2D([], [], marker="o", markersize=4.5, color=colors[name], label=_summary(name, points))
                for name, points in named.items()]
-    handles += _mark_handles([point for points in named.values() for point in points])
+    every = [point for points in named.values() for point in points]
+    handles += _mark_handles(every)
     figure, (scatter, gradients, curvatures) = new_figure(1, 3, handles, width=11.0, height=3.4)
     for name, points in named.items():
-        _draw_points(scatter, points, [colors[name]] * len(points))
+        _draw_points(scatter, points, [colors[name]] * len(points), alpha=0.6)  # a run may lie over another
         of_gradient, _, of_curvature = _measures(points).values()
         _draw_lorenz(gradients, of_gradient, colors[name])
         if any(of_curvature):
             _draw_lorenz(curvatures, of_curvature, colors[name])
-    scatter.set(xlabel=GRADIENT, ylabel=CURVATURE)
+    scatter.set(xlabel=GRADIENT, ylabel=CURVATURE, title=_and_left_out("a point is a tensor", every))
     gradients.set(title="gradient norms", ylabel="share of the total that they hold")
     curvatures.set(title="largest eigenvalues (negative as 0)")
     return figure

@@ -1,32 +1,43 @@
 """Is a transformer's gradient more unevenly spread than a ResNet's, and a post-norm one's more than a pre-norm one's?
 
-    python benchmarks/heterogeneity.py --sentences snli.jsonl.gz --images cifar10.parquet --output_dir output/uneven
+    python benchmarks/heterogeneity.py --sentences snli.jsonl.gz --images cifar10.parquet
 
 Tomihari & Sato's expectations (arXiv:2502.00213) on small models from scratch: RoBERTa with its norms after and before
 the sublayers, on sentence pairs {"sentence1", "sentence2", "label"}; a ViT and a ResNet, on pictures {"img", "label"}.
-Each is measured as initialised, trained with Adam (run_convergence.py), and measured again (run_hessian.py). Leaves the
-run folders and overlaid figures of the text models, of the image models and of all four. Some minutes a model."""
+Each is measured as initialised, trained with Adam (run_convergence.py), and measured again (run_hessian.py), from
+several seeds: of weights, batches, dropout, and of what is held out. Twenty minutes on one core.
+
+Writes benchmarks/results/heterogeneity.csv and prints its means over the seeds. `tensors` says which were compared: all
+of a model, or its weights alone, without biases and embeddings, as in the paper's selection: the kinds of tensor that
+a transformer has and a ResNet has not then play no part. The folder keeps every run and one figure a seed of all four
+trained models."""
 
 import argparse
 import sys
 from pathlib import Path
+from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 import run_convergence  # noqa: E402
 import run_hessian  # noqa: E402
+from heterogeneity import heterogeneity, resolved  # noqa: E402
 from plotting import draw_overlay  # noqa: E402
-from results import format_table, read_table  # noqa: E402
+from results import Table, format_table, read_table  # noqa: E402
 from tasks.architectures import fresh_model  # noqa: E402
 from tasks.data import load_splits  # noqa: E402
 from tasks.text_classification import classifier_class  # noqa: E402
 from tasks.toy_tokenizer import train_byte_tokenizer  # noqa: E402
 
+RESULTS = Path(__file__).parent / "results"
 LENGTH = 64  # tokens of a sentence pair
 SIZE = dict(hidden_size=48, num_hidden_layers=4, num_attention_heads=4, intermediate_size=96)
 TEXT, IMAGES = ("post_norm", "pre_norm"), ("vit", "resnet")
+KEYS = ["tensors", "training", "model"]
+SHOWN = ["training_loss", "held_out_accuracy", "blocks", "gini_gradient", "gini_gradient_rms", "gini_eigenvalue",
+         "complexity_ratio", "spearman", "log_log_pearson"]  # fmt: skip
 
 
-def save_text_models(folder: Path, sentences: str) -> None:
+def save_text_models(folder: Path, sentences: str, seed: int) -> None:
     from transformers import RobertaConfig, RobertaPreLayerNormConfig
 
     rows = load_splits(sentences)["train"]
@@ -37,11 +48,11 @@ def save_text_models(folder: Path, sentences: str) -> None:
             pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
-        fresh_model(classifier_class(config), config, seed=0).save_pretrained(folder / name)
+        fresh_model(classifier_class(config), config, seed).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
 
 
-def save_image_models(folder: Path) -> None:
+def save_image_models(folder: Path, seed: int) -> None:
     from transformers import (
         ResNetConfig,
         ResNetForImageClassification,
@@ -56,53 +67,98 @@ def save_image_models(folder: Path) -> None:
     )
     networks = (ViTForImageClassification, vit), (ResNetForImageClassification, resnet)
     for name, (model_class, config) in zip(IMAGES, networks, strict=True):
-        fresh_model(model_class, config, seed=0).save_pretrained(folder / name)
+        fresh_model(model_class, config, seed).save_pretrained(folder / name)
         ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / name)
 
 
-def train_and_measure(name: str, task: str, data: str, folder: Path, epochs: int) -> None:
-    """Folders measured/<name>_initial, trained/<name> and measured/<name>."""
-    def done(status: int) -> None:
-        if status:
+def train_and_measure(name: str, task: str, data: list[str], place: Path, seed: int, epochs: int) -> None:
+    """Run folders before/<name>, trained/<name> and after/<name> in `place`."""
+    shared = ["--task", task, "--dataset", *data, "--max_length", str(LENGTH), "--model", str(place / "fresh" / name)]
+    measure = ["--num_batches", "2", "--batch_size", "16", "--tolerance", "0.01", "--seed", str(seed), "--overwrite"]
+    training = [
+        "--algorithm_list", "gradient_heterogeneity", "--only", "adam", "--batch_size", "32", "--overwrite",
+        "--num_epochs", str(epochs), "--lr_scheduler", "linear_with_warmup", "--max_grad_norm", "1", "--save_model",
+        "--seeds", str(seed),
+    ]  # fmt: skip
+    checkpoint = ["--checkpoint", str(place / "trained" / name)]
+    for script, flags, stage in (
+        (run_hessian, [*shared, *measure], "before"),
+        (run_convergence, [*shared, *training], "trained"),
+        (run_hessian, [*checkpoint, *measure], "after"),
+    ):
+        if script.main([*flags, "--output_dir", str(place / stage / name)]):
             raise SystemExit(f"{name}: stopped")
 
-    shared = ["--task", task, "--dataset", data, "--max_length", str(LENGTH), "--overwrite"]
-    measure = ["--num_batches", "2", "--batch_size", "16", "--tolerance", "0.01", "--overwrite"]
-    model = ["--model", str(folder / "fresh" / name)]
-    done(run_hessian.main([*shared, *measure, *model, "--output_dir", str(folder / "measured" / f"{name}_initial")]))
-    done(run_convergence.main([
-        *shared, *model, "--algorithm_list", "gradient_heterogeneity", "--only", "adam", "--batch_size", "32",
-        "--num_epochs", str(epochs), "--lr_scheduler", "linear", "--max_grad_norm", "1", "--save_model",
-        "--output_dir", str(folder / "trained" / name),
-    ]))  # fmt: skip
-    trained = ["--checkpoint", str(folder / "trained" / name), "--output_dir", str(folder / "measured" / name)]
-    done(run_hessian.main([*measure, *trained]))
+
+def measures(name: str, place: Path, seed: int) -> list[dict]:
+    """Rows of the table: before and after training, of all tensors and of the weights alone."""
+    (summary,) = read_table(place / "trained" / name / "summary.csv")
+    last_scores = {row["split"]: row["value"] for row in read_table(place / "trained" / name / "scores.csv")}
+    rows = []
+    for stage in ("before", "after"):
+        blocks = [row for row in read_table(place / stage / name / "blocks.csv") if row["batch"] == "mean"]
+        weights = [row for row in blocks if row["block"].endswith("weight") and "embed" not in row["block"]]
+        for tensors, chosen in (("all", blocks), ("weights", weights)):
+            numbers = [
+                (row["gradient_norm"], resolved(row["eigenvalue"], row["residual"]), row["numel"]) for row in chosen
+            ]
+            found = heterogeneity(*zip(*numbers, strict=True))
+            rows.append(dict(model=name, seed=seed, training=stage, tensors=tensors, **found))
+            rows[-1] |= dict(training_loss=None, held_out_accuracy=None)
+            if stage == "after":
+                accuracy = (last_scores["evaluation"] + last_scores["test"]) / 2  # of as many examples each
+                rows[-1] |= dict(training_loss=summary["final_loss_mean"], held_out_accuracy=accuracy)
+    return rows
+
+
+def means(rows: list[dict]) -> list[dict]:
+    """Of the shown columns over the seeds, with the range of the gradients' Gini coefficient and the number of seeds
+    whose 95 % interval of the rank correlation lies above 0."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(tuple(row[key] for key in KEYS), []).append(row)
+    table = []
+    for group, own in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] == "after")):
+        gini = [row["gini_gradient"] for row in own]
+        table.append(dict(zip(KEYS, group, strict=True)) | dict(
+            {column: fmean(row[column] for row in own) for column in SHOWN if own[0][column] is not None},
+            gini_range=f"{min(gini):.3f} to {max(gini):.3f}",
+            interval_above_0=f"{sum(row['spearman_low'] > 0 for row in own)} of {len(own)}",
+        ))  # fmt: skip
+    return table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sentences", required=True, metavar="FILE", help="sentence pairs with three labels")
     parser.add_argument("--images", required=True, metavar="FILE", help="pictures of 32 by 32 with ten labels")
+    parser.add_argument("--num_sentences", type=int, metavar="N", help="pairs to train on; default 4/5 of the file")
+    parser.add_argument("--num_images", type=int, default=1600, metavar="N", help="pictures to train on")
+    parser.add_argument("--sentence_epochs", type=int, default=6, metavar="N")
+    parser.add_argument("--image_epochs", type=int, default=12, metavar="N")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output_dir", default="output/heterogeneity", metavar="FOLDER")
-    parser.add_argument("--num_epochs", type=int, default=8, metavar="N")
     args = parser.parse_args()
-    folder = Path(args.output_dir)
-    save_text_models(folder / "fresh", args.sentences)
-    save_image_models(folder / "fresh")
-    for name in TEXT:
-        train_and_measure(name, "glue/rte", args.sentences, folder, args.num_epochs)
-    for name in IMAGES:
-        train_and_measure(name, "image_classification", args.images, folder, args.num_epochs)
-    measured = {name: folder / "measured" / name for pair in (TEXT, IMAGES) for name in pair}
-    for name, group in {"text": TEXT, "images": IMAGES, "all": (*TEXT, *IMAGES)}.items():
-        draw_overlay([measured[model] for model in group], folder / f"overlay_{name}")
+    sentences = [args.sentences, *(["--dataset_size", str(args.num_sentences)] if args.num_sentences else [])]
+    images = [args.images, "--dataset_size", str(args.num_images)]
     rows = []
-    for path in sorted((folder / "measured").iterdir()):
-        rows += [{"model": path.name, **row} for row in read_table(path / "heterogeneity.csv")
-                 if (row["batch"], row["group"]) == ("mean", "all")]  # fmt: skip
-    columns = ["model", "blocks", "gini_gradient", "gini_gradient_rms", "gini_eigenvalue", "complexity_ratio",
-               "spearman", "spearman_low", "spearman_high", "log_log_pearson"]  # fmt: skip
-    print(format_table(rows, columns))
+    for seed in args.seeds:
+        place = Path(args.output_dir) / f"seed{seed}"
+        save_text_models(place / "fresh", args.sentences, seed)
+        save_image_models(place / "fresh", seed)
+        for name in TEXT:
+            train_and_measure(name, "glue/rte", sentences, place, seed, args.sentence_epochs)
+        for name in IMAGES:
+            train_and_measure(name, "image_classification", images, place, seed, args.image_epochs)
+        for name in (*TEXT, *IMAGES):
+            rows += measures(name, place, seed)
+        draw_overlay([place / "after" / name for name in (*TEXT, *IMAGES)], place)
+        table = Table(RESULTS / "heterogeneity.csv", [*rows[-1]])
+        for row in rows:
+            table.append(row)
+        table.save()
+    print(format_table(means(rows), [*KEYS, *SHOWN[:4], "gini_range", *SHOWN[4:], "interval_above_0"]))
+    print(RESULTS / "heterogeneity.csv")
 
 
 if __name__ == "__main__":

@@ -244,6 +244,22 @@ def test_a_wrong_hint_hides_nothing():
 ROWS = [dict(rows=torch.zeros(2)), dict(rows=torch.zeros(1))]
 
 
+@pytest.mark.parametrize("how", ["exact", "mapped", "tanh"])
+def test_stored_derivatives_of_gelu_are_right_also_under_vmap_and_leave_its_approximation_alone(how, monkeypatch):
+    gelu = torch.nn.functional.gelu
+    form = {"exact": gelu, "mapped": torch.vmap(gelu), "tanh": lambda x: gelu(x, approximate="tanh")}[how]
+    x = torch.linspace(-3, 3, 7, dtype=torch.float64)
+    dense = torch.func.hessian(lambda x: form(x).mean())(x)
+    taken, apply = [], hessian_utils._Gelu.apply
+    monkeypatch.setattr(hessian_utils._Gelu, "apply", lambda x: taken.append(apply(x)) or taken[0])
+    (block,) = block_curvatures(lambda p, batch: form(p["x"]), {"x": x}, [{}], tolerance=1e-9)
+    assert block.eigenvalue == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-10)
+    if how != "tanh":
+        bends = (2 - x**2) * torch.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+        assert block.eigenvalue == pytest.approx(bends.max().item() / 7, rel=1e-10)
+    assert len(taken) == (how != "tanh")
+
+
 def test_unused_and_linear_parameters_have_no_curvature():
     def loss_fn(params, batch):
         return (params["bent"] ** 2).sum() + 3 * params["linear"] + 0 * batch["rows"]

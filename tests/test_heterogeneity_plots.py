@@ -16,14 +16,15 @@ PLAIN, NEGATIVE, UNCONVERGED = (1.0, 2.0, 1e-4, 1), (0.5, -0.3, 1e-4, 1), (0.2, 
 VANISHING, FLAT, NOT_FINITE = (0.3, 1e-9, 1e-7, 0), (0.0, 0.0, 0.0, 1), (0.1, None, None, 0)
 
 
-def run_with(folder, *measured, batch="mean"):
+def run_with(folder, *measured, batch="mean", layers=None):
     create_run_folder(folder)
     write_config(folder, {"task": "glue/rte"}, [])
     blocks = Table(folder / "blocks.csv", COLUMNS)
     for i, (gradient_norm, eigenvalue, residual, converged) in enumerate(measured):
         kind = ("attention", "mlp", "norm")[i % 3]
         cells = dict(gradient_norm=gradient_norm, eigenvalue=eigenvalue, residual=residual, converged=converged)
-        blocks.append(cells, batch=batch, block=f"tensor{i}", kind=kind, layer=f"h.{i // 3}", numel=4, products=5)
+        layer = layers[i] if layers else f"h.{i // 3}"
+        blocks.append(cells, batch=batch, block=f"tensor{i}", kind=kind, layer=layer, numel=4, products=5)
     blocks.save()
     return folder
 
@@ -50,10 +51,13 @@ def test_a_point_stands_at_gradient_norm_and_eigenvalue_marked_by_sign_and_conve
     assert {"not converged", "negative, at its size"} <= set(legend(figure))
 
 
-def test_what_a_log_axis_cannot_hold_is_counted_in_the_legend(tmp_path):
-    figure = figures(run_with(tmp_path / "run", PLAIN, VANISHING, FLAT, NOT_FINITE))["gradient_against_curvature"]
+def test_what_a_log_axis_cannot_hold_is_counted_under_the_title(tmp_path):
+    drawn = figures(run_with(tmp_path / "run", PLAIN, VANISHING, FLAT, NOT_FINITE))
+    figure = drawn["gradient_against_curvature"]
     assert len(marks(figure.axes[0])) == 1
-    assert legend(figure) == ["attention", "2 of zero curvature or gradient not shown"]
+    assert legend(figure) == ["attention"]
+    titles = figure.axes[0].get_title(), drawn["along_depth"].get_suptitle()
+    assert [title.split("\n")[1] for title in titles] == ["2 of zero curvature or gradient not shown"] * 2
 
 
 def test_kinds_have_their_colours_and_only_those_present_are_in_the_legend(tmp_path):
@@ -68,6 +72,34 @@ def test_depth_keeps_the_models_order_and_shows_a_gradient_without_curvature(tmp
     assert [(x, y) for x, y, *_ in marks(top)] == [(0, 1.0), (1, 0.3), (2, 1.0), (3, 0.5)]
     assert [(x, y, mark) for x, y, mark, _ in marks(bottom)] == [(0, 2.0, "o"), (2, 2.0, "o"), (3, 0.3, "v")]
     assert [label.get_text() for label in bottom.get_xticklabels()] == ["h.0", "h.1"]
+
+
+def test_a_gradient_that_is_only_rounding_does_not_stretch_the_axis_along_depth(tmp_path):
+    keys_bias = (1e-10, 1e-9, 1e-12, 0)  # which softmax cancels; where one batch seems to converge, above its residual
+    drawn = figures(run_with(tmp_path / "run", PLAIN, keys_bias, (1e-10, 1.0, 0.0, 1)))
+    top, bottom = drawn["along_depth"].axes
+    assert [x for x, *_ in marks(top)] == [x for x, *_ in marks(bottom)] == [0, 2]  # a converged one is a finding
+    assert len(marks(drawn["gradient_against_curvature"].axes[0])) == 2
+
+
+@pytest.mark.parametrize(("gradients", "labels"), [((1.0, 1e-4), ["0.0001"]), ((0.1, 0.5), ["0.1", "0.2", "0.5"])])
+def test_a_log_axis_of_few_decades_has_more_than_one_number_on_it(tmp_path, gradients, labels):
+    top, _ = figures(run_with(tmp_path / "run", *((g, 1.0, 0.0, 1) for g in gradients)))["along_depth"].axes
+    shown = [tick.get_text() for tick in top.get_yticklabels()]
+    plain = [text.replace("$\\mathdefault{10^{-4}}$", "0.0001") for text in shown]
+    assert set(labels) <= set(plain)
+
+
+@pytest.mark.parametrize(("layers", "rotation"), [(3, 0), (40, 90)])
+def test_layers_are_named_lying_where_they_are_few(tmp_path, layers, rotation):
+    _, bottom = figures(run_with(tmp_path / "run", *[PLAIN] * 3 * layers))["along_depth"].axes
+    assert {tick.get_rotation() for tick in bottom.get_xticklabels()} == {rotation}
+
+
+def test_a_numbered_layer_keeps_its_tick_where_single_tensors_crowd_it_out(tmp_path):
+    layers = ["embedding", "norm", "embedding", *["encoder.layer.0"] * 97]
+    _, bottom = figures(run_with(tmp_path / "run", *[PLAIN] * 100, layers=layers))["along_depth"].axes
+    assert [tick.get_text() for tick in bottom.get_xticklabels()] == ["embedding", "layer.0"]
 
 
 def test_lorenz_figure_gives_the_gini_coefficients(tmp_path):
