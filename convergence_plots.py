@@ -23,12 +23,14 @@ CROSS = {"marker": "x", "markersize": 6, "markeredgewidth": 1.6, "linestyle": ""
 
 
 def curves_by_seed(rows: Iterable[Row], x: str, y: str) -> dict[str, dict[int, Curve]]:
-    """Algorithm -> seed -> curve. Rows of one x are averaged: with x = "epoch", over the batches of the epoch."""
-    cells: dict[str, dict[int, dict[int, list[float]]]] = {}
+    """Algorithm -> seed -> curve. Rows of one x are averaged: with x = "epoch", over the examples of the epoch."""
+    cells: dict[str, dict[int, dict[int, list[tuple]]]] = {}
     for row in rows:
         if row[y] is not None:
-            cells.setdefault(row["algorithm"], {}).setdefault(row["seed"], {}).setdefault(row[x], []).append(row[y])
-    return {label: {seed: {at: fmean(values) for at, values in sorted(curve.items())} for seed, curve in seeds.items()}
+            value = row[y], row.get("examples", 1)
+            cells.setdefault(row["algorithm"], {}).setdefault(row["seed"], {}).setdefault(row[x], []).append(value)
+    return {label: {seed: {at: fmean(*zip(*values, strict=True)) for at, values in sorted(curve.items())}
+                    for seed, curve in seeds.items()}
             for label, seeds in cells.items()}
 
 
@@ -119,7 +121,7 @@ def _draw_band(ax: Axes, style: Style, curves: Sequence[Curve], markers: bool) -
 
 def loss_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """The training loss of every algorithm, by epoch and by iteration, with the loss at which plain SGD ended."""
-    rows = run.table("losses", "algorithm seed epoch iteration loss")
+    rows = run.table("losses", "algorithm seed epoch iteration examples loss")
     if all(row["loss"] is None for row in rows):
         return
     diverged, summary = diverged_seeds(run), run.table("summary", "algorithm final_loss_mean")
@@ -128,7 +130,7 @@ def loss_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     # About 100 points a curve can be told apart; a wiggle finer than that only thickens 12 lines.
     width = max(row["iteration"] for row in rows) // 100 | 1
     smoothed = f"; running mean over {width}" if width > 1 else ""
-    for x, name, window in (("epoch", "epoch (mean over its batches)", 1),
+    for x, name, window in (("epoch", "epoch (mean over its examples)", 1),
                             ("iteration", f"iteration (one update each{smoothed})", width)):
         progress = _progress(run.styles, diverged, rows, x, "loss", window)
         figure = _loss_figure(progress, sgd_end, markers=x == "epoch")

@@ -294,59 +294,6 @@ def _check_direction(params: Params, direction: Params) -> None:
             raise ValueError(f"a direction has the names and shapes of the parameters: {name} is {expected}, got {got}")
 
 
-def check_sharpness(
-    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch]
-) -> list[tuple[float, float]]:
-    """Directional sharpness by brute force beside the fast one: (v'Hv / v'v from the full Hessian, ours) a direction.
-
-    The Hessian is formed column by column: for tiny models only.
-
-    Raises: ValueError if the model has more than 20,000 parameters.
-    """
-    size = sum(p.numel() for p in params.values())
-    if size > 20_000:
-        raise ValueError(f"the full Hessian of {size:,} parameters does not fit; check_sharpness takes at most 20,000")
-    hessian = full_hessian(loss_fn, params, batches)
-    pairs = []
-    for direction, ours in zip(directions, directional_derivatives(loss_fn, params, directions, batches), strict=True):
-        v = torch.cat([direction[n].flatten() for n in params]).to(hessian)
-        pairs.append(((v @ hessian @ v / (v @ v)).item(), ours.sharpness))
-    return pairs
-
-
-@torch.no_grad()
-def central_differences(
-    loss_fn: LossFunction, params: Params, direction: Params, batches: Sequence[Batch], h: float = 1e-3
-) -> tuple[float, float]:
-    """Slope and directional sharpness from loss values alone, at distances h and 2 h on both sides, extrapolated to
-    fourth order. A route without automatic differentiation; its error is of order h^4 + eps / h^2: pass float64. A
-    network of ReLUs has kinks, seen by these differences and not by v'Hv: h must be so small that none is near.
-    """
-    u = unit(direction, like=params)
-    f = {
-        i: mean_loss(loss_fn, {n: torch.add(p, u[n], alpha=i * h) for n, p in params.items()}, batches)
-        for i in (-2, -1, 0, 1, 2)
-    }
-    slope = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
-    sharpness = (16 * (f[1] + f[-1]) - (f[2] + f[-2]) - 30 * f[0]) / (12 * h**2)
-    return slope, sharpness
-
-
-def full_hessian(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]) -> Tensor:
-    """H [P, P] of the mean loss at `params`, by torch.func: a route that shares nothing with the one it checks."""
-    names, shapes = list(params), [p.shape for p in params.values()]
-    sizes = [p.numel() for p in params.values()]
-
-    def mean(flat: Tensor) -> Tensor:
-        pieces = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-        with differentiable_attention():
-            losses = [loss_fn(dict(zip(names, pieces, strict=True)), batch) for batch in batches]
-        return torch.cat(losses).mean()
-
-    flat = torch.cat([p.detach().flatten() for p in params.values()])
-    return torch.func.jacrev(torch.func.jacrev(mean), chunk_size=256)(flat)
-
-
 # ---- loss scan --------------------------------------------------------------------------------------------------
 
 

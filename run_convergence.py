@@ -25,6 +25,7 @@ import torch
 
 from algorithm_list import ALGORITHM_LISTS
 from journal import Journal
+from learning_rates import HALF_DECADES, TRIALS, learning_rate, tune_rows
 from plotting import draw_all
 from results import Table, format_table, read_table
 from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
@@ -53,12 +54,9 @@ from training import SCHEDULERS, Point, batches_per_epoch, make_scheduler, traje
 
 log = logging.getLogger(__name__)
 
-LOSSES = ["algorithm", "seed", "epoch", "iteration", "loss", "lr", "seconds"]
+LOSSES = ["algorithm", "seed", "epoch", "iteration", "examples", "loss", "lr", "seconds"]
 SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss", "diverged"]
 SCORES = ["algorithm", "seed", "epoch", "split", "metric", "value"]
-TRIALS = ["task", "algorithm", "lr", "final_loss", "diverged", "chosen"]
-HALF_DECADES = [0.1, 0.316, 1.0, 3.16, 10.0]
-MOST_EXTENSIONS = 6
 
 
 def make_parser() -> Parser:
@@ -124,7 +122,8 @@ def resolve(settings: argparse.Namespace) -> None:
 
 @dataclass
 class Run:
-    """The losses of one algorithm from one seed: [(epoch, iteration, loss, lr, seconds)], to its end or divergence."""
+    """The losses of one algorithm from one seed: [(epoch, iteration, examples, loss, lr, seconds)], to its end or its
+    divergence."""
 
     points: list[tuple]
     batches_per_epoch: int
@@ -133,14 +132,14 @@ class Run:
 
     @property
     def final_loss(self) -> float:
-        """Mean loss over the last epoch's batches; inf if the run diverged."""
+        """Mean loss over the examples of the last epoch; inf if the run diverged."""
         return math.inf if self.diverged else statistics.fmean(self.smooth()[-1:])
 
     def smooth(self) -> list[float]:
-        """Mean over the last epoch's worth of batches, at every iteration that has as many behind it."""
-        losses = [point[2] for point in self.points]
+        """Mean over the last epoch's worth of examples, at every iteration that has as many behind it."""
+        sizes, losses = [point[2] for point in self.points], [point[3] for point in self.points]
         n = self.batches_per_epoch
-        return [statistics.fmean(losses[end - n : end]) for end in range(n, len(losses) + 1)]
+        return [statistics.fmean(losses[end - n : end], sizes[end - n : end]) for end in range(n, len(losses) + 1)]
 
     def steps_to(self, target: float) -> int | None:
         """The first iteration at which the smoothed loss is at most `target`."""
@@ -174,7 +173,7 @@ class Start:
             parts["scheduler"] = scheduler
         done, notes = journal.take_up(key, parts) if journal else (0, None)
         points, scores = notes or ([], [])
-        began = time.perf_counter() - (points[-1][4] if points else 0)
+        began = time.perf_counter() - (points[-1][-1] if points else 0)
         if bar is not None:
             bar.update(done)
 
@@ -197,7 +196,8 @@ class Start:
         try:
             for point in run:
                 seconds = round(time.perf_counter() - began, 3)
-                points.append((point.epoch, point.iteration, point.loss, point.learning_rate, seconds))
+                row = (point.epoch, point.iteration, point.examples, point.loss, point.learning_rate, seconds)
+                points.append(row)
                 if bar is not None:
                     bar.update()
             diverged = not all(torch.isfinite(p).all() for p in self.task.model.parameters())
@@ -220,70 +220,6 @@ class Start:
         task = self.task
         found = {split: task.scores(task.model, split, self.settings.micro_batch_size) for split in task.evaluation}
         return [(epoch, split, metric, value) for split in found for metric, value in found[split].items()]
-
-
-# ---- learning rates -------------------------------------------------------------------------------------------------
-
-
-def tune(train, lr: float, factors: Sequence[float]) -> dict[float, float]:
-    """Search the learning rate on a log grid.
-
-    Args:
-        train: lr -> final loss, inf where the run diverged.
-        lr: the middle of the grid.  factors: on it; the grid goes on by the ratio of its two outermost rates while
-            that end is the best, at most `MOST_EXTENSIONS` times.
-
-    Returns: lr -> final loss of every trial, in ascending order of lr.
-    """
-    losses = {rate: train(rate) for rate in sorted(round_lr(lr * factor) for factor in set(factors))}
-    for _ in range(MOST_EXTENSIONS if len(losses) > 1 else 0):
-        rates = sorted(losses)
-        best = min(rates, key=losses.get)
-        if best == rates[0]:
-            further = rates[0] * rates[0] / rates[1]
-        elif best == rates[-1]:
-            further = rates[-1] * rates[-1] / rates[-2]
-        else:
-            break
-        losses[round_lr(further)] = train(round_lr(further))
-    return dict(sorted(losses.items()))
-
-
-def round_lr(lr: float) -> float:
-    """To three digits: the table is the trial, not 0.00031622776601683795."""
-    return float(f"{lr:.3g}")
-
-
-def tune_rows(start: Start, settings: argparse.Namespace, table: Table) -> None:
-    """Replace every row's lr by the best of its trials; a row that sets its own lr stays as it is."""
-    for label, row in progress(list(settings.algorithms.items()), desc="tuning"):
-        lr = learning_rate(row)
-        if lr is None:
-            log.info("%s sets its own learning rate; not tuned", label)
-            continue
-
-        def final_loss(rate: float, row=row) -> float:
-            return start.train(row.with_options(lr=rate), settings.seeds[0], settings.tune_epochs).final_loss
-
-        losses = tune(final_loss, lr, settings.lr_grid)
-        best = min(losses, key=losses.get)
-        for rate, loss in losses.items():
-            diverged = loss == math.inf
-            table.append(task=settings.task, algorithm=label, lr=rate, final_loss=loss, diverged=diverged,
-                         chosen=rate == best and not diverged)  # fmt: skip
-        table.save()
-        if losses[best] == math.inf:
-            log.warning("%s diverged at every learning rate from %g to %g; it stays at %g",
-                        label, min(losses), max(losses), lr)  # fmt: skip
-            continue
-        settings.algorithms[label] = row.with_options(lr=best)
-        end = ", at the end of them" if best in (min(losses), max(losses)) else ""
-        log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), end, losses[best])
-
-
-def learning_rate(row: Algorithm) -> float | None:
-    """The lr that a row trains with; None for Adafactor's relative steps."""
-    return row.build([torch.nn.Parameter(torch.zeros(1, 1))]).param_groups[0]["lr"]
 
 
 # ---- tables ---------------------------------------------------------------------------------------------------------
@@ -323,9 +259,8 @@ def run(settings: argparse.Namespace, task, folder: Path, stop: StopRequest) -> 
                 models = folder / "model" / f"seed{seed}-{number_}-{row.name}"
                 result = start.train(row, seed, settings.num_epochs, bar, models)
                 runs[label].append(result)
-                for epoch, iteration, loss, lr, seconds in result.points:
-                    losses.append(algorithm=label, seed=seed, epoch=epoch, iteration=iteration, loss=loss, lr=lr,
-                                  seconds=seconds)  # fmt: skip
+                for point in result.points:
+                    losses.append(dict(zip(LOSSES, (label, seed, *point), strict=True)))
                 losses.save()
                 for epoch, split, metric, value in result.scores:
                     scores.append(algorithm=label, seed=seed, epoch=epoch, split=split, metric=metric, value=value)

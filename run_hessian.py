@@ -23,7 +23,7 @@ import torch
 
 from checkpoints import Checkpoints, restore
 from hessian_utils import BlockCurvature, block_curvatures
-from heterogeneity import heterogeneity_by_group, kind_of, layer_of, resolved
+from heterogeneity import heterogeneity_by_group, kind_of, layer_of, resolved, selected
 from measuring import differentiable_attention, measuring, objective_at
 from plotting import draw_all
 from results import Table, format_table, is_run_folder, read_config
@@ -144,44 +144,6 @@ def inherit(settings: argparse.Namespace, model: Path) -> None:
     for name in ("task", "dataset", "dataset_size", "max_length", "seed"):
         if getattr(settings, name) is None:
             setattr(settings, name, its.get(name))
-
-
-# ---- which tensors --------------------------------------------------------------------------------------------------
-
-
-def selected(model: torch.nn.Module, parameters: str | None) -> list[str]:
-    """Names of the trainable tensors that --parameters chooses, in the model's order. ValueError if there is none."""
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    if parameters is None:
-        return names
-    pattern = re.compile(rf"^({paper_selection(model.config)})$" if parameters == "paper" else parameters)
-    chosen = [name for name in names if pattern.search(name)]
-    if not chosen:
-        raise ValueError(f"--parameters {parameters!r} chooses no tensor; they are called {', '.join(names[:3])}, ...")
-    return chosen
-
-
-def paper_selection(config) -> str:
-    """A regular expression for the tensors that Tomihari & Sato's code measures: weights of the first, the middle and
-    the last layer and of the head, no biases or embeddings. 22 of roberta-base and 21 of resnet-18, as there; 22 of
-    vit-base, where theirs are 16 as torchvision keeps queries, keys and values in one tensor."""
-    if config.model_type == "resnet":
-        stages = len(config.depths)
-        places = "|".join(str(i) for i in sorted({0, max(0, stages - 2), stages - 1}))
-        convolutions = r"layer\.0\.(convolution|normalization)|layer\.1\.convolution|shortcut\.convolution"
-        return rf"resnet\.encoder\.stages\.({places})\.layers\.\d+\.({convolutions})\.weight|classifier\.1\.weight"
-    if config.model_type not in ("roberta", "vit"):
-        raise ValueError(f"--parameters paper is for RoBERTa, ResNet and ViT, not {config.model_type}; give a regex")
-    layers = config.num_hidden_layers
-    places = "|".join(str(i) for i in sorted({0, layers // 2, layers - 1}))
-    if config.model_type == "roberta":
-        dense = r"attention\.self\.(query|key|value)|intermediate\.dense|output\.dense"
-        norms = r"attention\.output\.LayerNorm|output\.LayerNorm"
-        return rf"roberta\.encoder\.layer\.({places})\.({dense}|{norms})\.weight|classifier\.out_proj\.weight"
-    attention = r"attention\.(attention\.)?(query|key|value|q_proj|k_proj|v_proj)"  # older | newer transformers
-    dense = r"intermediate\.dense|output\.dense|mlp\.fc1|mlp\.fc2"
-    norms = "layernorm_before|layernorm_after"
-    return rf"vit\.(encoder\.)?layers?\.({places})\.({attention}|{dense}|{norms})\.weight|classifier\.weight"
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from torch_optimizer import Algorithm
 
 OUR_LOGGERS = (
-    "__main__", "checkpoints", "hessian_utils", "landscape_utils", "measuring", "plotting",
+    "__main__", "checkpoints", "hessian_utils", "landscape_utils", "learning_rates", "measuring", "plotting",
     "recorder", "results", "resuming", "tasks", "training",
 )  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64}

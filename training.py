@@ -31,6 +31,7 @@ class Point:
     iteration: int  # over all epochs
     loss: float  # objective on the batch, in train mode
     learning_rate: float
+    examples: int  # of this batch; the last one of an epoch may have fewer
 
 
 def random_stream(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
@@ -126,8 +127,9 @@ def trajectory(
                 raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}, batch {batch}")
             if max_grad_norm is not None:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-            learning_rate = optimizer.param_groups[0]["lr"]
-            point = Point(epoch, batch, iteration, loss, math.nan if learning_rate is None else float(learning_rate))
+            lr = optimizer.param_groups[0]["lr"]
+            lr = math.nan if lr is None else float(lr)
+            point = Point(epoch, batch, iteration, loss, lr, len(indices))
             yield point
             optimizer.step()
             if scheduler is not None:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from landscape_utils import central_differences, directional_derivatives
+from landscape_utils import directional_derivatives
 from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
+from sharpness_check import central_differences
 from tasks import load_task
 from tasks.architectures import TINY
 from tasks.pretrained import check_twice_differentiable

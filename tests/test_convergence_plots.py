@@ -32,7 +32,7 @@ ALGORITHMS = [
     ("adafactor, coordinate_clip=0.5", "adafactor", {"coordinate_clip": 0.5}, 3e-2, 0.012, {1: 90}),
     ("lion", "lion", {}, 2e-3, 0.016, {}),
     ("lion, clip_update=0.5", "lion", {"clip_update": 0.5}, 2e-3, 0.021, {})]
-LOSSES = ["algorithm", "seed", "epoch", "iteration", "loss", "lr", "seconds"]
+LOSSES = ["algorithm", "seed", "epoch", "iteration", "examples", "loss", "lr", "seconds"]
 SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss", "diverged"]
 TRIALS = ["algorithm", "lr", "final_loss", "diverged", "chosen"]
 SCORES = ["algorithm", "seed", "epoch", "split", "metric", "value"]
@@ -53,8 +53,8 @@ def believable_run(folder, epochs=20, seeds=(0, 1, 2), algorithms=ALGORITHMS):
             for i in range(iterations):
                 smooth = 0.3 + 5.2 * (1 + i) ** -0.1 * math.exp(-speed_here * i)
                 loss = smooth + noise.gauss(0, 0.06) + (math.exp(i - iterations + 6) if seed in ends else 0)
-                losses.append(algorithm=label, seed=seed, epoch=1 + i // 10, iteration=1 + i, loss=loss, lr=lr,
-                              seconds=0.1 * i)
+                losses.append(algorithm=label, seed=seed, epoch=1 + i // 10, iteration=1 + i, examples=4, loss=loss,
+                              lr=lr, seconds=0.1 * i)
                 if i % 10 == 9:
                     for split, gap in (("evaluation", 0.0), ("test", 0.04)):
                         scores.append(algorithm=label, seed=seed, epoch=1 + i // 10, split=split, metric="accuracy",
@@ -96,7 +96,8 @@ def trained(folder, losses, diverged=(), final_loss=None, names=("sgd",), clip=0
     table, summary = Table(folder / "losses.csv", LOSSES), Table(folder / "summary.csv", SUMMARY)
     for (label, seed), values in losses.items():
         for i, loss in enumerate(values):
-            table.append(algorithm=label, seed=seed, epoch=1 + i // 2, iteration=1 + i, loss=loss, lr=1.0, seconds=0.1)
+            table.append(algorithm=label, seed=seed, epoch=1 + i // 2, iteration=1 + i, examples=4, loss=loss, lr=1.0,
+                         seconds=0.1)
     for name in names:
         summary.append(dict.fromkeys(SUMMARY) | {"algorithm": name, "final_loss_mean": final_loss,
                                                  "diverged": dict(diverged).get(name, 0)})
@@ -134,6 +135,8 @@ def test_a_curve_is_the_mean_over_seeds_of_the_means_over_an_epochs_batches():
               for i, loss in enumerate(values)]
     rows = [dict(zip(("algorithm", "seed", "epoch", "loss"), row, strict=True)) for row in losses]
     assert curves_by_seed(rows, "epoch", "loss") == {"sgd": {0: {1: 7.0, 2: 3.0}, 1: {1: 5.0, 2: 4.0}}}
+    sized = [row | {"examples": 3 if i % 2 == 0 else 1} for i, row in enumerate(rows)]
+    assert curves_by_seed(sized, "epoch", "loss") == {"sgd": {0: {1: 7.5, 2: 3.5}, 1: {1: 5.5, 2: 4.0}}}
 
 
 def test_the_band_runs_from_the_lowest_seed_to_the_highest(tmp_path):

@@ -11,10 +11,7 @@ from torch import nn
 from landscape_utils import (
     DirectionalDerivatives,
     PseudoUpdates,
-    central_differences,
-    check_sharpness,
     directional_derivatives,
-    full_hessian,
     mean_loss,
     norm,
     scan_loss,
@@ -22,6 +19,7 @@ from landscape_utils import (
     update_histogram,
 )
 from measuring import functional_loss, measuring, trainable_parameters, within_memory
+from sharpness_check import central_differences, check_sharpness, full_hessian
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import labelled
 

@@ -13,8 +13,9 @@ from torch import nn
 
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
+from learning_rates import TRIALS, tune, tune_rows
 from results import Table, read_table
-from run_convergence import TRIALS, Run, Start, make_parser, resolve, tune, tune_rows
+from run_convergence import Run, Start, make_parser, resolve
 from tasks.base import Task
 from torch_optimizer import Algorithm
 
@@ -102,7 +103,7 @@ def test_every_algorithm_starts_from_the_same_parameters_with_the_same_gradients
 
 def test_algorithms_that_do_not_move_see_the_same_dropout_masks_at_every_step(start):
     still = [Algorithm("sgd", lr=1e-30), Algorithm("adam", lr=1e-30), Algorithm("lion", lr=1e-30)]
-    sgd, adam, lion = ([loss for _, _, loss, *_ in start.train(row, 0, 2).points] for row in still)
+    sgd, adam, lion = ([loss for *_, loss, _, _ in start.train(row, 0, 2).points] for row in still)
     assert sgd == adam == lion
     task = start.task
     task.model.load_state_dict(start.state)
@@ -150,7 +151,7 @@ def test_run_leaves_its_files_with_the_promised_columns(folder):
     assert {"loss_by_epoch.png", "loss_by_iteration.pdf"} <= {p.name for p in (folder / "figures").iterdir()}
     header = {name: (folder / f"{name}.csv").read_text().splitlines()[0] for name in ("losses", "summary")}
     assert header == {
-        "losses": "algorithm,seed,epoch,iteration,loss,lr,seconds",
+        "losses": "algorithm,seed,epoch,iteration,examples,loss,lr,seconds",
         "summary": "algorithm,lr,final_loss_mean,final_loss_std,best_loss,steps_to_sgd_loss,diverged",
     }
     config = json.loads((folder / "config.json").read_text())
@@ -170,8 +171,9 @@ def test_every_step_has_its_epoch_learning_rate_and_growing_seconds(folder):
 
 def test_summary_follows_from_the_losses(folder):
     losses = {key: [row["loss"] for row in curve] for key, curve in curves(folder).items()}
-    # mean over the last three batches, an epoch's worth, at iterations 3 to 6
-    smooth = {key: [fmean(curve[i - 3 : i]) for i in (3, 4, 5, 6)] for key, curve in losses.items()}
+    # mean over the examples of the last three batches (16, 16 and 8), an epoch's worth, at iterations 3 to 6
+    sizes = [16, 16, 8, 16, 16, 8]
+    smooth = {key: [fmean(curve[i - 3 : i], sizes[i - 3 : i]) for i in (3, 4, 5, 6)] for key, curve in losses.items()}
     target = fmean([smooth["sgd", 0][-1], smooth["sgd", 1][-1]])
     for row, label in zip(read_table(folder / "summary.csv"), LABELS, strict=True):
         finals = [smooth[label, seed][-1] for seed in (0, 1)]
@@ -185,12 +187,14 @@ def test_summary_follows_from_the_losses(folder):
 
 def test_a_run_of_known_losses_is_summarised_by_hand():
     losses = [8.0, 6.0, 2.0, 4.0, 5.0]
-    known = Run([(1 + i // 2, 1 + i, loss, 0.1, 0.0) for i, loss in enumerate(losses)], 2, False, [])
+    known = Run([(1 + i // 2, 1 + i, 4, loss, 0.1, 0.0) for i, loss in enumerate(losses)], 2, False, [])
     assert known.smooth() == [7.0, 4.0, 3.0, 4.5]
     assert known.final_loss == 4.5
+    uneven = Run([(1, 1, 3, 8.0, 0.1, 0.0), (1, 2, 1, 4.0, 0.1, 0.0)], 2, False, [])
+    assert uneven.smooth() == [7.0]  # (3 * 8 + 1 * 4) / 4
     assert [known.steps_to(target) for target in (7.5, 4.0, 3.5, 2.9)] == [2, 3, 4, None]
-    worse = Run([(1, i, loss, 0.1, 0.0) for i, loss in [(1, 6.0), (2, 6.5)]], 2, False, [])
-    gone = Run([(1, 1, 8.0, 0.1, 0.0)], 2, True, [])
+    worse = Run([(1, i, 4, loss, 0.1, 0.0) for i, loss in [(1, 6.0), (2, 6.5)]], 2, False, [])
+    gone = Run([(1, 1, 4, 8.0, 0.1, 0.0)], 2, True, [])
     row = run_convergence.summarise("sgd", ROWS[0], [known, worse, gone], sgd_loss=6.25)
     assert row == dict(
         algorithm="sgd", lr=0.1, final_loss_mean=(4.5 + 6.25) / 2, final_loss_std=pytest.approx(1.75 / 2**0.5),

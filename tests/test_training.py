@@ -192,7 +192,7 @@ def test_the_step_is_taken_after_the_point_on_its_gradient():
     expected = before[0][0] - 0.25 * Line().gradient(range(10))
     torch.testing.assert_close(task.weight[0].detach(), expected, rtol=1e-13, atol=0)
     start = Line().losses(Line().model, Line().collate(Line().examples)).mean().item()
-    assert points == [Point(1, 1, 1, pytest.approx(start, rel=1e-13), 0.25)]
+    assert points == [Point(1, 1, 1, pytest.approx(start, rel=1e-13), 0.25, 10)]
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
