@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 TRIALS = ["task", "algorithm", "lr", "final_loss", "diverged", "chosen"]
 HALF_DECADES = [0.1, 0.316, 1.0, 3.16, 10.0]
-MOST_EXTENSIONS = 6
+MOST_EXTENSIONS = 12
 
 
 def tune(train, lr: float, factors: Sequence[float]) -> dict[float, float]:

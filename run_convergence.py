@@ -83,7 +83,7 @@ def make_parser() -> Parser:
     group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
     group.add_argument(
         "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR", default=HALF_DECADES,
-        help="the row's lr times each of these is tried; up to 6 more past the end where the best is",
+        help="the row's lr times each of these is tried; up to 12 more past the end where the best is",
     )  # fmt: skip
     group.add_argument(
         "--tune_epochs", type=positive_int, metavar="N", help="length of a trial; default a third, rounded up"

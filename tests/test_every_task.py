@@ -3,6 +3,9 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from training import trajectory
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 NAMES = [name for name in TASKS if name != "toy"]
+ROOT = Path(run_landscape.__file__).parent
 SHARED_DATA = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 
@@ -194,6 +198,18 @@ def test_autoregressive_losses_equal_the_models_own_loss_of_one_example():
         ids = torch.tensor([example["input_ids"]])
         own = task.model(input_ids=ids, labels=ids).loss
         torch.testing.assert_close(task.losses(task.model, task.collate([example]))[0], own, rtol=1e-5, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", ["run_landscape.py", "run_convergence.py"])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_task_runs_whole_on_toy_data_within_a_minute(name, script, tmp_path):
+    """At its toy defaults, but for three epochs; a minute of a machine with two cores and nothing else to do."""
+    command = [sys.executable, script, "--task", name, "--dataset", "toy", "--model", "toy", "--num_epochs", "3"]
+    began = time.monotonic()
+    subprocess.run([*command, "--output_dir", str(tmp_path / "run")], cwd=ROOT, check=True, capture_output=True)
+    assert time.monotonic() - began < 60
+    assert list((tmp_path / "run" / "figures").glob("*.png"))
 
 
 # ---- real data and weights ----------------------------------------------------------------------------------------
