@@ -14,6 +14,7 @@ parameters together.
 
 import logging
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ class PseudoUpdates:
     """The steps that several algorithms would take along one trajectory, which none of them steers.
 
     Each algorithm keeps its own state (momentum, second moments) and sees the gradient of every iteration
-    (arXiv:2306.00204, appendix A.3). The parameters are never moved.
+    (arXiv:2306.00204, appendix A.3). Rows that differ only in what they make of one state, such as the signs of the
+    same momentum, keep it once. The parameters are never moved.
 
     Args:
         params: name -> parameter of the model that is trained; `.grad` is read at each `advance`.
@@ -83,13 +85,16 @@ class PseudoUpdates:
         self.mirrors = None
         if device is not None and any(p.device != torch.device(device) for p in params.values()):
             self.mirrors = {name: nn.Parameter(p.detach().to(device)) for name, p in params.items()}
-        seen = self.mirrors or params
+        seen = list((self.mirrors or params).values())
         self.optimizers = {}
+        self.states = {}  # label -> the first optimizer of the same rule, whose state is its own
+        by_rule = {}
         for label, algorithm in algorithms.items():
             own = issubclass(algorithm.optimizer_class, DirectionOptimizer)
-            params = list(seen.values())
-            self.optimizers[label] = algorithm.build(params) if own else ShadowStep(algorithm, params)
+            optimizer = self.optimizers[label] = algorithm.build(seen) if own else ShadowStep(algorithm, seen)
+            self.states[label] = by_rule.setdefault(optimizer.rule() if own else label, optimizer)
 
+    @torch.no_grad()
     def advance(self, collect: bool = True) -> dict[str, Params]:
         """Show the present gradients to every algorithm.
 
@@ -101,12 +106,22 @@ class PseudoUpdates:
                 self.mirrors[name].data.copy_(p.detach())
                 self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name].device)
         seen = self.mirrors or self.params
-        directions = {}
-        for label, optimizer in self.optimizers.items():
-            moves = optimizer.directions()
+        found = {}
+        for state in dict.fromkeys(self.states.values()):
+            labels = [label for label in self.optimizers if self.states[label] is state]
+            if isinstance(state, ShadowStep):
+                found |= {label: state.directions() for label in labels}
+                continue
+            moves = state.advance()
+            moves = list(moves) if collect else deque(moves, maxlen=0)  # all of its parameters advance either way
             if collect:
-                directions[label] = {n: moves[p] if p in moves else torch.zeros_like(p) for n, p in seen.items()}
-        return directions
+                found |= {label: self.optimizers[label].directions(moves) for label in labels}
+        if not collect:
+            return {}
+        return {
+            label: {n: found[label][p] if p in found[label] else torch.zeros_like(p) for n, p in seen.items()}
+            for label in self.optimizers
+        }
 
     def not_finite(self, directions: dict[str, Params]) -> list[str]:
         """The labels of `directions` (of `advance`) where a coordinate, or a number of the state, is not finite."""
@@ -114,7 +129,7 @@ class PseudoUpdates:
         def is_finite(tensors: Iterable) -> bool:
             return all(torch.isfinite(t).all() for t in tensors if isinstance(t, Tensor))
 
-        states = {label: self.optimizers[label].state_dict()["state"].values() for label in directions}
+        states = {label: self.states[label].state_dict()["state"].values() for label in directions}
         return [
             label for label, direction in directions.items()
             if not is_finite(direction.values()) or not all(is_finite(state.values()) for state in states[label])
@@ -122,16 +137,17 @@ class PseudoUpdates:
 
     def drop(self, label: str) -> None:
         """Show this algorithm no further gradients."""
-        del self.optimizers[label]
+        del self.optimizers[label], self.states[label]
 
     def state_dict(self) -> dict[str, dict]:
         """label -> state of its optimizer."""
-        return {label: optimizer.state_dict() for label, optimizer in self.optimizers.items()}
+        return {label: state.state_dict() for label, state in self.states.items()}
 
     def load_state_dict(self, states: dict[str, dict]) -> None:
         """Restore the algorithms that `states` has; the others stay as they are."""
-        for label in states.keys() & self.optimizers.keys():
-            self.optimizers[label].load_state_dict(states[label])
+        stored = {state: states[label] for label, state in self.states.items() if label in states}
+        for state, content in stored.items():
+            state.load_state_dict(content)
 
 
 # ---- slope and curvature ----------------------------------------------------------------------------------------

@@ -401,3 +401,71 @@ def test_histogram_counts_every_coordinate_once():
 
 def test_norm_is_over_all_tensors_together():
     assert norm({"a": torch.tensor([3.0]), "b": torch.tensor([[0.0, 4.0]])}) == 5.0
+
+
+# ---- states that several rows have in common ----------------------------------------------------------------------
+
+
+def shared_rows():
+    """Twelve rows with eight states."""
+    average = dict(momentum=0.9, dampening=0.9)
+    return labelled([
+        Algorithm("normalized_sgd", lr=1.0, **average), Algorithm("sgd", lr=2.0, **average),
+        Algorithm("sign_sgd", lr=3.0, **average), Algorithm("sgd", lr=1.0, momentum=0.9),
+        Algorithm("sgd", lr=1.0, **average, coordinate_clip=0.2), Algorithm("adam", lr=1.0),
+        Algorithm("adam", lr=2.0, clip_update=0.3), Algorithm("adam", lr=1.0, coordinate_clip=0.2),
+        Algorithm("lion", lr=1.0), Algorithm("lion", lr=1.0, clip_update=0.2, weight_decay=0.0),
+        Algorithm("adafactor", relative_step=True), Algorithm("nadam", lr=1.0),
+    ])  # fmt: skip
+
+
+def parameters_and_gradients(steps):
+    generator = torch.Generator().manual_seed(0)
+    params = {n: nn.Parameter(torch.randn(s, generator=generator)) for n, s in (("w", (4, 3)), ("b", (3,)))}
+    return params, [{n: torch.randn(p.shape, generator=generator) for n, p in params.items()} for _ in range(steps)]
+
+
+def advance(updates, gradients, collect=True):
+    for name, p in updates.params.items():
+        p.grad = gradients[name]
+    return updates.advance(collect)
+
+
+def test_rows_of_one_state_keep_it_once_and_give_the_bits_of_each_by_itself():
+    rows = shared_rows()
+    params, gradients = parameters_and_gradients(4)
+    together = PseudoUpdates(params, rows)
+    alone = {label: PseudoUpdates(params, {label: row}) for label, row in rows.items()}
+    assert len(rows) == 12 and len(set(map(id, together.states.values()))) == 8
+    for step, gradient in enumerate(gradients):
+        found = advance(together, gradient, collect=step != 1)
+        for label, updates in alone.items():
+            expected = advance(updates, gradient)[label]
+            assert step == 1 or all(torch.equal(found[label][n], expected[n]) for n in params), (label, step)
+    assert list(found) == list(rows)
+
+
+def test_a_state_outlives_the_row_it_came_with_and_a_restart():
+    rows = shared_rows()
+    params, gradients = parameters_and_gradients(4)
+    whole, parted = PseudoUpdates(params, rows), PseudoUpdates(params, rows)
+    for gradient in gradients[:2]:
+        advance(whole, gradient)
+        advance(parted, gradient)
+    parted.drop("normalized_sgd")  # sgd and sign_sgd go on with its momentum
+    restarted = PseudoUpdates(params, {label: row for label, row in rows.items() if label != "normalized_sgd"})
+    restarted.load_state_dict(deepcopy(parted.state_dict()))
+    for gradient in gradients[2:]:
+        expected = advance(whole, gradient)
+        for updates in (parted, restarted):
+            found = advance(updates, gradient)
+            assert list(found) == [label for label in rows if label != "normalized_sgd"]
+            assert all(torch.equal(found[k][n], expected[k][n]) for k in found for n in params)
+
+
+def test_adafactor_that_averages_its_moves_shares_no_state_with_another_learning_rate():
+    options = dict(relative_step=False, beta1=0.9)
+    rows = [Algorithm("adafactor", lr=lr, **{**options, "beta1": b}) for b in (0.9, None) for lr in (1.0, 2.0)]
+    rows = {f"{i}": row for i, row in enumerate(rows)}
+    states = PseudoUpdates(parameters_and_gradients(1)[0], rows).states
+    assert len(set(map(id, states.values()))) == 3

@@ -118,6 +118,10 @@ class Adafactor(DirectionOptimizer):
         t = self.state[p]["step"]
         return min(1e-6 * t if group["warmup_init"] else 1e-2, 1 / math.sqrt(t))
 
+    def rule(self) -> tuple:
+        averaging = [(group["beta1"], repr(group["lr"])) for group in self.param_groups if group["beta1"] is not None]
+        return *super().rule(), tuple(averaging)  # the average is of moves, which are as long as lr
+
     def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         dtype = torch.promote_types(p.dtype, torch.float32)
         state = self.state[p]

@@ -3,7 +3,7 @@
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -18,6 +18,7 @@ CACHE_SIZE = 2**16  # elements
 
 Group = dict[str, Any]
 Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor
+FINISHING = ("params", "lr", "initial_lr", "foreach", "clip_update")  # what the rule and its state do not depend on
 
 
 def require_range(options: Group, name: str, low: float, high: float, *, closed: bool = False) -> None:
@@ -57,7 +58,8 @@ def _pieces(p: Parameter) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
 class DirectionOptimizer(Optimizer):
     r"""An optimizer whose step is `x_t = x_{t-1} + lr v_t`, with v_t to be had without making the step.
 
-    A subclass supplies `_descent`, the pure rule from gradient and state to -v_t. This class supplies the rest:
+    A subclass supplies `_descent`, the rule from gradient and state to -v_t, and `_finish`, where it does something to
+    the result that leaves the state alone, such as taking signs. This class supplies the rest:
 
         g_t   = the gradient, negated if `maximize`
         tau_t = threshold_scale |g_t|_(floor(k N)), over all N coordinates of the optimizer     [arXiv:2306.00204]
@@ -129,8 +131,8 @@ class DirectionOptimizer(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
-        one_by_one = not any(group.get("foreach") for group in self.param_groups)
-        for group, p, descent in self._descents(in_pieces=one_by_one):
+        one_by_one = not any(group.get("foreach") or group.get("clip_update") for group in self.param_groups)
+        for group, p, descent in self._finished(self.advance(in_pieces=one_by_one)):
             lr = self.learning_rate(group, p)
             if isinstance(lr, Tensor) and not lr.is_cpu:
                 p.addcmul_(descent, lr, value=-1)  # lr stays on its device: no wait for it
@@ -145,22 +147,45 @@ class DirectionOptimizer(Optimizer):
         return loss
 
     @torch.no_grad()
-    def directions(self) -> dict[Parameter, Tensor]:
+    def directions(self, moves: Iterable[Move] | None = None) -> dict[Parameter, Tensor]:
         """The step this optimizer makes from here, per unit of lr, without making it.
 
         Momentum and the other state advance on the present `p.grad`, as `step` would; parameters and gradients stay.
 
+        Args:
+            moves: what `advance` gave for another optimizer of the same `rule`, whose state then serves both; None:
+                this one's own.
+
         Returns: parameter -> v, same shape, with x_{t+1} - x_t = lr * v; new tensors. For a half-precision
             parameter v is float32 where the rule computes in it. Parameters without gradient are left out.
         """
-        return {p: descent.neg() for _, p, descent in self._descents()}
+        own = {p: group for group in self.param_groups for p in group["params"]}
+        moves = self.advance() if moves is None else moves
+        return {p: descent.neg() for _, p, descent in self._finished((own[p], p, d) for _, p, d in moves)}
+
+    def rule(self) -> tuple:
+        """Equal for two optimizers whose states are always the same, if they see the same parameters from the start."""
+        groups = [sorted((k, repr(v)) for k, v in g.items() if k not in FINISHING) for g in self.param_groups]
+        return type(self)._descent, str(groups)
+
+    def advance(self, in_pieces: bool = False) -> Iterator[Move]:
+        """Advance the state on the present `p.grad`, as far as the result is asked for; (group, p, -v_t not finished)
+        of every parameter with a gradient, one at a time. Inside `torch.no_grad`.
+
+        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it; -v_t then is good until
+        the next one is asked for.
+        """
+        with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for _, p in with_grad:
+            self._refuse_unsupported(p.grad)
+        return self._ruled(with_grad, in_pieces)
 
     def learning_rate(self, group: Group, p: Parameter) -> float | Tensor:
         """The lr that multiplies the direction of `p` at its latest step."""
         return group["lr"]
 
     def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
-        """The rule: advance self.state[p] and return -v_t, which may alias the state or `clipped`.
+        """The rule: advance self.state[p] and return -v_t, not finished, which may alias the state or `clipped`.
 
         Args:
             p: the parameter; read only, as are all tensors here.
@@ -169,26 +194,25 @@ class DirectionOptimizer(Optimizer):
         """
         raise NotImplementedError
 
+    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+        """-v_t from what `_descent` returned, which stays as it is; a new tensor or the same."""
+        return descent
+
     def _is_coordinatewise(self, group: Group) -> bool:
         """Whether the rule keeps no state and treats each coordinate by itself, so that it can go piece by piece."""
         return False
 
-    def _descents(self, in_pieces: bool = False) -> Iterator[Move]:
-        """(group, p, -v_t) of every parameter with a gradient, one at a time unless they must be clipped together.
+    def _finished(self, moves: Iterable[Move]) -> Iterator[Move]:
+        """The moves as they are applied: one at a time unless they must be clipped together."""
+        if not any(group.get("clip_update") for group in self.param_groups):
+            return ((group, p, self._finish(p, descent, group)) for group, p, descent in moves)
+        moves = list(moves)
+        thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in moves])
+        return (
+            (group, p, self._finish(p, self._clip("clip_update", d, group, thresholds), group)) for group, p, d in moves
+        )
 
-        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it; -v_t then is good until
-        the next one is asked for.
-        """
-        with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for _, p in with_grad:
-            self._refuse_unsupported(p.grad)
-        if not any(group.get("clip_update") for group, _ in with_grad):
-            return self._ruled_descents(with_grad, in_pieces)
-        descents = list(self._ruled_descents(with_grad, in_pieces=False))
-        thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in descents])
-        return ((group, p, self._clip("clip_update", d, group, thresholds)) for group, p, d in descents)
-
-    def _ruled_descents(self, with_grad: list[tuple[Group, Parameter]], in_pieces: bool) -> Iterator[Move]:
+    def _ruled(self, with_grad: list[tuple[Group, Parameter]], in_pieces: bool) -> Iterator[Move]:
         thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
         for group, p in with_grad:
             in_parts = in_pieces and self._is_coordinatewise(group)

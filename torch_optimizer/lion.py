@@ -1,13 +1,12 @@
 """Lion with coordinate-wise clipping of the gradient, and with clipping in the place of its sign."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, Move, require_betas, require_range
+from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, require_betas, require_range
 
 
 class Lion(DirectionOptimizer):
@@ -74,7 +73,7 @@ class Lion(DirectionOptimizer):
         state["exp_avg"].lerp_(clipped, 1 - beta2)
         return u
 
-    def _descents(self, in_pieces: bool = False) -> Iterator[Move]:
-        for group, p, u in super()._descents(in_pieces):
-            descent = torch.sign(u) if group["clip_update"] is None else u
-            yield group, p, descent.add_(p, alpha=group["weight_decay"]) if group["weight_decay"] != 0 else descent
+    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+        if group["clip_update"] is None:
+            descent = torch.sign(descent)
+        return descent.add(p, alpha=group["weight_decay"]) if group["weight_decay"] != 0 else descent

@@ -26,5 +26,5 @@ class SignSGD(SGDClip):
         tensor([-0.5000,  0.5000,  0.0000])
     """
 
-    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
-        return torch.sign(super()._descent(p, grad, clipped, group))
+    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+        return torch.sign(descent)
