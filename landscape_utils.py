@@ -15,7 +15,7 @@ parameters together.
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -200,16 +200,20 @@ def unit(direction: Params, like: Params | None = None) -> Params | None:
 
 
 class _Tangents(Sequence):
-    """The directions as a route takes them, in the number types and on the devices of `like`: those that fit, as they
-    are; others, and those of extreme length, as unit vectors made one at a time, so that no copies pile up."""
+    """The directions that have a length, as a route takes them, in the number types and on the devices of `like`: those
+    that fit, as they are; others, and those of extreme length, as unit vectors made one at a time, so that no copies
+    pile up."""
 
     def __init__(self, directions: Sequence[Params], like: Params):
-        self.directions, self.like = directions, like
-        self.lengths = []  # |v| of what a route is given
-        for direction in directions:
+        self.like, self.directions = like, []
+        self.places, self.lengths = [], []  # in `directions`; |v| of what a route is given
+        for place, direction in enumerate(directions):
             length = norm(direction)
-            alike = all((v.dtype, v.device) == (like[n].dtype, like[n].device) for n, v in direction.items())
-            self.lengths.append(length if alike and 1e-4 < length < 1e5 else 1.0)  # float32 can square it
+            if 0 < length < math.inf:
+                alike = all((v.dtype, v.device) == (like[n].dtype, like[n].device) for n, v in direction.items())
+                self.lengths.append(length if alike and 1e-4 < length < 1e5 else 1.0)  # float32 can square it
+                self.directions.append(direction)
+                self.places.append(place)
 
     def __len__(self) -> int:
         return len(self.directions)
@@ -240,40 +244,34 @@ def directional_derivatives(
     """
     for direction in directions:
         _check_direction(params, direction)
-    finite = [k for k, v in enumerate(directions) if 0 < norm(v) < math.inf]
-    tangents = _Tangents([directions[k] for k in finite], like=params)
-    route = curvatures_of_batch
-    examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
-    for batch in _parted(loss_fn, params, progress(batches)):
+    tangents, route = _Tangents(directions, like=params), curvatures_of_batch
+
+    def measured(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        nonlocal route
         try:
-            found = route(loss_fn, params, tangents, batch)
+            return route(loss_fn, params, tangents, batch)
         except NotTraceable as reason:
             log.info("measuring by reverse-over-reverse, about half as fast: %s", reason)
             route = reverse_over_reverse
-            found = route(loss_fn, params, tangents, batch)
-        losses, slopes, curvatures = found
-        examples += len(losses)
-        sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
+            return route(loss_fn, params, tangents, batch)
+
+    examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
+    for batch in progress(batches):
+        # What a recording keeps takes about twice the memory of a backward pass: half of the examples as much as one of
+        # the whole.
+        found = [measured(half) for half in halves(batch)]
+        if len(found) == 2 and sum(len(losses) for losses, *_ in found) != len(next(iter(batch.values()))):
+            found = [measured(batch)]  # the tensors' first dimension is not that of the examples
+        for losses, slopes, curvatures in found:
+            examples += len(losses)
+            sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
         raise ValueError("directional_derivatives got no examples: `batches` is empty")
     loss, *rest = (sums / examples).tolist()
     result = [DirectionalDerivatives(loss, math.nan, math.nan)] * len(directions)
-    for i, (k, length) in enumerate(zip(finite, tangents.lengths, strict=True)):
-        result[k] = DirectionalDerivatives(loss, rest[i] / length, rest[len(finite) + i] / length**2)
+    for i, (place, length) in enumerate(zip(tangents.places, tangents.lengths, strict=True)):
+        result[place] = DirectionalDerivatives(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
     return result
-
-
-def _parted(loss_fn: LossFunction, params: Params, batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The micro-batches in halves. The values and adjoints that a recording keeps take about twice the memory of a
-    backward pass, so that half of the examples take as much as one of the whole. Left whole if the tensors' first
-    dimension is not the examples, which one forward pass of the first micro-batch tells."""
-    by_example = None
-    for batch in batches:
-        if by_example is None:
-            with torch.no_grad():
-                examples = len(loss_fn(params, batch))
-            by_example = all(t.dim() and len(t) == examples for t in batch.values())
-        yield from halves(batch) if by_example else [batch]
 
 
 def reverse_over_reverse(

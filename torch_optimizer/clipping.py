@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 SAMPLE_SIZE = 2**17
-PIECE_SIZE = {"cpu": 2**16}  # elements handled at once: on a CPU what its cache holds, elsewhere what memory allows
+PIECE_SIZE = {"cpu": 2**17}  # elements handled at once: on a CPU what its cache holds, elsewhere what memory allows
 LARGE_PIECE = 2**26
 
 

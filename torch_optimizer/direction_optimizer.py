@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from torch_optimizer.clipping import clip, clip_threshold
 
-CACHE_SIZE = 2**16  # elements
+CACHE_SIZE = 2**18  # elements
 
 Group = dict[str, Any]
 Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor
@@ -215,7 +215,7 @@ class DirectionOptimizer(Optimizer):
     def _ruled(self, with_grad: list[tuple[Group, Parameter]], in_pieces: bool) -> Iterator[Move]:
         thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
         for group, p in with_grad:
-            in_parts = in_pieces and self._is_coordinatewise(group)
+            in_parts = in_pieces and group.get("coordinate_clip") and self._is_coordinatewise(group)
             for x, grad, place in _pieces(p) if in_parts else [(p, p.grad, None)]:
                 grad = -grad if group.get("maximize") else grad
                 clipped = self._clip("coordinate_clip", grad, group, thresholds, place)
