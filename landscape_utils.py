@@ -15,7 +15,7 @@ parameters together.
 import logging
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -257,12 +257,7 @@ def directional_derivatives(
 
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
     for batch in progress(batches):
-        # What a recording keeps takes about twice the memory of a backward pass: half of the examples as much as one of
-        # the whole.
-        found = [measured(half) for half in halves(batch)]
-        if len(found) == 2 and sum(len(losses) for losses, *_ in found) != len(next(iter(batch.values()))):
-            found = [measured(batch)]  # the tensors' first dimension is not that of the examples
-        for losses, slopes, curvatures in found:
+        for losses, slopes, curvatures in _in_halves(measured, batch):
             examples += len(losses)
             sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
@@ -272,6 +267,24 @@ def directional_derivatives(
     for i, (place, length) in enumerate(zip(tangents.places, tangents.lengths, strict=True)):
         result[place] = DirectionalDerivatives(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
     return result
+
+
+def _in_halves(measured: Callable[[Batch], tuple], batch: Batch) -> list[tuple]:
+    """What is measured on the two halves of a micro-batch. The values and adjoints that a recording keeps take about
+    twice the memory of a backward pass, so that half of the examples take as much as one of the whole. On the whole, if
+    the tensors' first dimension turns out not to be the examples."""
+    parts = halves(batch)
+    if len(parts) == 1:
+        return [measured(batch)]
+    try:
+        found = [measured(part) for part in parts]
+        if sum(len(losses) for losses, *_ in found) == len(next(iter(batch.values()))):
+            return found
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:  # shapes that do not fit; any other fault will show on the whole as well
+        log.debug("half of a micro-batch cannot be measured by itself: %s", error)
+    return [measured(batch)]
 
 
 def reverse_over_reverse(
