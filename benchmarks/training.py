@@ -185,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="toy")
     parser.add_argument("--dataset", default="toy", help="a local file of pairs, or toy")
+    parser.add_argument("--examples", type=int, help="an epoch's")
     parser.add_argument(
         "--batch_size", type=int, help="of all micro-batches; more of them share out the lengths better"
     )
@@ -195,6 +196,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     prepare_machine()
     num_examples, *sizes = SIZES[args.size]
+    num_examples = args.examples or num_examples
     sizes[0] = args.batch_size or sizes[0]
     if num_examples % sizes[0] or sizes[0] % sizes[1]:  # the Trainer's accumulation knows whole batches only
         parser.error(f"--batch_size is a divisor of {num_examples} and a multiple of {sizes[1]}, got {sizes[0]}")
