@@ -33,7 +33,7 @@ from tasks import Task, load_task
 from training import ORDER, random_stream, trajectory
 
 RESULTS = Path(__file__).parent / "results" / "training.csv"
-SIZES = {"toy": (640, 64, 32, 2), "t5-small": (64, 32, 4, 1)}  # examples, batch, micro-batch, epochs
+SIZES = {"toy": (640, 64, 32, 2), "t5-small": (128, 128, 16, 1)}  # examples, batch, micro-batch, epochs
 KEY = ("size", "data", "batch", "threads")
 
 
