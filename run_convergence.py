@@ -39,6 +39,7 @@ from settings import (
     default_output,
     fill_in,
     number,
+    one_of,
     positive_float,
     positive_int,
     prepare_machine,
@@ -68,7 +69,7 @@ def make_parser() -> Parser:
         "--seeds", type=seed_number, nargs="+", default=[0],
         help="a run each: order, dropout, new weights; the first one also makes generated data and is tuned on",
     )  # fmt: skip
-    group.add_argument("--lr_scheduler", choices=SCHEDULERS, help="learning rate over the updates")
+    group.add_argument("--lr_scheduler", type=one_of("schedule", SCHEDULERS), help="one of " + ", ".join(SCHEDULERS))
     group.add_argument(
         "--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates, or epochs, that warm up"
     )
@@ -76,8 +77,9 @@ def make_parser() -> Parser:
         "--max_grad_norm", type=number(float, 0), metavar="NORM", help="scale longer gradients down to it; 0: never"
     )
     group.add_argument(
-        "--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16: matrix products only (autocast)"
-    )
+        "--dtype", type=one_of("number type", ["float32", "bfloat16"]), default="float32",
+        help="float32, or bfloat16: matrix products only (autocast)",
+    )  # fmt: skip
     group.add_argument("--compile", action="store_true", help="torch.compile the model; pays on long runs")
     group = parser.add_argument_group("learning rates")
     group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")

@@ -38,6 +38,7 @@ from settings import (
     default_output,
     fill_in,
     number,
+    one_of,
     positive_int,
     prepare_machine,
     progress,
@@ -95,7 +96,9 @@ def make_parser() -> Parser:
     group.add_argument(
         "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products for one tensor"
     )
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="number type of the measurement")
+    group.add_argument(
+        "--dtype", type=one_of("number type", DTYPES), default="float32", help="of the measurement: float32 or float64"
+    )
     add_machine_flags(parser)
     add_resume_flags(parser, "tensors", "batch of data")
     return parser

@@ -96,8 +96,9 @@ def make_parser() -> Parser:
         help="compare with the full Hessian of a tiny model, and at the first point with float64 central differences",
     )  # fmt: skip
     group.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="number type of the measurement; training is in float32"
-    )
+        "--dtype", type=one_of("number type", DTYPES), default="float32",
+        help="of the measurement: float32 or float64; training is in float32",
+    )  # fmt: skip
     group.add_argument(
         "--save_points", action="store_true",
         help="keep the model and the directions of every measured point in FOLDER/points, for --from_points",
