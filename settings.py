@@ -5,6 +5,7 @@ import ctypes
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -187,6 +188,7 @@ def start_logging(verbose: bool) -> None:
     for name in OUR_LOGGERS:
         logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
     logging.captureWarnings(True)
+    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}"  # one line, no code
 
 
 class _BarHandler(logging.Handler):
