@@ -11,14 +11,15 @@ after it: a checkpoint without one was never finished.
 import hashlib
 import json
 import logging
-import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
-from results import write_whole
+from results import one_line, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -65,16 +66,23 @@ class DoesNotFit(ValueError):
     """A checkpoint is of another model or other optimizers than the run that it was to continue."""
 
 
+@contextmanager
+def fitting(what: str) -> Iterator[None]:
+    """Around the reading of a stored state. Raises: DoesNotFit, in one line, if it is damaged or of something else."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise DoesNotFit(f"{what} does not fit: {one_line(error)}") from error
+
+
 def restore(checkpoints: Checkpoints, stored: Any) -> int:
     """Bring `stored` to the newest whole checkpoint; returns its iteration, 0 where there is none."""
     found = checkpoints.load()
     if found is None:
         return 0
     iteration, state = found
-    try:
+    with fitting(f"the checkpoint of iteration {iteration}"):
         stored.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise DoesNotFit(f"the checkpoint of iteration {iteration} does not fit: {_line(error)}") from error
     log.info("continuing after iteration %d", iteration)
     return iteration
 
@@ -96,8 +104,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         if not isinstance(expected, dict) or content_hash(path) != expected.get("sha256"):
             raise ValueError("its checksum is another")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} cannot be used: {getattr(error, 'strerror', None) or _line(error)}") from error
+    except Exception as error:  # whatever torch.load says of a file that it did not write
+        raise ValueError(f"{path} cannot be used: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 
 def content_hash(path: Path) -> str:
@@ -110,11 +118,6 @@ def content_hash(path: Path) -> str:
                 while block := stream.read(2**20):
                     digest.update(block)
     return digest.hexdigest()
-
-
-def _line(error: Exception) -> str:
-    """The message in one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 class _Hashing:

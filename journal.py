@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from checkpoints import Checkpoints, DoesNotFit
+from checkpoints import Checkpoints, fitting
 from run_lock import Stopped, StopRequest
 from training import Point
 
@@ -29,26 +29,24 @@ class Journal:
         """(updates done, notes) of that run, whose parts (of `load_state_dict`) are brought there; (0, None) if new."""
         if self.at_work is None or self.at_work["key"] != key:
             return 0, None
-        try:
+        state, self.at_work = self.at_work, None  # a second copy of a large model is not held any longer
+        with fitting(f"the checkpoint of {key}"):
             for name, part in parts.items():
-                part.load_state_dict(self.at_work[name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise DoesNotFit(f"the checkpoint of {key} does not fit: {' '.join(str(error).split())[:200]}") from error
-        return self.at_work["iteration"], json.loads(self.at_work["notes"])
+                part.load_state_dict(state[name])
+        return state["iteration"], json.loads(state["notes"])
 
     def after_step(self, key: str, parts: dict[str, Any], point: Point, notes: Any, epoch_ends: bool) -> None:
         """Store the run at work if that is due. Raises: Stopped after a signal; CannotWrite."""
         if self.stop.signal or epoch_ends or self.every and point.iteration % self.every == 0:
             state = {name: part.state_dict() for name, part in parts.items()}
-            self.at_work = state | {"key": key, "iteration": point.iteration, "notes": json.dumps(notes)}
-            self._save()
+            self._save(state | {"key": key, "iteration": point.iteration, "notes": json.dumps(notes)})
         if self.stop.signal:
             raise Stopped(self.stop.signal, f"iteration {point.iteration} of {key}")
 
     def end(self, key: str, result: Any) -> None:
-        self.ended[key], self.at_work = result, None
-        self._save()
+        self.ended[key] = result
+        self._save(None)
 
-    def _save(self) -> None:
+    def _save(self, at_work: dict[str, Any] | None) -> None:
         self.number += 1
-        self.checkpoints.save(self.number, {"ended": json.dumps(self.ended), "at_work": self.at_work})
+        self.checkpoints.save(self.number, {"ended": json.dumps(self.ended), "at_work": at_work})

@@ -15,7 +15,7 @@ parameters together.
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,45 +25,11 @@ from torch import Tensor, nn
 from curvature_tape import NotTraceable, curvatures_of_batch
 from measuring import Batch, LossFunction, Params, differentiable_attention, halves
 from torch_optimizer import Algorithm, DirectionOptimizer
+from torch_optimizer.shadow_step import ShadowStep
 
 log = logging.getLogger(__name__)
 
 # ---- pseudo-updates ---------------------------------------------------------------------------------------------
-
-
-class ShadowStep:
-    """The update directions of an optimizer that only knows `step()`: it steps on float64 copies of the parameters.
-
-    v = (x' - x) / lr, with x' where its step would go. In float32 the difference would lose the small coordinates.
-    """
-
-    def __init__(self, algorithm: Algorithm, params: Iterable[Tensor]):
-        self.params = list(params)
-        self.copies = [nn.Parameter(p.detach().to(torch.float64, copy=True)) for p in self.params]
-        self.optimizer = algorithm.build(self.copies)
-
-    def directions(self) -> dict[Tensor, Tensor]:
-        for copy, p in zip(self.copies, self.params, strict=True):
-            copy.data.copy_(p.detach())
-            copy.grad = None if p.grad is None else p.grad.double()
-        self.optimizer.step()
-        learning_rate = {copy: g["lr"] for g in self.optimizer.param_groups for copy in g["params"]}
-        return {
-            p: ((copy.data - p.detach()) / learning_rate[copy]).to(p.dtype)
-            for copy, p in zip(self.copies, self.params, strict=True)
-            if copy in learning_rate and p.grad is not None  # Muon takes the matrices only
-        }
-
-    def state_dict(self) -> dict:
-        return self.optimizer.state_dict()  # the copies are made anew at every step
-
-    def load_state_dict(self, state: dict) -> None:
-        self.optimizer.load_state_dict(state)
-        copies = [copy for group in self.optimizer.param_groups for copy in group["params"]]
-        for i, copy in enumerate(copies):  # torch has cast all of it to float64: NAdam's float32 product, for one
-            for name, value in state["state"].get(i, {}).items():
-                if isinstance(value, Tensor):
-                    self.optimizer.state[copy][name] = value.to(self.optimizer.state[copy][name].device)
 
 
 class PseudoUpdates:
@@ -127,12 +93,16 @@ class PseudoUpdates:
         """The labels of `directions` (of `advance`) where a coordinate, or a number of the state, is not finite."""
 
         def is_finite(tensors: Iterable) -> bool:
-            return all(torch.isfinite(t).all() for t in tensors if isinstance(t, Tensor))
+            found = [torch.isfinite(t).all() for t in tensors if isinstance(t, Tensor)]
+            return all(torch.stack([f for f in found if f.device == d]).all() for d in {f.device for f in found})
 
-        states = {label: self.states[label].state_dict()["state"].values() for label in directions}
+        sound = {
+            state: is_finite(value for own in state.state_dict()["state"].values() for value in own.values())
+            for state in {self.states[label] for label in directions}
+        }
         return [
             label for label, direction in directions.items()
-            if not is_finite(direction.values()) or not all(is_finite(state.values()) for state in states[label])
+            if not sound[self.states[label]] or not is_finite(direction.values())
         ]  # fmt: skip
 
     def drop(self, label: str) -> None:
@@ -236,11 +206,12 @@ def directional_derivatives(
         loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the names and shapes of `params`.
-        batches: micro-batches; how the examples are grouped does not matter.
+        batches: micro-batches; how the examples are grouped does not matter. Each is measured in two halves.
         progress: wraps the iteration over `batches`, such as tqdm.
 
     Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
-    Raises: ValueError naming the first tensor whose name or shape differs, or if there are no examples.
+    Raises: ValueError naming the first tensor whose name or shape differs, if there are no examples, or if the losses
+        of a micro-batch are not as many as its examples.
     """
     for direction in directions:
         _check_direction(params, direction)
@@ -257,7 +228,10 @@ def directional_derivatives(
 
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
     for batch in progress(batches):
-        for losses, slopes, curvatures in _in_halves(measured, batch):
+        # a recording takes about twice the memory of a backward pass, so half of the examples as much as one of all
+        for part in halves(batch):
+            losses, slopes, curvatures = measured(part)
+            _check_count(losses, part)
             examples += len(losses)
             sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
@@ -267,24 +241,6 @@ def directional_derivatives(
     for i, (place, length) in enumerate(zip(tangents.places, tangents.lengths, strict=True)):
         result[place] = DirectionalDerivatives(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
     return result
-
-
-def _in_halves(measured: Callable[[Batch], tuple], batch: Batch) -> list[tuple]:
-    """What is measured on the two halves of a micro-batch. The values and adjoints that a recording keeps take about
-    twice the memory of a backward pass, so that half of the examples take as much as one of the whole. On the whole, if
-    the tensors' first dimension turns out not to be the examples."""
-    parts = halves(batch)
-    if len(parts) == 1:
-        return [measured(batch)]
-    try:
-        found = [measured(part) for part in parts]
-        if sum(len(losses) for losses, *_ in found) == len(next(iter(batch.values()))):
-            return found
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:  # shapes that do not fit; any other fault will show on the whole as well
-        log.debug("half of a micro-batch cannot be measured by itself: %s", error)
-    return [measured(batch)]
 
 
 def reverse_over_reverse(
@@ -312,6 +268,15 @@ def reverse_over_reverse(
 def _dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
     """Inner product over all tensors together, 0-d float64."""
     return torch.stack([torch.dot(x.flatten(), y.flatten()).double() for x, y in zip(a, b, strict=True)]).sum()
+
+
+def _check_count(losses: Tensor, batch: Batch) -> None:
+    sizes = {len(t) for t in batch.values() if t.dim()}
+    if len(sizes) == 1 and len(losses) not in sizes:
+        raise ValueError(
+            f"loss_fn gave {len(losses)} losses for {sizes.pop()} examples: it returns one for each, [B], and a batch "
+            f"holds them along the first dimension of its tensors"
+        )
 
 
 def _check_direction(params: Params, direction: Params) -> None:

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 log = logging.getLogger(__name__)
 
 Params = dict[str, Tensor]  # name -> tensor
-Batch = dict[str, Tensor]  # one micro-batch, as the closure understands it
+Batch = dict[str, Tensor]  # one micro-batch: its examples lie along the first dimension of each tensor
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-from checkpoints import DoesNotFit, load_tensors, save_tensors
+from checkpoints import fitting, load_tensors, save_tensors
 from measuring import Params
 from training import Point
 
@@ -48,9 +48,7 @@ def point_files(folder: str | Path) -> list[Path]:
 def load_points(paths: Iterable[Path], model: nn.Module) -> Iterator[MeasuredPoint]:
     """Bring `model` to each point in turn. Raises: DoesNotFit, in one line, for a damaged file or another model."""
     for path in paths:
-        try:
+        with fitting("a saved point"):
             state = load_tensors(path)
             model.load_state_dict(state.pop("model"))
-        except (ValueError, RuntimeError) as error:
-            raise DoesNotFit(f"the point cannot be measured again: {' '.join(str(error).split())[:300]}") from error
         yield MeasuredPoint(**{**state, "point": Point(**state["point"])})

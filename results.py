@@ -42,6 +42,11 @@ class CannotWrite(ValueError):
     """The system refused to write a result (disk full, no permission, ...); the message is one line."""
 
 
+def one_line(error: Exception) -> str:
+    """What a library's error says, in one line of readable length; its type where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 # ---- files and folders -------------------------------------------------------------------------------------
 
 def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> Path:

@@ -39,7 +39,7 @@ SELECTIONS = {
         r"layer\.[023]\.(attention\.self\.(query|key|value)|attention\.output\.LayerNorm|intermediate\.dense"
         r"|output\.(dense|LayerNorm))\.weight|classifier\.out_proj\.weight"
     ),
-    "all": re.compile(r"(?!.*key\.bias)"),
+    "all": re.compile(r"^(?!.*key\.bias)"),
 }
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from results import CannotWrite
+from results import CannotWrite, one_line
 from tasks.architectures import tiny_model
 
 IGNORED = -100  # label of a position that is not scored
@@ -130,7 +130,7 @@ class Task:
                 path.replace(folder / path.name)
             unfinished.rmdir()
         except (OSError, SafetensorError) as error:
-            raise CannotWrite(f"cannot write the model to {folder}: {' '.join(str(error).split())}") from error
+            raise CannotWrite(f"cannot write the model to {folder}: {one_line(error)}") from error
 
 
 def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
