@@ -31,7 +31,7 @@ from typing import Any, BinaryIO
 CONFIG_FILE = "config.json"
 CONFIG_KEYS = {"settings": dict, "algorithms": list, "versions": dict, "command": str, "started": str}
 # What --overwrite removes. config.json goes last: it marks the folder as ours should removal be interrupted.
-RUN_FILES = ("*.csv", "figures", "checkpoints", "points", "model", ".*.tmp", "run.lock", CONFIG_FILE)
+RUN_FILES = ("*.csv", "figures", "checkpoints", "points", "model", ".*.tmp", CONFIG_FILE)
 LEFTOVERS = ("run.lock", ".*.tmp")  # of a process that was killed
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "numpy")
 SECRET_SETTINGS = ("hf_key",)

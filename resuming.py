@@ -25,7 +25,7 @@ from results import (
     versions,
     write_config,
 )
-from run_lock import Stopped, StopRequest, lock, refuse_if_held, unlock
+from run_lock import Stopped, StopRequest, lock, unlock
 from settings import described, positive_int, recorded
 from tasks.data import Refused
 from tasks.hub import is_local
@@ -129,7 +129,7 @@ def is_complete(earlier: dict | None, folder: str) -> bool:
     """Whether the earlier run came to its end; then what a kill in its last moment has left is removed."""
     if earlier is None or "finished" not in earlier:
         return False
-    refuse_if_held(folder)
+    lock(folder)
     Checkpoints(Path(folder) / "checkpoints").remove()
     unlock(folder)
     return True
@@ -142,15 +142,16 @@ def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
         not given, or the folder cannot be had.
     """
     rows, data = described(settings.algorithms), _data_hashes(settings)
-    refuse_if_held(settings.output_dir)
-    if earlier is None:
-        folder = create_run_folder(settings.output_dir, settings.overwrite)
-    else:
-        folder = Path(settings.output_dir)
-        settings.changes += _changes_since(earlier, plain(rows), data)
-        _refuse_changes(settings, settings.changes)
+    folder = Path(settings.output_dir)
+    if not folder.is_dir():
+        create_run_folder(folder)
     lock(folder)
     try:
+        if earlier is None:
+            create_run_folder(folder, settings.overwrite)
+        else:
+            settings.changes += _changes_since(earlier, plain(rows), data)
+            _refuse_changes(settings, settings.changes)
         for leftover in list(folder.rglob(".*.tmp")):  # of a process that was killed
             remove(leftover)
         if earlier is None:

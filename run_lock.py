@@ -1,11 +1,12 @@
 """One process a run folder, and signals that wait until the run can be stored."""
 
-import json
+import fcntl
 import os
 import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 from results import CannotWrite
 
@@ -51,53 +52,37 @@ class StopRequest:
 
 # ---- the lock -----------------------------------------------------------------------------------------------------
 
-
-def refuse_if_held(folder: str | Path) -> None:
-    """Raises ValueError, in one line, if another process is at work in the folder.
-
-    The lock of a process of this machine that has ended does not count. Of another machine that cannot be known.
-    """
-    path = Path(folder) / LOCK_FILE
-    try:
-        holder = json.loads(path.read_bytes())
-        pid, host = int(holder["pid"]), str(holder["host"])
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read ({error}); delete it if no process is at work there") from error
-    if host != socket.gethostname():
-        raise ValueError(f"process {pid} on {host} is at work in {folder}; if it is gone, delete {path}")
-    if _is_running(pid):
-        raise ValueError(f"process {pid} on {host} is at work in {folder}; wait for it, or choose another folder")
+_held: dict[Path, TextIO] = {}  # the open files, whose locks the system lets go of when this process ends, however
 
 
 def lock(folder: str | Path) -> None:
-    """Take the folder for this process. Raises ValueError as `refuse_if_held`, CannotWrite if the system refuses."""
-    refuse_if_held(folder)
+    """Take the folder for this process. Raises: ValueError, in one line, if another has it; CannotWrite."""
     path = Path(folder) / LOCK_FILE
     try:
-        path.unlink(missing_ok=True)  # of a process that has ended
-        with path.open("x") as file:  # fails if another process was quicker
-            json.dump({"pid": os.getpid(), "host": socket.gethostname()}, file)
-    except FileExistsError:
-        refuse_if_held(folder)
+        file = path.open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read() or "another process"
+            file.close()
+            raise ValueError(f"{holder} is at work in {folder}; wait for it, or choose another folder") from None
+        if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            file.close()  # its holder removed it as we opened it
+            return lock(folder)
+        _held[path] = file
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
     except OSError as error:
-        with suppress(OSError):  # a part of it, should the disk be full; a disk that is read-only has none
-            path.unlink()
+        unlock(folder)
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def unlock(folder: str | Path) -> None:
-    (Path(folder) / LOCK_FILE).unlink(missing_ok=True)
-
-
-def _is_running(pid: int) -> bool:
-    if pid == os.getpid():  # a container that starts anew gives the same numbers again
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
+    """Let go of the folder, if this process has it."""
+    path = Path(folder) / LOCK_FILE
+    if path in _held:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # what could not be written before cannot be now
+            _held.pop(path).close()

@@ -11,8 +11,7 @@ seconds are of CPU time, which other programs on the machine disturb least.
 
 The tolerances mean different things: ours bounds the residual, whose square decides the error; power iteration's is the
 change of the value in one step, which says little about the error. So ours is timed at the same number, and once more
-at --loose_tolerance, where its errors, both the median and the largest, come near but stay below those of power
-iteration: the comparison at equal truth.
+at --loose_tolerance, where its errors come near those of power iteration: the comparison at equal truth.
 
 An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the
 eigenvalue of largest magnitude, so for it a large error also means that this one is negative. Ours finds both. Tensors

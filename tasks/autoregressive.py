@@ -19,7 +19,7 @@ PAPER = Defaults(
     dataset="bigcode/the-stack-smol:data/python", model="flax-community/gpt-neo-125M-code-clippy", dataset_size=10_000,
     micro_batch_size=4, max_length=2048, algorithm_list="autoregressive",
 )  # fmt: skip
-TOY = replace(TOY, max_length=64)
+TOY = replace(TOY, max_length=32, algorithm_list="toy_other")
 FILES_AT_ONCE = 64  # tokenised together, until there are windows enough
 
 
@@ -56,7 +56,7 @@ def load(request: Request) -> Autoregressive:
         texts = [text for row in rows if (text := text_of(row)).strip()]
     if request.model == "toy":
         texts = list(islice(texts, request.dataset_size))
-        tokenizer = train_byte_tokenizer(texts[:200], request.max_length, framed=False)
+        tokenizer = train_byte_tokenizer(texts[:200], request.max_length, framed=False, vocabulary_size=1_000)
         network = toy_model(len(tokenizer), request.max_length, request.model_seed)
     else:
         network, tokenizer = load_pretrained(
@@ -91,12 +91,12 @@ def windows(tokenizer, texts: Iterable[str], length: int, cached: bool) -> Itera
 
 
 def toy_model(vocabulary_size: int, max_length: int, seed: int):
-    """A GPT-Neo of about a third of a million parameters, one layer of global and one of local attention."""
+    """A GPT-Neo of a quarter of a million parameters, one layer of global and one of local attention."""
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     config = GPTNeoConfig(
         vocab_size=vocabulary_size, hidden_size=96, num_layers=2, num_heads=4, intermediate_size=192,
-        max_position_embeddings=max_length, attention_types=[[["global", "local"], 1]], window_size=32,
+        max_position_embeddings=max_length, attention_types=[[["global", "local"], 1]], window_size=8,
         bos_token_id=0, eos_token_id=2, pad_token_id=1,
     )  # fmt: skip
     return fresh_model(GPTNeoForCausalLM, config, seed)

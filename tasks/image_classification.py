@@ -51,6 +51,8 @@ DEFAULTS = {
     ),
 }
 
+TOY = replace(TOY, algorithm_list="toy_other")
+
 
 class Pictures(Sequence):
     """Rows of a data set as examples {"image", "label", "index"}; `index` is the row's place in the whole set."""

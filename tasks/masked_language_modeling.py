@@ -21,7 +21,7 @@ PAPER = Defaults(
     dataset="stanfordnlp/imdb", model="distilbert/distilroberta-base", micro_batch_size=8, max_length=512,
     algorithm_list="workshop_masked_language_modeling",
 )  # fmt: skip
-TOY = replace(TOY, max_length=64)
+TOY = replace(TOY, max_length=32, algorithm_list="toy_other")
 
 
 class MaskedLanguageModeling(Task):
@@ -58,7 +58,7 @@ def load(request: Request) -> MaskedLanguageModeling:
         rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key)
         texts = [row["text"] for row in rows]
     if request.model == "toy":
-        tokenizer = train_byte_tokenizer(texts, request.max_length)
+        tokenizer = train_byte_tokenizer(texts, request.max_length, vocabulary_size=1_000)
         network = toy_model(tokenizer, request.max_length, request.model_seed)
     else:
         network, tokenizer = load_pretrained(
@@ -98,7 +98,7 @@ def draw_masks(tokenizer, rows: list[list[int]], seed: int) -> list[dict[str, li
 
 
 def toy_model(tokenizer, max_length: int, seed: int):
-    """A RoBERTa of about half a million parameters."""
+    """A RoBERTa of a quarter of a million parameters."""
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     config = RobertaConfig(

@@ -46,7 +46,7 @@ SPECS = {
     "super_glue/boolq": Spec(("question", "passage")),
 }
 
-TOY = replace(TOY, max_length=64)
+TOY = replace(TOY, max_length=64, algorithm_list="toy_other")
 IMDB = Defaults(
     dataset="stanfordnlp/imdb", model="distilbert/distilbert-base-uncased", micro_batch_size=16, max_length=512,
     algorithm_list="workshop",

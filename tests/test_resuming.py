@@ -21,7 +21,7 @@ import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from checkpoints import Checkpoints
 from results import read_config, read_table, versions
-from run_lock import LOCK_FILE, lock, refuse_if_held
+from run_lock import lock, unlock
 from torch_optimizer import Algorithm
 
 ROOT = Path(run_landscape.__file__).parent
@@ -203,7 +203,7 @@ def test_a_signal_stores_the_run_and_says_how_to_go_on(number, reference, tmp_pa
     error = capfd.readouterr().err
     hint = f"continue with: python run_landscape.py --resume '{folder}'"
     assert f"stopped by {number.name} after iteration 7; {hint}" in error
-    assert not (folder / LOCK_FILE).exists()
+    assert not (folder / "run.lock").exists()
     assert landscape("--resume", folder) == 0
     assert tables(folder) == reference
     before = files(folder)
@@ -389,24 +389,38 @@ def test_a_setting_that_was_damaged_in_the_folder_is_answered_by_its_name(stoppe
 # ---- the lock -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_process_is_refused_with_the_firsts_number_and_host(stopped, capfd):
-    other = subprocess.Popen(["sleep", "60"])
-    try:
-        (stopped / LOCK_FILE).write_text(json.dumps({"pid": other.pid, "host": socket.gethostname()}))
-        answer = f"process {other.pid} on {re.escape(socket.gethostname())} is at work in"
-        refused(["--resume", stopped], answer, stopped, capfd)
-        refused([*LANDSCAPE, "--output_dir", stopped, "--overwrite"], answer, stopped, capfd)
-    finally:
-        other.kill()
-        other.wait()
-    refuse_if_held(stopped)
-    lock(stopped)
-    assert json.loads((stopped / LOCK_FILE).read_text())["pid"] == os.getpid()
+@pytest.fixture
+def holder(stopped):
+    """Another process, at work in the folder of a stopped run."""
+    code = "import sys, time; from run_lock import lock; lock(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code, stopped], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    yield other
+    other.kill()
+    other.wait()
 
 
-def test_the_lock_of_another_machine_is_never_taken(stopped, capfd):
-    (stopped / LOCK_FILE).write_text(json.dumps({"pid": 1, "host": "elsewhere"}))
-    refused(["--resume", stopped], "process 1 on elsewhere is at work in .*delete .*run.lock", stopped, capfd)
+def test_a_second_process_is_refused_with_the_firsts_number_and_host(stopped, holder, capfd):
+    answer = f"process {holder.pid} on {re.escape(socket.gethostname())} is at work in"
+    refused(["--resume", stopped], answer, stopped, capfd)
+    refused([*LANDSCAPE, "--output_dir", stopped, "--overwrite"], answer, stopped, capfd)
+
+
+def test_the_lock_of_a_process_that_was_killed_is_nobodys(stopped, holder, reference):
+    holder.kill()
+    holder.wait()
+    assert (stopped / "run.lock").exists()
+    assert landscape("--resume", stopped) == 0
+    assert tables(stopped) == reference and not (stopped / "run.lock").exists()
+
+
+def test_a_lock_can_be_taken_again_once_let_go(tmp_path):
+    for _ in range(2):
+        lock(tmp_path)
+        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* is at work"):
+            lock(tmp_path)
+        unlock(tmp_path)
+        assert not list(tmp_path.iterdir())
 
 
 # ---- a disk that refuses ------------------------------------------------------------------------------------------

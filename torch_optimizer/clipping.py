@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-SAMPLE_SIZE = 2**17
+SAMPLE_SIZE = 2**18
 PIECE_SIZE = {"cpu": 2**17}  # elements handled at once: on a CPU what its cache holds, elsewhere what memory allows
 LARGE_PIECE = 2**26
 
@@ -161,7 +161,7 @@ def _count_and_collect_numpy(
         above = np.greater(m, low, out=above_low[:n])
         below = np.less(m, high, out=below_high[:n])
         count += np.count_nonzero(above)
-        inside.append(m[np.logical_and(above, below, out=below)])
+        inside.append(m.compress(np.logical_and(above, below, out=below)))
     return torch.tensor(count), torch.from_numpy(np.concatenate([magnitudes[:0], *inside]))
 
 
