@@ -78,7 +78,7 @@ def toy(sgd, sgd_clipped, adam, lion, sign_sgd, normalized_sgd, normalized_sgd_c
 
 
 # What `python run_convergence.py --tune_lr --tune_epochs 5` chose for the toy task; and, rounded, with `--dataset toy
-# --model toy` for `--task masked_language_modeling` and `--task autoregressive`, whose models start on larger gradients.
+# --model toy` for `--task masked_language_modeling` and `--task autoregressive`, where larger steps diverge.
 TOY = toy(10.0, 3.16, 2e-2, 1.58e-2, 1.58e-2, 3.16e-3, 1e-2)
 TOY_OTHER = toy(1.0, 3.16, 3.2e-3, 1e-3, 1.6e-3, 1e-3, 1e-3)
 
