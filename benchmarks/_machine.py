@@ -3,6 +3,7 @@
 import csv
 import os
 import platform
+import re
 import statistics
 import sys
 import time
@@ -12,12 +13,25 @@ from typing import Any
 
 import torch
 
-RESULTS = Path(__file__).parent / "results"
 KEEP_BLOCKS = {  # freed blocks stay with the process: fresh pages cost more than the arithmetic, and unsteadily so
     "MALLOC_MMAP_THRESHOLD_": "17179869184",
     "MALLOC_TRIM_THRESHOLD_": "34359738368",
     "MALLOC_TOP_PAD_": "268435456",
 }
+
+
+def processor() -> str:
+    """Such as "Intel(R) Xeon(R) Processor @ 2.50GHz"; the GPU's name where there is one."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# a folder a machine, such as results/intel-xeon-processor-2-50ghz
+RESULTS = Path(__file__).parent / "results" / re.sub(r"(\(r\)|[^a-z0-9])+", "-", processor().lower()).strip("-")
 
 
 def start(threads: int) -> None:
@@ -46,19 +60,15 @@ def medians(functions: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 def machine() -> str:
     """Such as "Intel(R) Xeon(R) Processor @ 2.50GHz, 2 cores, torch 2.13.0, 1 thread (CPU time)"."""
-    names = [platform.processor() or platform.machine()]
-    if sys.platform == "linux":
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")] or names
     threads = torch.get_num_threads()
     unit = "1 thread (CPU time)" if threads == 1 else f"{threads} threads (wall time)"
-    return f"{names[0]}, {os.cpu_count()} cores, torch {torch.__version__}, {unit}"
+    return f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}, {unit}"
 
 
 def report(name: str, rows: list[dict], note: str = "") -> None:
-    """Print the rows as one table, and write them to results/NAME.csv with the machine and the note in every row."""
+    """Print the rows as one table, and write them, with machine and note in each, to results/<machine>/NAME.csv."""
     path = RESULTS / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], "note", "machine"])

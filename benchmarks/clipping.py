@@ -5,7 +5,7 @@
 
 The threshold stands beside a full sort, which gives the same number; the step beside torch.optim.SGD(foreach=True).
 Gradients are log-normal in size, so that they spread over decades as real ones do. Prints one table and writes it to
-benchmarks/results/clipping_<device>.csv; times are medians of rounds in which the methods take turns."""
+results/<machine>/clipping_<device>.csv; times are medians of rounds in which the methods take turns."""
 
 import argparse
 import sys

@@ -4,7 +4,7 @@
     python benchmarks/hessian.py                  # the second paper's selection of tensors; minutes on 2 cores
     python benchmarks/hessian.py --tensors all    # every tensor, biases and embeddings included
 
-Writes benchmarks/results/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
+Writes results/<machine>/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
 The methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over
 tensors and takes the median over rounds; ours includes its gradient graph, built once a round. With one thread the
 seconds are of CPU time, which other programs on the machine disturb least.
@@ -215,7 +215,7 @@ def main() -> None:
     rounds = [measure_round(problem, names, tolerances, exact) for _ in range(args.rounds)]
 
     path = RESULTS / f"hessian_{args.tensors}.csv"
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["round", *rounds[0][0]])

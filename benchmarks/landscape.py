@@ -6,7 +6,7 @@ The original goes through every example by itself: a forward and backward pass i
 every measured point, one forward pass a point of a scan. Its time is the number of those passes in the tables that our
 run wrote, times what each costs on a few examples, once as short as they are and once padded to 512 tokens as the
 original does. Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
-benchmarks/results/landscape.csv."""
+results/<machine>/landscape.csv."""
 
 import argparse
 import sys

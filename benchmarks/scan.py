@@ -4,7 +4,7 @@
     python benchmarks/scan.py --size small     # 2 M parameters, 32 examples of 32 tokens
 
 Moving 60 M parameters costs as much as the passes of an example or two: the paper's 1,024 examples come nearer to 1
-than these 32. Prints one table and writes it to benchmarks/results/scan_<size>.csv; times are medians of rounds in
+than these 32. Prints one table and writes it to results/<machine>/scan_<size>.csv; times are medians of rounds in
 which the two take turns."""
 
 import argparse

@@ -10,13 +10,12 @@ objective, dropout off. The Trainer pads every micro-batch to its own longest ex
 logs, evaluates nor saves; its length grouping would change the batches. Only the training itself is timed: the Trainer
 from on_train_begin to on_train_end. The two take turns, and the table shows medians over rounds, the largest relative
 difference of a loss, and the share of padding among the tokens. On a shared machine use --threads 1, where CPU time is
-measured instead of wall time. Prints one table and adds it to benchmarks/results/training.csv, beside those of other
-sizes and data."""
+measured instead of wall time. Prints one table and adds it to results/<machine>/training.csv, beside those
+of other sizes and data."""
 
 import argparse
 import csv
 import os
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,11 +27,12 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from _machine import RESULTS, processor  # noqa: E402
+
 from settings import prepare_machine
 from tasks import Task, load_task
 from training import ORDER, random_stream, trajectory
 
-RESULTS = Path(__file__).parent / "results" / "training.csv"
 SIZES = {"toy": (640, 64, 32, 2), "t5-small": (128, 128, 16, 1)}  # examples, batch, micro-batch, epochs
 KEY = ("size", "data", "batch", "threads")
 
@@ -156,21 +156,18 @@ def measure(task: Task, sizes: tuple[int, int, int], rounds: int) -> dict:
     )
 
 
-def machine() -> dict:
+def versions() -> dict:
     import accelerate
 
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.processor())
     return dict(
-        cpu=model, cores=os.cpu_count(), torch=torch.__version__, transformers=transformers.__version__,
+        cpu=processor(), cores=os.cpu_count(), torch=torch.__version__, transformers=transformers.__version__,
         accelerate=accelerate.__version__,
     )  # fmt: skip
 
 
 def add_to_csv(path: Path, row: dict) -> None:
     """Replace the row of the same size, data, batch and threads, or append it; the file is written whole."""
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     rows = list(csv.DictReader(path.open(newline=""))) if path.exists() else []
     rows = [old for old in rows if any(old[k] != str(row[k]) for k in KEY)] + [row]
     temporary = path.with_suffix(".tmp")
@@ -204,11 +201,11 @@ def main() -> None:
     head = dict(size=args.size, data=Path(args.dataset).parent.name or args.dataset, threads=args.threads)
     head |= dict(examples=num_examples, batch=sizes[0], micro_batch=sizes[1], steps=num_examples * sizes[2] // sizes[0])
     row = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in (head | measure(task, sizes, args.rounds)).items()}
-    row |= dict(clock="CPU" if args.threads == 1 else "wall", rounds=args.rounds, **machine())
-    add_to_csv(RESULTS, row)
+    row |= dict(clock="CPU" if args.threads == 1 else "wall", rounds=args.rounds, **versions())
+    add_to_csv(RESULTS / "training.csv", row)
     for name, value in row.items():
         print(f"{name:20} {value}")
-    print(f"\n{RESULTS}")
+    print(f"\n{RESULTS / 'training.csv'}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,12 @@
 """Fixtures of several test files."""
 
+import os
+
 import pytest
+import torch
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores are at work already
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

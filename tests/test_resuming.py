@@ -145,11 +145,14 @@ def landscape(*arguments):
     return tiny_run.main("landscape", [str(a) for a in arguments])
 
 
-@pytest.fixture(autouse=True)
-def tiny_task(monkeypatch):
-    monkeypatch.setattr(run_landscape, "draw_all", None)  # put back afterwards; tiny_run replaces it
-    monkeypatch.setitem(ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
-    monkeypatch.setitem(tiny_run.TASKS, "tiny", None)
+@pytest.fixture(scope="module", autouse=True)
+def tiny_task():
+    """What `tiny_run.main` changes is put back after the last test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_landscape, "draw_all", None)
+        patch.setitem(ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
+        patch.setitem(tiny_run.TASKS, "tiny", None)
+        yield
 
 
 def stop_at(monkeypatch, iteration, number=signal.SIGTERM):
@@ -167,10 +170,7 @@ def stop_at(monkeypatch, iteration, number=signal.SIGTERM):
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference") / "run"
-    patch = pytest.MonkeyPatch()
-    patch.setattr(run_landscape, "draw_all", None)
     assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
-    patch.undo()
     return tables(folder)
 
 
@@ -179,7 +179,6 @@ def stopped_run(tmp_path_factory):
     """A run folder stopped after iteration 13 of 20, with checkpoints of 12 and 13."""
     folder = tmp_path_factory.mktemp("stopped") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_landscape, "draw_all", None)
         stop_at(patch, 13)
         assert landscape(*LANDSCAPE, "--output_dir", folder) == 128 + signal.SIGTERM
     return folder
@@ -469,7 +468,6 @@ def with_points(tmp_path_factory):
     """A run of five algorithms, one of which was lost, with its points kept."""
     folder = tmp_path_factory.mktemp("points") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_landscape, "draw_all", None)
         exploding = Algorithm("sgd", lr=0.1, momentum=1e25, coordinate_clip=0.2)
         patch.setattr(tiny_run, "ROWS", [*tiny_run.ROWS, exploding])
         assert landscape(*LANDSCAPE, "--save_points", "--output_dir", folder) == 0
