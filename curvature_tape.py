@@ -47,9 +47,10 @@ def curvatures_of_batch(
     Raises: NotTraceable, with the reason, if an operation cannot be followed; reverse-over-reverse may still serve.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), Tape(leaves) as tape:
-        losses = loss_fn(leaves, batch)
-    tape.finish(losses)
+    with torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH), Tape(leaves) as tape:
+            losses = loss_fn(leaves, batch)
+        tape.finish(losses)
     losses = losses.detach()  # lets go of what is left of autograd's graph
     slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
     with torch.no_grad():

@@ -243,6 +243,7 @@ def directional_derivatives(
     return result
 
 
+@torch.enable_grad()
 def reverse_over_reverse(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 from tiny_models import random_direction, rows_of, tiny_t5
 from torch import nn
 
+import landscape_utils
 from landscape_utils import (
     DirectionalDerivatives,
     PseudoUpdates,
@@ -160,6 +161,14 @@ def test_a_micro_batch_is_measured_in_halves(t5, monkeypatch):
     monkeypatch.setattr("landscape_utils.halves", lambda batch: [batch])
     (whole,) = directional_derivatives(loss_fn, params, [direction], [batch])
     assert (found.loss, found.slope, found.sharpness) == pytest.approx((whole.loss, whole.slope, whole.sharpness))
+
+
+@pytest.mark.parametrize("route", ["curvatures_of_batch", "reverse_over_reverse"])
+def test_a_caller_without_gradients_gets_the_same(route, monkeypatch):
+    monkeypatch.setattr(landscape_utils, "curvatures_of_batch", getattr(landscape_utils, route))
+    with torch.no_grad():
+        (found,) = directional_derivatives(bowl, AT, [vector(1, 0)], BOWL)
+    assert (found.slope, found.sharpness) == pytest.approx((6.0, 6.0), rel=1e-15)
 
 
 def test_losses_that_are_not_one_an_example_are_refused():
