@@ -8,6 +8,7 @@ Each is a file for `torch.load(weights_only=True)`, which runs no code, and a JS
 after it: a checkpoint without one was never finished.
 """
 
+import errno
 import hashlib
 import json
 import logging
@@ -39,7 +40,9 @@ class Checkpoints:
         """
         path = self.folder / f"checkpoint-{number:08d}.pt"
         save_tensors(path, state)
-        for old in self._paths()[KEPT:]:
+        paths = self._paths()
+        newest = paths.index(path)  # those of higher numbers were damaged, or `load` would have gone on from them
+        for old in paths[:newest] + paths[newest + KEPT :]:
             old.with_suffix(".json").unlink()
             old.unlink(missing_ok=True)
 
@@ -60,6 +63,10 @@ class Checkpoints:
         """Newest first; those whose checksum was written."""
         sums = sorted(self.folder.glob("checkpoint-*.json"), reverse=True)
         return [path.with_suffix(".pt") for path in sums]
+
+
+class CannotRead(OSError):
+    """The system refused to read a stored state, which may be whole; the message is one line."""
 
 
 class DoesNotFit(ValueError):
@@ -97,14 +104,18 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
 def load_tensors(path: Path) -> dict[str, Any]:
     """What `save_tensors` wrote, on the CPU.
 
-    Raises: ValueError, in one line, if the file or its checksum is missing, cannot be read, or is not as written.
+    Raises, in one line: ValueError if the file or its checksum is missing or not as written; CannotRead.
     """
     try:
         expected = json.loads(path.with_suffix(".json").read_bytes())
         if not isinstance(expected, dict) or content_hash(path) != expected.get("sha256"):
             raise ValueError("its checksum is another")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except (PermissionError, MemoryError) as error:
+        raise CannotRead(f"cannot read {path}: {one_line(error)}") from error
     except Exception as error:  # whatever torch.load says of a file that it did not write
+        if isinstance(error, OSError) and error.errno == errno.EIO:
+            raise CannotRead(f"cannot read {path}: {error.strerror}") from error
         raise ValueError(f"{path} cannot be used: {getattr(error, 'strerror', None) or one_line(error)}") from error
 
 

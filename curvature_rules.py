@@ -49,6 +49,10 @@ class Operation:
     results: list = field(default_factory=list)  # the output tensors, where kept
     adjoints: list = field(default_factory=list)  # d loss / d output, one per output; only for curved rules
     expiring: list = field(default_factory=list)  # slots whose tangents no later operation reads
+    flat: bool = False  # none of the arguments is a list, as is usual
+
+    def __post_init__(self):
+        self.flat = not any(isinstance(slot, (list, tuple)) for slot in self.slots)
 
     def run(self, args: list):
         return self.func(*args, **self.kwargs)
@@ -72,6 +76,8 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 
 def push_linear(op: Operation, tangents: list):
     """dy = op(dx): the operation itself, applied to the tangents. Every float tensor among its inputs is tracked."""
+    if op.flat:
+        return op.run([x if dx is None else dx for dx, x in zip(tangents, op.values, strict=True)]), None
     return op.run(nested(lambda dx, x: x if dx is None else dx, tangents, op.values)), None
 
 
@@ -117,14 +123,13 @@ def push_relu(op: Operation, tangents: list):
 
 
 def push_product(op: Operation, tangents: list):
-    """y = a * b, any bilinear product:  dy = da * b + a * db,  D2y = 2 da * db."""
+    """y = a * b, element by element:  dy = da * b + a * db,  D2y = 2 da * db."""
     (a, b), (da, db), rest = op.values[:2], tangents[:2], op.values[2:]
     if db is None:
         return op.run([da, b, *rest]), None
     if da is None:
         return op.run([a, db, *rest]), None
-    dy = op.run([da, b, *rest]) + op.run([a, db, *rest])
-    return dy, 2 * inner(op.adjoints[0], op.run([da, db, *rest]))
+    return torch.addcmul(da * b, a, db), 2 * inner(op.adjoints[0], da * db)
 
 
 def push_matmul(op: Operation, tangents: list):
@@ -204,7 +209,7 @@ def silu(x: Tensor):
 
 def power(x: Tensor, n: float):
     if n == 2:
-        return 2 * x, x.new_tensor(2.0)
+        return 2 * x, 2.0
     return n * x ** (n - 1), n * (n - 1) * x ** (n - 2)
 
 
@@ -227,13 +232,14 @@ def softmax_weight(op: Operation, adjoint: Tensor) -> Tensor:
 def push_log_softmax(op: Operation, tangents: list):
     """dy = c = dx - sum(p dx) with p = exp(y);  D2y = -sum(p c^2), the same for all entries of a row."""
     dx, dim = tangents[0], op.values[1]
-    p = op.results[0].exp()
+    p = op.results[0]  # since `log_softmax_weight`
     centred = dx - (p * dx).sum(dim, keepdim=True)
-    variance = p.mul_(centred).mul_(centred).sum(dim, keepdim=True)
+    variance = (p * centred).mul_(centred).sum(dim, keepdim=True)
     return centred, -inner(op.adjoints[0], variance)
 
 
 def log_softmax_weight(op: Operation, adjoint: Tensor) -> Tensor:
+    op.results[0] = op.results[0].exp()
     return adjoint.sum(op.values[1], keepdim=True)
 
 

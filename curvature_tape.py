@@ -164,7 +164,8 @@ class Tape(TorchDispatchMode):
         tangents = {slot: direction[name] for name, slot in self.leaves.items()}
         curvature = torch.zeros((), dtype=torch.float64, device=next(iter(direction.values())).device)
         for op in self.operations:
-            dys, bend = op.rule.push(op, nested(tangents.get, op.slots))
+            inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
+            dys, bend = op.rule.push(op, inputs)
             tangents.update(zip(op.outputs, [dys] if isinstance(dys, Tensor) else dys, strict=False))
             if bend is not None:
                 curvature += bend

@@ -108,7 +108,8 @@ def open_run(folder: str | Path) -> Run:
     config, folder = read_config(folder), Path(folder)
     settings = config["settings"]
     by = f", trained by {settings['train_optimizer']}" if "train_optimizer" in settings else ""
-    return Run(folder, styles_of(config["algorithms"]), settings.get("task", folder.name) + by)
+    rows = [*config["algorithms"], *config.get("gone", [])]
+    return Run(folder, styles_of(rows), settings.get("task", folder.name) + by)
 
 
 def new_figure(rows: int, columns: int, handles: Sequence[Any], width: float,

@@ -17,6 +17,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -222,9 +223,9 @@ def directional_derivatives(
         try:
             return route(loss_fn, params, tangents, batch)
         except NotTraceable as reason:
-            log.info("measuring by reverse-over-reverse, about half as fast: %s", reason)
+            _say_once("measuring by reverse-over-reverse, about half as fast: %s", str(reason))
             route = reverse_over_reverse
-            return route(loss_fn, params, tangents, batch)
+        return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
     for batch in progress(batches):
@@ -241,6 +242,11 @@ def directional_derivatives(
     for i, (place, length) in enumerate(zip(tangents.places, tangents.lengths, strict=True)):
         result[place] = DirectionalDerivatives(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
     return result
+
+
+@cache
+def _say_once(message: str, reason: str) -> None:
+    log.info(message, reason)
 
 
 @torch.enable_grad()

@@ -33,7 +33,6 @@ def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
         point=asdict(measured.point), scan=measured.scan, lost=measured.lost,
         directions=measured.directions, model=model.state_dict(),
     )  # fmt: skip
-    (folder / FOLDER).mkdir(exist_ok=True)
     save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}.pt", state)
 
 

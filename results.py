@@ -262,6 +262,10 @@ def record_resumption(
     before, now = read_config(folder), _configuration(settings, algorithms, data)
     continued = {"at": now["started"], "command": now["command"], "git": now["git"], "changes": list(changes)}
     kept = {key: before[key] for key in ("command", "started", "git") if key in before}
+    labels = [row["label"] for row in now["algorithms"]]
+    gone = [row for row in [*before["algorithms"], *before.get("gone", [])] if row["label"] not in labels]
+    if gone:
+        kept["gone"] = gone  # their rows in the tables stay
     return _write_json(folder, {**now, **kept, "resumed": [*before.get("resumed", []), continued]})
 
 
@@ -311,6 +315,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     for key, kind in CONFIG_KEYS.items():
         if not isinstance(config[key], kind):
             raise ValueError(f"{path} was not written by a run: its {key!r} is {config[key]!r:.40}")
+    for row in config["algorithms"]:
+        if not isinstance(row, dict) or not {"label", "name", "options"} <= row.keys():
+            raise ValueError(f"{path} was not written by a run: one of its 'algorithms' is {row!r:.40}")
     return config
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from checkpoints import Checkpoints, DoesNotFit, content_hash
+from checkpoints import CannotRead, Checkpoints, DoesNotFit, content_hash
 from results import (
     CannotWrite,
     create_run_folder,
@@ -84,7 +84,7 @@ def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str]
     """
     settings, earlier, changes = _on_top_of(folder, parser, arguments, own=OF_THESE_POINTS, free=MEASURED_ANEW)
     data = _data_hashes(settings)
-    changes += [f"{path} has another content" for path in data if data[path] != earlier["data"].get(path)]
+    changes += [f"{path} has another content" for path in data if data[path] != earlier.get("data", {}).get(path)]
     if changes:
         raise ValueError(f"the points of {folder} are of another run: {'; '.join(changes)}")
     settings.changes = []
@@ -143,6 +143,8 @@ def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
     """
     rows, data = described(settings.algorithms), _data_hashes(settings)
     folder = Path(settings.output_dir)
+    if settings.overwrite:
+        _refuse_to_remove_sources(settings, folder)
     if not folder.is_dir():
         create_run_folder(folder)
     lock(folder)
@@ -179,7 +181,7 @@ def to_its_end(folder: Path, script: str, work: Callable[[StopRequest], Any]) ->
     except CannotWrite as error:
         log.error("stopped: %s; what was done before is in %s; when that is mended, %s", error, folder, again)
         return 1, None
-    except (FloatingPointError, DoesNotFit, Refused) as error:
+    except (FloatingPointError, CannotRead, DoesNotFit, Refused) as error:
         log.error("stopped: %s; what was done before is in %s", error, folder)
         return 1, None
     finally:
@@ -199,6 +201,12 @@ def _command_line(settings: dict[str, Any]) -> list[str]:
         elif value is not None:
             flags.append(f"--{name}={value}")
     return flags
+
+
+def _refuse_to_remove_sources(settings: argparse.Namespace, folder: Path) -> None:
+    for source in (settings.dataset, settings.model, getattr(settings, "checkpoint", None)):
+        if source and is_local(source) and Path(source).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"--overwrite would remove {source}, which this run reads; choose another --output_dir")
 
 
 def _data_hashes(settings: argparse.Namespace) -> dict[str, str]:

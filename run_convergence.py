@@ -84,8 +84,9 @@ def make_parser() -> Parser:
     group = parser.add_argument_group("learning rates")
     group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
     group.add_argument(
-        "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR", default=HALF_DECADES,
-        help="the row's lr times each of these is tried; up to 12 more past the end where the best is",
+        "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR",
+        help="the row's lr times each of these is tried, by default 0.1 to 10 in half decades; up to 12 more past "
+        "the end where the best is",
     )  # fmt: skip
     group.add_argument(
         "--tune_epochs", type=positive_int, metavar="N", help="length of a trial; default a third, rounded up"
@@ -110,12 +111,14 @@ def resolve(settings: argparse.Namespace) -> None:
         raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, settings.seeds))}")
     if settings.dtype == "bfloat16" and settings.device.type != "cuda":
         raise ValueError(f"--dtype bfloat16 is for CUDA devices, not {settings.device}")
-    if not settings.tune_lr and (settings.tune_epochs or settings.lr_grid is not HALF_DECADES):
+    if settings.tune_lr:
+        settings.lr_grid = settings.lr_grid or HALF_DECADES
+        settings.tune_epochs = settings.tune_epochs or math.ceil(settings.num_epochs / 3)
+    elif settings.tune_epochs or settings.lr_grid:
         raise ValueError("--lr_grid and --tune_epochs are for --tune_lr, which is not given")
     if (settings.num_epoch_to_save or 0) > settings.num_epochs:
         late = f"--num_epoch_to_save {settings.num_epoch_to_save}"
         raise ValueError(f"{late} is after the last epoch, --num_epochs {settings.num_epochs}")
-    settings.tune_epochs = settings.tune_epochs or math.ceil(settings.num_epochs / 3)
     settings.output_dir = settings.output_dir or default_output("convergence", settings.task)
 
 

@@ -1,7 +1,7 @@
 """Measure the gradient and the largest curvature of every parameter tensor, and how unevenly both are spread.
 
     python run_hessian.py                                          # the toy task: any laptop, no download, a minute
-    python run_hessian.py --checkpoint output/convergence-toy      # a model that --save_model kept, on its own data
+    python run_hessian.py --checkpoint output/landscape-toy-adam   # a model that --save_model kept, on its own data
     python run_hessian.py --task glue/rte --parameters paper       # the second paper's tensors of roberta-base
 
 For each of a few batches of training data, dropout off: the norm of every tensor's gradient, and the largest eigenvalue

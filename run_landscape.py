@@ -281,7 +281,6 @@ def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> 
     chosen = random_stream(seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
     test_batch = list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, DTYPES[settings.dtype]))
     source = saved_points if settings.from_points else trained_points
-    unchecked = settings.check_sharpness and not any(folder.glob("checkpoints/*"))
     try:
         for measured in source(task, settings, recorder, folder, stop):
             if settings.save_points:
@@ -289,9 +288,9 @@ def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> 
             if measured.directions:
                 objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
                 with measuring(objective.model):
-                    if unchecked:
+                    first = not any(recorder.tables[name].rows for name in ("sharpness", "scan"))
+                    if settings.check_sharpness and first:
                         print(check_at_point(measured.directions, objective, task), flush=True)
-                        unchecked = False
                     scan = measured.scan and not settings.skip_search
                     recorder.measure(measured.point, measured.directions, objective, task, scan)
             for label in measured.lost:

@@ -82,7 +82,9 @@ def lock(folder: str | Path) -> None:
 def unlock(folder: str | Path) -> None:
     """Let go of the folder, if this process has it."""
     path = Path(folder) / LOCK_FILE
-    if path in _held:
-        path.unlink(missing_ok=True)
+    file = _held.pop(path, None)
+    if file is not None:
+        with suppress(OSError):  # a disk that has become read-only; unlocked it is all the same
+            path.unlink(missing_ok=True)
         with suppress(OSError):  # what could not be written before cannot be now
-            _held.pop(path).close()
+            file.close()

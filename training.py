@@ -113,9 +113,7 @@ def trajectory(
             loss = None
             while loss is None:  # anew with half the micro-batch size where memory ran out
                 try:
-                    loss = _gradient(
-                        task, optimizer, indices, micro_batch_size, step_seed, device, autocast, forward or model
-                    )
+                    loss = _gradient(task, indices, micro_batch_size, step_seed, device, autocast, forward or model)
                 except torch.OutOfMemoryError:
                     if micro_batch_size == 1:
                         raise
@@ -138,11 +136,11 @@ def trajectory(
                 after_step(point)
 
 
-def _gradient(task, optimizer, indices, micro_batch_size, seed, device, autocast, forward) -> float:
+def _gradient(task, indices, micro_batch_size, seed, device, autocast, forward) -> float:
     """Set the gradients to those of the objective on the examples `indices`; returns its value."""
     torch.manual_seed(seed)
     task.model.train()
-    optimizer.zero_grad(set_to_none=True)
+    task.model.zero_grad(set_to_none=True)  # not the optimizer's: Muon has the matrices only
     loss = torch.zeros((), dtype=torch.float64, device=device)
     for inputs in micro_batches(task, indices, micro_batch_size, device, augmentation_seed=seed):
         with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):

@@ -1,5 +1,6 @@
 """Slope, curvature, scans and pseudo-updates, against known functions, the full Hessian and loss values alone."""
 
+import gc
 import math
 from copy import deepcopy
 
@@ -9,6 +10,7 @@ from tiny_models import random_direction, rows_of, tiny_t5
 from torch import nn
 
 import landscape_utils
+from curvature_tape import Tape
 from landscape_utils import (
     DirectionalDerivatives,
     PseudoUpdates,
@@ -169,6 +171,30 @@ def test_a_caller_without_gradients_gets_the_same(route, monkeypatch):
     with torch.no_grad():
         (found,) = directional_derivatives(bowl, AT, [vector(1, 0)], BOWL)
     assert (found.slope, found.sharpness) == pytest.approx((6.0, 6.0), rel=1e-15)
+
+
+def test_the_slower_route_is_named_once_and_the_failed_recording_is_gone_by_then(caplog):
+    class Double(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return 2 * gradient
+
+    recordings = []
+
+    def loss_fn(params, batch):
+        recordings.append(sum(isinstance(thing, Tape) for thing in gc.get_objects()))
+        return bowl({name: Double.apply(x) for name, x in params.items()}, batch)
+
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            (found,) = directional_derivatives(loss_fn, AT, [vector(1, 0)], BOWL[1:])
+            assert found.sharpness == pytest.approx(2 * 4 * 3, rel=1e-12)
+    assert recordings == [1, 0, 1, 0]
+    assert caplog.text.count("reverse-over-reverse") == 1
 
 
 def test_losses_that_are_not_one_an_example_are_refused():
@@ -349,6 +375,23 @@ def test_pseudo_update_equals_the_move_step_makes(row):
         with torch.no_grad():  # one trajectory: the pseudo-updates' model goes where the twin went
             for name, p in twin.named_parameters():
                 params[name].copy_(p)
+
+
+@pytest.mark.parametrize("lr, expected", [(None, -1.0), (0.0, 0.0), (0.5, -2.0)])
+def test_a_foreign_optimizer_may_set_its_own_rate_or_stand_still(lr, expected):
+    class Unit(torch.optim.Optimizer):
+        def __init__(self, params, lr=None):
+            super().__init__(params, {"lr": lr})
+
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.data -= 1.0 if group["lr"] != 0 else 0.0
+
+    p = nn.Parameter(torch.ones(2))
+    p.grad = torch.ones(2)
+    (direction,) = PseudoUpdates({"p": p}, {"row": Algorithm(Unit, lr=lr)}).advance().values()
+    assert torch.equal(direction["p"], torch.full((2,), expected))
 
 
 def test_pseudo_updates_move_no_parameter_and_no_gradient():

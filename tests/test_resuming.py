@@ -1,5 +1,6 @@
 """A run that is killed, stopped, damaged or starved of disk ends, taken up again, in the same bytes."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -19,7 +20,8 @@ import torch
 
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
-from checkpoints import Checkpoints
+from checkpoints import CannotRead, Checkpoints
+from plotting import draw_all
 from results import read_config, read_table, versions
 from run_lock import lock, unlock
 from torch_optimizer import Algorithm
@@ -329,6 +331,22 @@ def test_flags_that_repeat_the_runs_settings_are_welcome(stopped, reference):
     assert tables(stopped) == reference
 
 
+@pytest.mark.parametrize("script, flags", [
+    ("landscape", f"{tiny_run.FLAGS} --num_epochs 1 --test_epochs 1 --test_batch_size 8"),
+    ("convergence", f"{tiny_run.FLAGS} --num_epochs 1"),
+    ("hessian", "--task tiny --dataset_size 20 --batch_size 10"),
+])  # fmt: skip
+def test_a_run_with_few_flags_is_taken_up(script, flags, tmp_path):
+    assert tiny_run.main(script, [*flags.split(), "--output_dir", str(tmp_path / "run")]) == 0
+    before = tables(tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    del config["finished"]
+    path.write_text(json.dumps(config))
+    assert tiny_run.main(script, ["--resume", str(tmp_path / "run")]) == 0
+    assert tables(tmp_path / "run") == before
+
+
 def test_another_library_version_is_named(stopped, monkeypatch, capfd):
     path = stopped / "config.json"
     config = json.loads(path.read_text())
@@ -350,6 +368,8 @@ def test_an_edited_list_is_named_and_allowed_rows_start_anew(stopped, reference,
     same = [line for line in lines if line.startswith("4,") and line.split(",")[3] in ("sgd", "nadam", "lion")]
     assert len(same) == 6 and set(same) <= set(was)
     assert sum("sign_sgd" in line for line in lines) == 2 and set(lines) - set(was)
+    assert [row["label"] for row in read_config(stopped)["gone"]] == ["adafactor"]
+    assert draw_all(stopped), "the rows that are gone are drawn with the others"
 
 
 def test_another_data_file_is_named(tmp_path, monkeypatch, capfd):
@@ -372,6 +392,7 @@ def test_another_data_file_is_named(tmp_path, monkeypatch, capfd):
     ("[]", "was not written by a run: it has no 'settings'"),
     ('{"settings": 3, "algorithms": [], "versions": {}, "command": "", "started": ""}', "its 'settings' is 3"),
     ('{"settings": {}, "algorithms": [], "versions": {}, "command": "", "started": ""}', "no run of this script"),
+    ('{"settings": {}, "algorithms": [3], "versions": {}, "command": "", "started": ""}', "its 'algorithms' is 3"),
 ])  # fmt: skip
 def test_a_folder_that_holds_no_run_is_answered_in_one_line(text, answer, tmp_path, capfd):
     if text is not None:
@@ -383,6 +404,30 @@ def test_a_setting_that_was_damaged_in_the_folder_is_answered_by_its_name(stoppe
     path = stopped / "config.json"
     path.write_text(path.read_text().replace('"batch_size": 4', '"batch_size": "four"', 1))
     refused(["--resume", stopped], "--batch_size: expected int", stopped, capfd)
+
+
+def test_after_damage_to_all_checkpoints_those_of_the_new_start_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in (90, 100):
+        checkpoints.save(number, {"number": number})
+        (tmp_path / f"checkpoint-{number:08d}.pt").write_bytes(b"damaged")
+    assert checkpoints.load() is None
+    for number in (10, 20, 30):
+        checkpoints.save(number, {"number": number})
+        assert checkpoints.load() == (number, {"number": number})
+    assert len(list(tmp_path.iterdir())) == 4, "two of two files each"
+
+
+@pytest.mark.parametrize("error", [PermissionError("no"), MemoryError(), OSError(errno.EIO, "Input/output error")])
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(error, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise error
+
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, {})
+    monkeypatch.setattr(torch, "load", refuse)
+    with pytest.raises(CannotRead, match="cannot read .*checkpoint-00000001.pt: (no|MemoryError|Input/output error)"):
+        checkpoints.load()
 
 
 # ---- the lock -----------------------------------------------------------------------------------------------------
@@ -411,6 +456,26 @@ def test_the_lock_of_a_process_that_was_killed_is_nobodys(stopped, holder, refer
     assert (stopped / "run.lock").exists()
     assert landscape("--resume", stopped) == 0
     assert tables(stopped) == reference and not (stopped / "run.lock").exists()
+
+
+def test_what_a_run_reads_is_not_removed_for_it(tmp_path, capfd):
+    folder = tmp_path / "run"
+    assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
+    for source in (folder, folder / "model"):
+        flags = [*LANDSCAPE, "--model", source, "--output_dir", folder, "--overwrite"]
+        refused(flags, f"--overwrite would remove {source}, which this run reads", folder, capfd)
+
+
+def test_a_lock_that_cannot_be_removed_is_let_go_all_the_same(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("read-only")
+
+    lock(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        unlock(tmp_path)
+    lock(tmp_path)
+    unlock(tmp_path)
 
 
 def test_a_lock_can_be_taken_again_once_let_go(tmp_path):

@@ -336,7 +336,7 @@ def test_the_run_after_tuning_trains_with_what_was_chosen(folder, lists, tmp_pat
 
 @pytest.mark.parametrize("epochs, third", [(1, 1), (3, 1), (4, 2), (5, 2), (20, 7)])
 def test_a_trial_is_a_third_of_the_run_rounded_up(epochs, third):
-    assert settings_for("--num_epochs", str(epochs)).tune_epochs == third
+    assert settings_for("--tune_lr", "--num_epochs", str(epochs)).tune_epochs == third
 
 
 # ---- how it answers -----------------------------------------------------------------------------------------------

@@ -195,6 +195,19 @@ def test_the_step_is_taken_after_the_point_on_its_gradient():
     assert points == [Point(1, 1, 1, pytest.approx(start, rel=1e-13), 0.25, 10)]
 
 
+def test_gradients_of_parameters_that_the_optimizer_leaves_alone_do_not_pile_up():
+    class Biased(Line):
+        def losses(self, forward, batch):
+            return super().losses(forward, batch) + self.offset
+
+    task = Biased()
+    task.offset = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
+    task.model.register_parameter("offset", task.offset)
+    optimizer = torch.optim.SGD([task.weight], lr=0.1)
+    for _ in trajectory(task, optimizer, num_epochs=3, batch_size=5, micro_batch_size=5, seed=0):
+        assert task.offset.grad == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(bad):
     probe, task, weights = Line(), Line(), []

@@ -24,7 +24,8 @@ class ShadowStep:
             copy.data.copy_(p.detach())
             copy.grad = None if p.grad is None else p.grad.double()
         self.optimizer.step()
-        learning_rate = {copy: g["lr"] for g in self.optimizer.param_groups for copy in g["params"]}
+        # a rate of None is the optimizer's own affair, of 0 no step: v = x' - x then
+        learning_rate = {copy: g["lr"] or 1.0 for g in self.optimizer.param_groups for copy in g["params"]}
         return {
             p: ((copy.data - p.detach()) / learning_rate[copy]).to(p.dtype)
             for copy, p in zip(self.copies, self.params, strict=True)
