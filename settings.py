@@ -137,7 +137,8 @@ def add_training_flags(parser: Parser) -> Any:
     group.add_argument("--num_epochs", type=positive_int, metavar="N")
     group.add_argument("--batch_size", type=positive_int, metavar="N", help="examples of one update")
     group.add_argument(
-        "--micro_batch_size", type=positive_int, metavar="N", help="examples held at once: bounds memory; in training, batch norm sees as many"
+        "--micro_batch_size", type=positive_int, metavar="N",
+        help="examples held at once: bounds memory; in training, batch norm sees as many",
     )
     group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
     return group
