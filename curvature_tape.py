@@ -166,7 +166,10 @@ class Tape(TorchDispatchMode):
         for op in self.operations:
             inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
             dys, bend = op.rule.push(op, inputs)
-            tangents.update(zip(op.outputs, [dys] if isinstance(dys, Tensor) else dys, strict=False))
+            if isinstance(dys, Tensor):
+                tangents[op.outputs[0]] = dys
+            else:
+                tangents.update(zip(op.outputs, dys, strict=False))
             if bend is not None:
                 curvature += bend
             for slot in op.expiring:
