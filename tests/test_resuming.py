@@ -151,7 +151,8 @@ def landscape(*arguments):
 def tiny_task():
     """What `tiny_run.main` changes is put back after the last test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_landscape, "draw_all", None)
+        for script in ("run_landscape", "run_convergence", "run_hessian"):
+            patch.setattr(f"{script}.draw_all", None)
         patch.setitem(ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
         patch.setitem(tiny_run.TASKS, "tiny", None)
         yield
