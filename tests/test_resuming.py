@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -110,7 +111,8 @@ def interrupt(start, script, folder, number, seconds, rng, most):
             time.sleep(0.002)
         process.join(max(0, until - time.monotonic()))
         if process.is_alive() and hits < most:
-            os.kill(process.pid, number)
+            with suppress(ProcessLookupError):  # it ended this moment
+                os.kill(process.pid, number)
         process.join(600)
         if process.exitcode == 0:
             return hits, log.read_text()
