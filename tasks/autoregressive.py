@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import IGNORED, TOY, Defaults, Request, Task, pad, random_ids, token_losses
-from tasks.data import load_rows, too_few
+from tasks.data import load_rows
 from tasks.encoding import encode
 from tasks.pretrained import load_pretrained
 from tasks.python_library import source_files
@@ -66,7 +66,10 @@ def load(request: Request) -> Autoregressive:
     found = windows(tokenizer, texts, limit, cached=request.dataset != "toy")
     examples = [{"input_ids": window} for window in islice(found, request.dataset_size)]
     if len(examples) < request.dataset_size:
-        raise ValueError(too_few(request.dataset, len(examples), request.dataset_size).replace("rows", "windows"))
+        raise ValueError(
+            f"the first {request.dataset_size} rows of {request.dataset} give {len(examples)} windows of up to {limit} "
+            f"tokens, fewer than the dataset size; a smaller --max_length gives more"
+        )
     return Autoregressive(request.name, network, tokenizer, examples)
 
 

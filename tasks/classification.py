@@ -50,18 +50,19 @@ class Classification(Task):
         finally:
             model.train(mode)
         predicted = torch.cat(predicted).tolist()
-        return {name: score(name, labels, predicted) for name in dict.fromkeys(["accuracy", self.metric])}
+        num_labels = self.model.config.num_labels
+        return {name: score(name, labels, predicted, num_labels) for name in dict.fromkeys(["accuracy", self.metric])}
 
 
-def score(metric: str, labels: Sequence[int], predicted: Sequence[int]) -> float:
-    """F1 is of class 1 where there are two classes, and the mean over classes where there are more."""
+def score(metric: str, labels: Sequence[int], predicted: Sequence[int], num_labels: int) -> float:
+    """F1 is of class 1 where the task has two classes; where it has more, the mean over those that occur."""
     from sklearn import metrics  # slow to import
 
     if metric == "accuracy":
         return float(metrics.accuracy_score(labels, predicted))
     if metric == "matthews_correlation":
         return float(metrics.matthews_corrcoef(labels, predicted))
-    average = "binary" if max(*labels, *predicted) < 2 else "macro"
+    average = "binary" if num_labels == 2 else "macro"
     return float(metrics.f1_score(labels, predicted, average=average, zero_division=0))
 
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from tasks.hub import first_line
+
 LAYOUT = 1  # raise it when `_encodings` changes: the cache knows this function by name, not by content
 
 
@@ -24,7 +26,13 @@ def encode(tokenizer, *columns: Sequence[str], cached: bool, target: bool = Fals
 
     if tokenizer.is_fast:  # its last call's settings are not part of the key
         tokenizer.backend_tokenizer.no_truncation()
-    return datasets.Dataset.from_generator(_encodings, gen_kwargs=arguments).to_list()
+    try:
+        return datasets.Dataset.from_generator(_encodings, gen_kwargs=arguments).to_list()
+    except (datasets.exceptions.DatasetsError, OSError) as error:
+        raise ValueError(
+            f"the tokenised texts cannot be kept in {datasets.config.HF_DATASETS_CACHE} (HF_DATASETS_CACHE names "
+            f"another folder): {first_line(error.__cause__ or error)}"
+        ) from error
 
 
 def _encodings(tokenizer, columns, target, limit, layout) -> Iterator[dict[str, list[int]]]:

@@ -24,11 +24,12 @@ class Spec:
 
     evaluation_share: float
     augmented: bool  # random crop and flip in training
+    rotation: float = 0.0  # and turned by up to so many degrees, either way
 
 
 SPECS = {
     "image_classification": Spec(evaluation_share=0.1, augmented=False),
-    "flowers102": Spec(evaluation_share=0.2, augmented=True),
+    "flowers102": Spec(evaluation_share=0.2, augmented=True, rotation=45.0),
     "aircraft": Spec(evaluation_share=0.2, augmented=True),
 }
 
@@ -72,6 +73,7 @@ class ImageClassification(Classification):
     """`tokenizer` is the model's image processor: it resizes, scales and normalises."""
 
     augmented = False
+    rotation = 0.0  # degrees
 
     def length(self, index: int) -> int:
         return 0  # all pictures are of one size when the model sees them
@@ -83,11 +85,15 @@ class ImageClassification(Classification):
     def training_collate(self, examples: list[dict], seed: int) -> dict[str, Tensor]:
         if not self.augmented:
             return self.collate(examples)
-        views = [random_view(decode(e), np.random.default_rng((seed, e["index"]))) for e in examples]
-        return self._batch(views, examples)
+        side = self.tokenizer.size.get("shortest_edge") or self.tokenizer.size["height"]
+        views = [
+            random_view(decode(e), np.random.default_rng((seed, e["index"])), self.rotation).resize((side, side))
+            for e in examples
+        ]
+        return self._batch(views, examples, do_resize=False, do_center_crop=False)  # it would cut off their margins
 
-    def _batch(self, images: list, examples: list[dict]) -> dict[str, Tensor]:
-        pixels = self.tokenizer(images, return_tensors="pt")["pixel_values"]
+    def _batch(self, images: list, examples: list[dict], **options: bool) -> dict[str, Tensor]:
+        pixels = self.tokenizer(images, return_tensors="pt", **options)["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
     def tiny_batch(self) -> dict[str, Tensor]:
@@ -112,9 +118,10 @@ def decode(example: dict):
         raise Refused(f"the picture in row {example['index'] + 1} cannot be decoded: {first_line(error)}") from error
 
 
-def random_view(image, random: np.random.Generator):
+def random_view(image, random: np.random.Generator, rotation: float = 0.0):
     """A random part of a picture, 8 to 100 % of its area with sides of 3:4 to 4:3, mirrored every other time: the usual
-    augmentation for ImageNet models (RandomResizedCrop and a flip; the image processor does the resizing)."""
+    augmentation for ImageNet models (RandomResizedCrop and a flip; the caller stretches it). With `rotation`, turned by
+    up to so many degrees either way."""
     import PIL.ImageOps
 
     width, height = image.size
@@ -125,7 +132,8 @@ def random_view(image, random: np.random.Generator):
             left, top = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
             image = image.crop((left, top, left + w, top + h))
             break
-    return PIL.ImageOps.mirror(image) if random.random() < 0.5 else image
+    image = PIL.ImageOps.mirror(image) if random.random() < 0.5 else image
+    return image.rotate(random.uniform(-rotation, rotation)) if rotation else image
 
 
 def load(request: Request) -> ImageClassification:
@@ -137,7 +145,8 @@ def load(request: Request) -> ImageClassification:
     splits = {name: Pictures(rows, indices, field) for name, indices in parts._asdict().items()}
     labels = [set(rows["label"] if request.dataset != "toy" else (row["label"] for row in rows))]
     if own_test is not None:
-        splits["test"] = Pictures(own_test, shuffled(len(own_test), request.seed)[: len(parts.train)], field)
+        size = None if request.dataset_size is None else len(parts.train)  # all of it, unless less is asked for
+        splits["test"] = Pictures(own_test, shuffled(len(own_test), request.seed)[:size], field)
         labels.append(set(own_test["label"]))
     num_labels = max(2, 1 + max(set.union(*labels)))
     if request.model == "toy":
@@ -149,7 +158,7 @@ def load(request: Request) -> ImageClassification:
         )  # fmt: skip
     training = splits.pop("train")
     task = ImageClassification(request.name, network, processor, training, splits)
-    task.augmented = spec.augmented
+    task.augmented, task.rotation = spec.augmented, spec.rotation
     return task
 
 

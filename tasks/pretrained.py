@@ -81,11 +81,21 @@ def _is_head(key: str, model: torch.nn.Module) -> bool:
 
 
 def check_twice_differentiable(task, source: str) -> None:
-    """ValueError naming the model if its loss has no second derivative: some fused kernels have none, and then no
-    sharpness can be measured. Costs a forward and two backward passes of one short example."""
-    shortest = min(range(min(32, len(task.examples))), key=task.length)
-    batch = task.collate([task.examples[shortest]])
+    """ValueError naming the model if it cannot run the task's shortest and longest example together (too few positions
+    or tokens, no padding, ...), or if its loss has no second derivative: some fused kernels have none, and then no
+    sharpness can be measured. Costs a forward pass of the two, and another with two backward passes of the shortest."""
+    order = sorted(range(len(task.examples)), key=task.length)
+    shortest, longest = task.examples[order[0]], task.examples[order[-1]]
+    batch = task.collate([shortest])
     with measuring(task.model), differentiable_attention():
+        try:
+            with torch.no_grad():
+                task.losses(task.model, task.collate([shortest, longest]))
+        except Exception as error:  # each model has its own
+            raise ValueError(
+                f"model {source} ({type(task.model).__name__}) cannot run the examples of {task.name}: "
+                f"{first_line(error)}"
+            ) from error
         params = {name: p.requires_grad_() for name, p in trainable_parameters(task.model).items()}
         loss = functional_loss(task.model, task.losses)(params, batch).sum()
         grads = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)

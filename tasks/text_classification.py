@@ -142,7 +142,8 @@ def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[l
     parts = partition(source, len(rows), request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test)
     chosen = {name: [rows[i] for i in indices] for name, indices in parts._asdict().items()}
     if own_test:
-        chosen["test"] = [own_test[i] for i in shuffled(len(own_test), seed)[: len(parts.train)]]
+        size = None if request.dataset_size is None else len(parts.train)  # all of it, unless less is asked for
+        chosen["test"] = [own_test[i] for i in shuffled(len(own_test), seed)[:size]]
     num_labels = max(2, 1 + max(row["label"] for row in [*rows, *own_test]))
     columns = {
         name: ([[text_of(row, field) for row in part] for field in fields], [row["label"] for row in part])

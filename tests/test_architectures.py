@@ -81,6 +81,18 @@ def test_tiny_models_of_every_known_type_are_checked_above():
     assert checked == set(TINY)
 
 
+def test_a_model_that_cannot_run_two_examples_together_is_refused_by_name(monkeypatch):
+    def alone(hidden):
+        if len(hidden) > 1:
+            raise IndexError("index out of range in self")
+        return hidden @ task.model.lm_head.weight.T
+
+    task = load_task("toy", dataset_size=8)
+    monkeypatch.setattr(task.model.lm_head, "forward", alone)
+    with pytest.raises(ValueError, match="model a/b .T5.*. cannot run the examples of toy: index out of range in self"):
+        check_twice_differentiable(task, "a/b")
+
+
 def test_a_model_without_second_derivative_is_refused_by_name(monkeypatch):
     class Once(torch.autograd.Function):
         """Like a fused kernel: a gradient, and no gradient of that."""

@@ -13,6 +13,7 @@ import run_convergence
 from results import read_table
 from tasks import load_task
 from tasks.classification import partition, rows_for, score
+from tasks.image_classification import decode, random_view
 from tasks.toy_data import pictures, reviews, sentence_pairs
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -40,10 +41,11 @@ def test_too_few_rows_are_answered_with_what_would_do():
 
 def test_scores_are_the_textbook_ones():
     labels, predicted = [1, 1, 1, 0, 0, 0, 0, 0], [1, 1, 0, 1, 0, 0, 0, 0]  # tp 2, fn 1, fp 1, tn 4
-    assert score("accuracy", labels, predicted) == pytest.approx(6 / 8)
-    assert score("f1", labels, predicted) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
-    assert score("matthews_correlation", labels, predicted) == pytest.approx((2 * 4 - 1) / (3 * 3 * 5 * 5) ** 0.5)
-    assert score("f1", [0, 1, 2, 2], [0, 1, 2, 1]) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)  # mean over classes
+    assert score("accuracy", labels, predicted, 2) == pytest.approx(6 / 8)
+    assert score("f1", labels, predicted, 2) == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert score("matthews_correlation", labels, predicted, 2) == pytest.approx((2 * 4 - 1) / (3 * 3 * 5 * 5) ** 0.5)
+    assert score("f1", [0, 1, 2, 2], [0, 1, 2, 1], 3) == pytest.approx((1 + 2 / 3 + 2 / 3) / 3)  # mean over classes
+    assert score("f1", [0, 1, 1, 0], [0, 1, 0, 0], 3) == pytest.approx((4 / 5 + 2 / 3) / 2), "though one is not there"
 
 
 def test_scoring_counts_the_right_answers_and_leaves_the_model_as_it_was():
@@ -137,6 +139,27 @@ def test_augmented_pictures_are_those_of_seed_and_example_alone():
     assert not torch.equal(first, plain) and torch.equal(plain, task.collate(examples)["pixel_values"])
     unchanged = toy("image_classification")
     assert torch.equal(unchanged.training_collate(examples, 1)["pixel_values"], plain)
+
+
+def test_a_random_view_is_stretched_to_the_models_size_and_keeps_its_margins(monkeypatch):
+    import PIL.Image
+    from transformers import ConvNextImageProcessor
+
+    bordered = PIL.Image.new("RGB", (64, 40), "black")
+    bordered.paste((255, 255, 255), (8, 8, 56, 32))
+    task = toy("aircraft")
+    task.tokenizer = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875)  # as ResNet's
+    monkeypatch.setattr("tasks.image_classification.random_view", lambda *_: bordered)
+    (pixels,) = task.training_collate(examples_of(task)[:1], 0)["pixel_values"]  # [3, 32, 32]
+    edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]])
+    assert pixels.shape == (3, 32, 32) and edge.max() < pixels[:, 16, 16].min()
+
+
+def test_flowers_are_turned_as_well():
+    image = decode(examples_of(toy("flowers102"))[0])
+    turned, straight = (random_view(image, np.random.default_rng(5), rotation) for rotation in (45.0, 0.0))
+    assert turned.size == straight.size and turned.tobytes() != straight.tobytes()
+    assert toy("flowers102").rotation == 45.0 and toy("aircraft").rotation == 0.0
 
 
 def test_an_epochs_scores_are_those_of_the_model_at_its_end(tmp_path):

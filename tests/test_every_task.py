@@ -161,9 +161,9 @@ def test_masks_are_fifteen_percent_drawn_once_and_of_each_text_alone():
 def test_windows_cover_every_file_and_only_their_tokens_are_scored(tmp_path):
     texts = ["def f(x):\n    return x\n" * 7, "", "a = 1\n", "import os\n" * 30]
     path = write(tmp_path / "a.jsonl", [{"content": text} for text in texts])
-    with pytest.raises(ValueError, match="has (?P<n>[0-9]+) windows, fewer than the dataset size of 400") as caught:
+    with pytest.raises(ValueError, match="give [0-9]+ windows of up to 16 tokens, fewer than the dataset") as caught:
         load_task("autoregressive", dataset=path, model="toy", dataset_size=400, max_length=16)
-    count = int(str(caught.value).split(" has ")[1].split()[0])
+    count = int(str(caught.value).split(" give ")[1].split()[0])
     task = load_task("autoregressive", dataset=path, model="toy", dataset_size=count, max_length=16)
     tokens = [task.tokenizer(text)["input_ids"] for text in texts]
     found = [e["input_ids"] for e in task.examples]
