@@ -72,6 +72,10 @@ def _is_clipped(row: Row) -> bool:
     return any(row["options"].get(option) for option in ("coordinate_clip", "clip_update"))
 
 
+TEXTS = {"algorithm", "split", "metric", "batch", "block", "layer", "kind", "converged", "chosen", "diverged"}
+PLACES = {"epoch", "iteration", "distance", "bin_low", "bin_high", "count"}  # what has none cannot be drawn
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder as the figures need it."""
@@ -82,14 +86,19 @@ class Run:
     def table(self, name: str, columns: str) -> list[Row]:
         """The rows of a table, which must have these columns; none where the run did not write it.
 
-        Raises: ValueError naming a column that is missing, or an algorithm that config.json does not list.
+        Raises: ValueError naming a column that is missing, a cell that is no number where one belongs, or an algorithm
+            that config.json does not list.
         """
         path = self.folder / f"{name}.csv"
         rows = read_table(path) if path.exists() else []
-        for row in rows:
+        for line, row in enumerate(rows, start=2):
             for column in columns.split():
                 if column not in row:
                     raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
+                empty = row[column] is None and column in PLACES
+                if empty or isinstance(row[column], str) and column not in TEXTS:
+                    cell = "empty" if empty else repr(row[column])
+                    raise ValueError(f"{path}, line {line}: {column} is {cell}, expected a number")
             if "algorithm" in row and row["algorithm"] not in self.styles:
                 raise ValueError(f"{path} has rows of {row['algorithm']!r}, which config.json does not list")
         return rows

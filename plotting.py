@@ -193,9 +193,10 @@ def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
 def _bars(bins: Sequence[Row]) -> tuple[list[float], list[float]]:
     """Edges and fractions; the zero bin, which has no place on a log axis, gets the width of the others."""
     bins = sorted(bins, key=lambda row: row["bin_low"])
-    ratio = bins[-1]["bin_high"] / bins[-1]["bin_low"]
+    last = bins[-1]
+    ratio = last["bin_high"] / last["bin_low"] if last["bin_low"] else 10.0
     total = sum(row["count"] for row in bins)
-    edges = [row["bin_low"] or row["bin_high"] / ratio for row in bins] + [bins[-1]["bin_high"]]
+    edges = [row["bin_low"] or row["bin_high"] / ratio for row in bins] + [last["bin_high"]]
     return edges, [row["count"] / total for row in bins]
 
 
@@ -295,12 +296,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = parser.add_mutually_exclusive_group(required=True)
     chosen.add_argument("folder", nargs="?", help="a run folder, such as output/toy: holds config.json and the tables")
     chosen.add_argument("--overlay", nargs="+", metavar="FOLDER", help="run folders of run_hessian.py, in one figure")
-    parser.add_argument("--output_dir", default=".", metavar="FOLDER", help="where the overlay goes; by default here")
+    parser.add_argument("--output_dir", metavar="FOLDER", help="where the overlay goes; by default here")
     settings = parser.parse_args(arguments)
+    if settings.folder and settings.output_dir:
+        parser.error("--output_dir is for --overlay; the figures of a run go into its own folder")
     logging.basicConfig(format="%(message)s")
     logger.setLevel(logging.INFO)  # ours only: at this level the PDF font library tells of every glyph
     try:
-        overlaid = settings.overlay and draw_overlay(settings.overlay, settings.output_dir)
+        overlaid = settings.overlay and draw_overlay(settings.overlay, settings.output_dir or ".")
         for path in overlaid or draw_all(settings.folder):
             print(path)
     except ValueError as error:

@@ -71,7 +71,7 @@ def make_parser() -> Parser:
     )  # fmt: skip
     group.add_argument("--lr_scheduler", type=one_of("schedule", SCHEDULERS), help="one of " + ", ".join(SCHEDULERS))
     group.add_argument(
-        "--warmup_ratio", type=number(float, 0, 1), default=0.1, help="share of the updates, or epochs, that warm up"
+        "--warmup_ratio", type=number(float, 0, 1), help="share of the updates, or epochs, that warm up; default 0.1"
     )
     group.add_argument(
         "--max_grad_norm", type=number(float, 0), metavar="NORM", help="scale longer gradients down to it; 0: never"
@@ -107,6 +107,10 @@ def resolve(settings: argparse.Namespace) -> None:
         if unknown:
             raise ValueError(f"--only {unknown[0]!r} is no label of the list; it has {'; '.join(settings.algorithms)}")
         settings.algorithms = {label: settings.algorithms[label] for label in settings.only}
+    if settings.lr_scheduler.endswith("warmup"):
+        settings.warmup_ratio = 0.1 if settings.warmup_ratio is None else settings.warmup_ratio
+    elif settings.warmup_ratio is not None:
+        raise ValueError(f"--warmup_ratio is for schedules with a warm-up, not for {settings.lr_scheduler}")
     if len(set(settings.seeds)) < len(settings.seeds):
         raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, settings.seeds))}")
     if settings.dtype == "bfloat16" and settings.device.type != "cuda":
@@ -230,11 +234,14 @@ class Start:
 # ---- tables ---------------------------------------------------------------------------------------------------------
 
 
-def summarise(label: str, row: Algorithm, runs: Sequence[Run], sgd_loss: float | None) -> dict:
-    """A row of summary.csv; losses over the seeds that did not diverge, steps as their mean where all got there."""
+def summarise(label: str, row: Algorithm, runs: Sequence[Run], sgd: Sequence[Run]) -> dict:
+    """A row of summary.csv; losses over the seeds that did not diverge, steps as their mean where all got there.
+
+    `sgd`: plain SGD's runs from the same seeds, each the mark for the run of its seed; empty if the list has none."""
     finished = [run for run in runs if not run.diverged]
     finals = [run.final_loss for run in finished]
-    steps = [run.steps_to(sgd_loss) for run in finished] if sgd_loss is not None else []
+    pairs = zip(runs, sgd, strict=True) if sgd else []
+    steps = [run.steps_to(base.final_loss) for run, base in pairs if not (run.diverged or base.diverged)]
     return dict(
         algorithm=label,
         lr=learning_rate(row),
@@ -275,9 +282,8 @@ def run(settings: argparse.Namespace, task, folder: Path, stop: StopRequest) -> 
                 end = f"diverged after {steps} steps" if result.diverged else loss
                 log.info("%s, seed %d: %s", label, seed, end)
     plain = next((k for k, row in settings.algorithms.items() if row.name == "sgd" and not row.is_clipped), None)
-    sgd = [r.final_loss for r in runs[plain] if not r.diverged] if plain else []
     for label, row in settings.algorithms.items():
-        summary.append(summarise(label, row, runs[label], statistics.fmean(sgd) if sgd else None))
+        summary.append(summarise(label, row, runs[label], runs[plain] if plain else []))
     summary.save()
     return summary
 

@@ -154,7 +154,7 @@ SCHEDULERS = ("constant", "linear", "cosine", "linear_with_warmup", "epoch_warmu
 
 
 def make_scheduler(
-    name: str, optimizer: torch.optim.Optimizer, num_epochs: int, steps_per_epoch: int, warmup_ratio: float = 0.1
+    name: str, optimizer: torch.optim.Optimizer, num_epochs: int, steps_per_epoch: int, warmup_ratio: float | None = 0.1
 ):
     """The learning rate over `num_epochs * steps_per_epoch` updates, or None where the optimizer sets its own.
 

@@ -77,6 +77,7 @@ FLAGS = [
     ("convergence", "--tune_lr --lr_grid nan", "--lr_grid: expected float"),
     ("convergence", "--lr_grid 1 3", "--lr_grid and --tune_epochs are for --tune_lr"),
     ("convergence", "--tune_epochs 1", "--lr_grid and --tune_epochs are for --tune_lr"),
+    ("convergence", "--warmup_ratio 0.3 --lr_scheduler cosine", "--warmup_ratio is for schedules with a warm-up, not"),
     ("convergence", "--tune_lr --tune_epochs 0", "--tune_epochs: expected int"),
     ("convergence", "--num_epochs 2 --num_epoch_to_save 3", "--num_epoch_to_save 3 is after the last epoch"),
     ("convergence", "--lr 0.1", "unrecognized arguments: --lr 0.1"),

@@ -140,6 +140,12 @@ def test_an_empty_table_is_skipped_and_said_and_an_absent_one_is_skipped(tmp_pat
     assert caplog.messages == [f"{table}.csv holds nothing to draw", f"{tmp_path} holds no table to draw"]
 
 
+def test_a_place_for_figures_that_have_one_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        plotting.main([str(tmp_path), "--output_dir", str(tmp_path / "elsewhere")])
+    assert exit.value.code == 2 and "--output_dir is for --overlay" in capsys.readouterr().err
+
+
 def test_an_unknown_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
     assert plotting.main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.splitlines() == [
@@ -149,6 +155,8 @@ def test_an_unknown_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
 @pytest.mark.parametrize("lines, message", [
     ("epoch,batch,algorithm,loss\n2,6,sgd,5.0\n", "scan.csv has no column 'distance'; it has epoch, batch"),
     ("epoch,batch,algorithm,distance,loss\n2,6,mine,0,5\n", "has rows of 'mine', which config.json does not list"),
+    ("epoch,batch,algorithm,distance,loss\n2,6,sgd,0,five\n", "scan.csv, line 2: loss is 'five', expected a number"),
+    ("epoch,batch,algorithm,distance,loss\n2,6,sgd,,5\n", "scan.csv, line 2: distance is empty, expected a number"),
 ])
 def test_a_table_that_does_not_fit_is_one_line(tmp_path, lines, message):
     write_config(tmp_path, {}, [{"label": "sgd", "name": "sgd", "options": {}}])

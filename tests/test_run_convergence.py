@@ -174,14 +174,14 @@ def test_summary_follows_from_the_losses(folder):
     # mean over the examples of the last three batches (16, 16 and 8), an epoch's worth, at iterations 3 to 6
     sizes = [16, 16, 8, 16, 16, 8]
     smooth = {key: [fmean(curve[i - 3 : i], sizes[i - 3 : i]) for i in (3, 4, 5, 6)] for key, curve in losses.items()}
-    target = fmean([smooth["sgd", 0][-1], smooth["sgd", 1][-1]])
     for row, label in zip(read_table(folder / "summary.csv"), LABELS, strict=True):
         finals = [smooth[label, seed][-1] for seed in (0, 1)]
         assert row["algorithm"] == label and row["diverged"] == 0
         assert row["final_loss_mean"] == pytest.approx(fmean(finals), rel=1e-12)
         assert row["final_loss_std"] == pytest.approx(stdev(finals), rel=1e-9)
         assert row["best_loss"] == min(*smooth[label, 0], *smooth[label, 1])
-        steps = [next((3 + i for i, f in enumerate(smooth[label, s]) if f <= target), None) for s in (0, 1)]
+        ends = [smooth["sgd", seed][-1] for seed in (0, 1)]
+        steps = [next((3 + i for i, f in enumerate(smooth[label, s]) if f <= ends[s]), None) for s in (0, 1)]
         assert row["steps_to_sgd_loss"] == (None if None in steps else fmean(steps))
 
 
@@ -195,11 +195,14 @@ def test_a_run_of_known_losses_is_summarised_by_hand():
     assert [known.steps_to(target) for target in (7.5, 4.0, 3.5, 2.9)] == [2, 3, 4, None]
     worse = Run([(1, i, 4, loss, 0.1, 0.0) for i, loss in [(1, 6.0), (2, 6.5)]], 2, False, [])
     gone = Run([(1, 1, 4, 8.0, 0.1, 0.0)], 2, True, [])
-    row = run_convergence.summarise("sgd", ROWS[0], [known, worse, gone], sgd_loss=6.25)
+    row = run_convergence.summarise("sgd", ROWS[0], [known, worse, gone], sgd=[known, worse, gone])
     assert row == dict(
         algorithm="sgd", lr=0.1, final_loss_mean=(4.5 + 6.25) / 2, final_loss_std=pytest.approx(1.75 / 2**0.5),
         best_loss=3.0, steps_to_sgd_loss=(3 + 2) / 2, diverged=1,
     )  # fmt: skip
+    other = run_convergence.summarise("adam", ROWS[1], [worse, known, known], sgd=[known, worse, gone])
+    assert other["steps_to_sgd_loss"] is None, "6.25 is above 4.5, where the SGD of its seed ended"
+    assert run_convergence.summarise("adam", ROWS[1], [known], sgd=[worse])["steps_to_sgd_loss"] == 3
 
 
 def test_diverged_algorithm_is_marked_and_the_others_go_on(folder, lists, tmp_path, monkeypatch, caplog, capfd):
