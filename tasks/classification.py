@@ -98,6 +98,11 @@ def partition(source: str, rows: int, size: int | None, share: float, seed: int 
     return Parts(order[:size], order[first_evaluation:first_test][:size], order[first_test:][:size])
 
 
+def official_test(rows: int, parts: Parts, size: int | None, seed: int | None) -> list[int]:
+    """Row numbers of a data set's own test: all, or as many as train where a `size` was asked for."""
+    return shuffled(rows, seed)[: None if size is None else len(parts.train)]
+
+
 def shuffled(rows: int, seed: int | None) -> list[int]:
     """Row numbers in an order drawn from `seed`; None: as they are."""
     return list(range(rows)) if seed is None else np.random.default_rng(seed).permutation(rows).tolist()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request
-from tasks.classification import Classification, partition, rows_for, shuffled
+from tasks.classification import Classification, official_test, partition, rows_for
 from tasks.data import Refused, explained, load_splits, require_label
 from tasks.hub import first_line, is_local, quiet_libraries
 from tasks.pretrained import load_pretrained
@@ -145,8 +145,8 @@ def load(request: Request) -> ImageClassification:
     splits = {name: Pictures(rows, indices, field) for name, indices in parts._asdict().items()}
     labels = [set(rows["label"] if request.dataset != "toy" else (row["label"] for row in rows))]
     if own_test is not None:
-        size = None if request.dataset_size is None else len(parts.train)  # all of it, unless less is asked for
-        splits["test"] = Pictures(own_test, shuffled(len(own_test), request.seed)[:size], field)
+        chosen = official_test(len(own_test), parts, request.dataset_size, request.seed)
+        splits["test"] = Pictures(own_test, chosen, field)
         labels.append(set(own_test["label"]))
     num_labels = max(2, 1 + max(set.union(*labels)))
     if request.model == "toy":

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request, pad, random_ids
-from tasks.classification import Classification, partition, rows_for, shuffled
+from tasks.classification import Classification, official_test, partition, rows_for
 from tasks.data import check_rows, explained, load_splits, require_label, require_text
 from tasks.encoding import encode
 from tasks.hub import is_local
@@ -142,8 +142,7 @@ def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[l
     parts = partition(source, len(rows), request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test)
     chosen = {name: [rows[i] for i in indices] for name, indices in parts._asdict().items()}
     if own_test:
-        size = None if request.dataset_size is None else len(parts.train)  # all of it, unless less is asked for
-        chosen["test"] = [own_test[i] for i in shuffled(len(own_test), seed)[:size]]
+        chosen["test"] = [own_test[i] for i in official_test(len(own_test), parts, request.dataset_size, seed)]
     num_labels = max(2, 1 + max(row["label"] for row in [*rows, *own_test]))
     columns = {
         name: ([[text_of(row, field) for row in part] for field in fields], [row["label"] for row in part])

@@ -12,7 +12,7 @@ from task_examples import examples_of, toy, write
 import run_convergence
 from results import read_table
 from tasks import load_task
-from tasks.classification import partition, rows_for, score
+from tasks.classification import official_test, partition, rows_for, score
 from tasks.image_classification import decode, random_view
 from tasks.toy_data import pictures, reviews, sentence_pairs
 
@@ -30,6 +30,13 @@ def test_partition_keeps_the_order_and_shares_no_row():
     for size in (1, 7, 640):
         for share in (0.1, 0.2):
             assert len(partition("f", rows_for(size, share), size, share, None, with_test=True).train) == size
+
+
+def test_the_official_test_is_used_whole_unless_less_is_asked_for():
+    parts = partition("f", 20, None, 0.1, None, with_test=False)  # 18 to train
+    assert official_test(50, parts, None, None) == list(range(50))
+    assert official_test(50, parts, 18, None) == list(range(18))
+    assert sorted(official_test(50, parts, None, 3)) == list(range(50)) != official_test(50, parts, None, 3)
 
 
 def test_too_few_rows_are_answered_with_what_would_do():

@@ -158,6 +158,6 @@ def test_random_state_and_data_are_left_alone(small_sample):
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_threshold_is_the_same_across_devices(small_sample, fraction):
     tensors = [heavy_tailed(5000, seed=s) for s in range(3)]
-    on_gpu = [t.cuda() for t in tensors]
+    on_gpu = [t.to("cuda") for t in tensors]
     assert clip_threshold(on_gpu, fraction) == clip_threshold(on_gpu[:2] + tensors[2:], fraction)
     assert clip_threshold(on_gpu, fraction) == by_sorting(tensors, fraction)
