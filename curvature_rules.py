@@ -33,15 +33,16 @@ class Rule:
     push: Callable  # (operation, tangents) -> (dy, bend)
     keeps: str = ""  # tracked tensors to keep from the forward pass: "inputs", "output" or both; constants always are
     bends_in: tuple[int, ...] | None = ()  # it bends if these arguments are all tracked; None: never
+    spared_by_output: bool = False  # keep the output, too, unless the model writes over it; the rule does without
     weigh: Callable | None = None  # (operation, adjoint) -> what the bend needs of the adjoint, once for all directions
 
 
 @dataclass(eq=False)
 class Operation:
-    """One executed aten operation; `slots` and `values` are built like its arguments (tensors, or lists of them)."""
+    """One executed aten operation."""
 
     func: Callable
-    slots: list  # the argument's place in the recording where it is tracked, else None
+    slots: list  # the argument's place in the recording where it is tracked, else None; in lists as among the arguments
     values: list  # the argument itself where constant or kept, else None
     kwargs: dict
     outputs: list  # one Slot per output tensor
@@ -49,17 +50,18 @@ class Operation:
     results: list = field(default_factory=list)  # the output tensors, where kept
     adjoints: list = field(default_factory=list)  # d loss / d output, one per output; only for curved rules
     expiring: list = field(default_factory=list)  # slots whose tangents no later operation reads
-    flat: bool = False  # none of the arguments is a list, as is usual
+    flat: bool = False  # no tracked tensor is in a list, as is usual
+    reach: float = 1.0  # of the direction that is being pushed: see `two_products`
 
     def __post_init__(self):
-        self.flat = not any(isinstance(slot, (list, tuple)) for slot in self.slots)
+        self.flat = not any(isinstance(slot, list) for slot in self.slots)
 
     def run(self, args: list):
         return self.func(*args, **self.kwargs)
 
 
 def nested(function: Callable, *args: Sequence) -> list:
-    """`function` on every argument, and on every element of an argument that is a list, as `cat` takes one."""
+    """`function` on every argument, and on every element where the first holds a list, as `cat` takes one."""
     return [
         nested(function, *row) if isinstance(row[0], (list, tuple)) else function(*row)
         for row in zip(*args, strict=True)
@@ -133,36 +135,60 @@ def push_product(op: Operation, tangents: list):
 
 
 def push_matmul(op: Operation, tangents: list):
-    """y = a b for matrices or batches of them: the product rule, its sum taken inside the second product."""
-    (a, b), (da, db) = op.values[:2], tangents[:2]
-    if da is None or db is None:
-        return push_product(op, tangents)
-    dy, adjoint = da @ b, op.adjoints[0]
-    _ = dy.addmm_(a, db) if dy.dim() == 2 else dy.baddbmm_(a, db)
-    narrow = da.shape[-1] < db.shape[-1]  # <adj, da db> = <adj db', da>: form the smaller
-    return dy, 2 * (inner(adjoint @ db.mT, da) if narrow else inner(adjoint, da @ db))
-
-
-def push_addmm(op: Operation, tangents: list):
-    """y = bias + a b."""
-    if op.kwargs:  # beta, alpha
+    """y = a b for matrices or batches of them, or bias + a b:  dy = da b + a db,  D2y = 2 da db."""
+    if op.kwargs:  # addmm's beta, alpha
         return push_generic(op, tangents)
-    product = replace(op, func=aten.mm.default, values=op.values[1:], adjoints=op.adjoints)
-    dy, bend = push_matmul(product, tangents[1:]) if any(dx is not None for dx in tangents[1:]) else (0, None)
-    return (dy if tangents[0] is None else (dy + tangents[0]).expand(op.outputs[0].shape)), bend
+    *bias, a, b = op.values
+    *dbias, da, db = tangents
+    shift = dbias[0] if dbias else None
+    if da is None and db is None:
+        return shift.expand(op.outputs[0].shape), None
+    if da is None or db is None:
+        dy, bend = a @ db if da is None else da @ b, None
+    elif op.results:
+        dy, bend = two_products(op, a, b, da, db)
+        if bias:  # the output has it, too
+            shift = bias[0] / op.reach + (0 if shift is None else shift)
+    else:
+        dy = da @ b
+        dy = add_product(dy, a, db)
+        narrow = da.shape[-1] < db.shape[-1]  # <adj, da db> = <adj db', da>: form the smaller
+        bend = 2 * (inner(op.adjoints[0] @ db.mT, da) if narrow else inner(op.adjoints[0], da @ db))
+    return (dy if shift is None else dy.add_(shift)), bend
+
+
+def two_products(op: Operation, a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> tuple[Tensor, Tensor]:
+    """dy = da b + a db of matrices, and the bend, from y = a b and two products instead of three:
+
+        (a + t da) (b + t db)  =  y + t dy + t^2 da db
+
+    Little is lost in the difference as long as t (`op.reach`) makes the tangents about as large as the values."""
+    t, dadb = op.reach, da @ db
+    bend = 2 * inner(op.adjoints[0], dadb)
+    known = torch.add(op.results[0], dadb, alpha=t * t, out=dadb)
+    return add_product(known, torch.add(a, da, alpha=t), torch.add(b, db, alpha=t), beta=-1 / t, alpha=1 / t), bend
+
+
+def add_product(c: Tensor, a: Tensor, b: Tensor, beta: float = 1, alpha: float = 1) -> Tensor:
+    """c <- beta c + alpha a b, in place, for matrices or batches of them."""
+    return (c.addmm_ if c.dim() == 2 else c.baddbmm_)(a, b, beta=beta, alpha=alpha)
 
 
 def push_convolution(op: Operation, tangents: list):
-    """y = x * w + bias, * the convolution."""
-    (x, w, _), (dx, dw, dbias), rest = op.values[:3], tangents[:3], op.values[3:]
-    dy = op.run([x, dw, dbias, *rest]) if dw is not None else 0
-    if dx is not None:
-        dy = dy + op.run([dx, w, None if dw is not None else dbias, *rest])
+    """y = x * w + bias, * the convolution:  dy = dx * w + x * dw + dbias,  D2y = 2 dx * dw."""
+    (x, w, bias), (dx, dw, dbias), rest = op.values[:3], tangents[:3], op.values[3:]
     if dx is None and dw is None:
-        return dbias.view(-1, *[1] * (len(op.outputs[0].shape) - 2)).expand(op.outputs[0].shape), None
+        return per_channel(dbias, op).expand(op.outputs[0].shape), None
     if dx is None or dw is None:
-        return dy, None
-    return dy, 2 * inner(op.adjoints[0], op.run([dx, dw, None, *rest]))
+        return op.run([x if dx is None else dx, w if dw is None else dw, dbias, *rest]), None
+    dxdw = op.run([dx, dw, None, *rest])
+    bend = 2 * inner(op.adjoints[0], dxdw)
+    if not op.results:
+        return op.run([dx, w, None, *rest]) + op.run([x, dw, dbias, *rest]), bend
+    t = op.reach
+    moved = op.run([torch.add(x, dx, alpha=t), torch.add(w, dw, alpha=t), bias, *rest])
+    dy = moved.sub_(torch.add(op.results[0], dxdw, alpha=t * t, out=dxdw)).div_(t)
+    return (dy if dbias is None else dy.add_(per_channel(dbias, op))), bend
 
 
 def push_divide(op: Operation, tangents: list):
@@ -175,20 +201,27 @@ def push_divide(op: Operation, tangents: list):
     return dy, -2 * inner(op.adjoints[0], dy * (db / b))
 
 
+def per_channel(values: Tensor, op: Operation) -> Tensor:
+    """Numbers of the channels [C], shaped to meet the operation's output [B, C, ...]."""
+    return values.view(-1, *[1] * (len(op.outputs[0].shape) - 2))
+
+
 # ---- functions of single elements: f'(x) and f''(x) ------------------------------------------------------
 
 
 def elementwise(derivatives: Callable, keeps: str = "inputs") -> Rule:
-    """A rule from derivatives(x or y, other arguments) -> (f', f'')."""
+    """A rule from derivatives(x or y, other arguments) -> (f', f''), taken once for all directions."""
+
+    def weigh(op: Operation, adjoint: Tensor) -> Tensor:
+        kept = op.results if keeps == "output" else op.values
+        kept[0], second = derivatives(kept[0], *op.values[1:], **op.kwargs)
+        return adjoint * second
 
     def push(op: Operation, tangents: list):
-        kept = op.results[0] if keeps == "output" else op.values[0]
-        first, second = derivatives(kept, *op.values[1:], **op.kwargs)
-        dx = tangents[0]
-        dy = first * dx
-        return dy, inner(op.adjoints[0] * second, dx * dx)
+        first, dx = op.results[0] if keeps == "output" else op.values[0], tangents[0]
+        return first * dx, inner(op.adjoints[0], dx * dx)
 
-    return Rule(push, keeps, bends_in=(0,))
+    return Rule(push, keeps, bends_in=(0,), weigh=weigh)
 
 
 def gelu(x: Tensor, approximate: str = "none"):
@@ -209,7 +242,7 @@ def silu(x: Tensor):
 
 def power(x: Tensor, n: float):
     if n == 2:
-        return 2 * x, 2.0
+        return 2 * x, 2
     return n * x ** (n - 1), n * (n - 1) * x ** (n - 2)
 
 
@@ -272,18 +305,15 @@ def push_batch_norm(op: Operation, tangents: list):
     if training:
         raise NotTraceable("batch norm in training mode mixes the examples; measure in evaluation mode")
 
-    def per_channel(t: Tensor) -> Tensor:
-        return t.view(-1, *[1] * (len(op.outputs[0].shape) - 2))
-
-    r = per_channel(torch.rsqrt(var + eps))
+    r = per_channel(torch.rsqrt(var + eps), op)
     dy, bend = 0, None
     if dx is not None:
         dz = dx * r
-        dy = dz if w is None else dz * per_channel(w)
-        bend = None if dw is None else 2 * inner(op.adjoints[0] * dz, per_channel(dw).expand_as(dz))
+        dy = dz if w is None else dz * per_channel(w, op)
+        bend = None if dw is None else 2 * inner(op.adjoints[0] * dz, per_channel(dw, op).expand_as(dz))
     if dw is not None:
-        dy = dy + (x - per_channel(mean)) * r * per_channel(dw)
-    return (dy if db is None else dy + per_channel(db)).expand(op.outputs[0].shape), bend
+        dy = dy + (x - per_channel(mean, op)) * r * per_channel(dw, op)
+    return (dy if db is None else dy + per_channel(db, op)).expand(op.outputs[0].shape), bend
 
 
 def push_max_pool(op: Operation, tangents: list):
@@ -351,9 +381,10 @@ TABLE = [
     (Rule(push_relu, "output", bends_in=None), "relu.default"),
     (Rule(push_max_pool, "output", bends_in=None), "max_pool2d_with_indices.default"),
     (Rule(push_product, "inputs", bends_in=(0, 1)), "mul.Tensor mul.Scalar"),
-    (Rule(push_matmul, "inputs", bends_in=(0, 1)), "mm.default bmm.default"),
-    (Rule(push_addmm, "inputs", bends_in=(1, 2)), "addmm.default"),
-    (Rule(push_convolution, "inputs", bends_in=(0, 1)), "convolution.default"),
+    (Rule(push_matmul, "inputs", bends_in=(0, 1)), "bmm.default"),
+    (Rule(push_matmul, "inputs", bends_in=(0, 1), spared_by_output=True), "mm.default"),
+    (Rule(push_matmul, "inputs", bends_in=(1, 2), spared_by_output=True), "addmm.default"),
+    (Rule(push_convolution, "inputs", bends_in=(0, 1), spared_by_output=True), "convolution.default"),
     (Rule(push_divide, "inputs output", bends_in=(1,)), "div.Tensor div.Scalar"),
     (elementwise(lambda y: (1 - y * y, -2 * y * (1 - y * y)), "output"), "tanh.default"),
     (elementwise(lambda y: (y * (1 - y), y * (1 - y) * (1 - 2 * y)), "output"), "sigmoid.default"),
@@ -377,5 +408,5 @@ def rule_for(func: Callable, slots: list) -> Rule:
     in it: it needs neither the adjoint nor the tracked values."""
     rule = RULES.get(func, GENERIC)
     if rule.bends_in and any(slots[i] is None for i in rule.bends_in):
-        return replace(rule, keeps="", bends_in=None)
+        return replace(rule, keeps="", bends_in=None, spared_by_output=False)
     return rule

@@ -1,4 +1,4 @@
-r"""Curvature of the loss along many directions, for little more than three forward passes a direction.
+r"""Curvature of the loss along many directions, for two to three forward passes a direction.
 
 Let the loss be computed by operations y = op(inputs), and let dx, dy be the tangents d/ds of their inputs and outputs
 at the parameters + s v. Differentiating the chain rule once more,
@@ -7,19 +7,22 @@ at the parameters + s v. Differentiating the chain rule once more,
 
 because whatever an operation bends reaches the loss through the adjoint d loss / dy of its output. The adjoints do not
 depend on v: one forward and one backward pass serve all directions; each direction pushes its tangents forward once.
-A linear layer y = x W' costs
+A linear layer y = x W' costs two matrix products, where a forward pass takes one:
 
-    dy = dx W' + x dW'        two matrix products
-    D2y = 2 dx dW'            a third, contracted with the adjoint of y
+    D2y = 2 dx dW',    dy = dx W' + x dW' = ((x + t dx) (W + t dW)' - y) / t - t dx dW'
 
 The loss is recorded as aten operations while it runs on its real tensors (a Python dispatch mode below autograd), so
 control flow and the inspection of masks in a model are no obstacle. `curvature_rules` has one rule an operation.
 """
 
+import math
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -27,6 +30,8 @@ from curvature_rules import NotTraceable, Operation, nested, rule_for
 from measuring import Batch, LossFunction, Params
 
 __all__ = ["NotTraceable", "curvatures_of_batch"]
+
+TOGETHER = 3  # directions that are pushed side by side: what an operation kept is read from memory once for all of them
 
 
 def curvatures_of_batch(
@@ -54,8 +59,9 @@ def curvatures_of_batch(
     losses = losses.detach()  # lets go of what is left of autograd's graph
     slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
     with torch.no_grad():
-        for k, direction in enumerate(directions):
-            slopes[k], curvatures[k] = tape.push(direction)
+        for k in range(0, len(directions), TOGETHER):
+            some = [directions[i] for i in range(k, min(k + TOGETHER, len(directions)))]
+            slopes[k : k + TOGETHER], curvatures[k : k + TOGETHER] = tape.push(some)
     return losses, slopes, curvatures
 
 
@@ -79,28 +85,36 @@ class Tape(TorchDispatchMode):
 
     def __init__(self, leaves: Params) -> None:
         super().__init__()
+        self.length, self.device = get_total_norm(leaves.values()).item(), next(iter(leaves.values())).device
         self.leaves = {name: Slot(leaf, leaf._version) for name, leaf in leaves.items()}
         self.slots = WeakTensorKeyDictionary({leaf: self.leaves[name] for name, leaf in leaves.items()})
         self.operations: list[Operation] = []
         self.kept: list[tuple[Tensor, int]] = []  # (tensor that a rule will read, its count of writes)
+        self.spare: dict[int, Operation] = {}  # address of an output that its rule could use -> its operation
         self.loss: Slot | None = None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        draws, writes, _ = traits(func)
+        if writes:
+            self.release([*flatten(args), *kwargs.values()])
         if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
             return func(*args, **kwargs)
-        if torch.Tag.nondeterministic_seeded in func.tags:
+        if draws:
             raise NotTraceable(f"{func} draws random numbers: is dropout off?")
-        slots = nested(lambda a: self.slot_of(a, func), args)
-        if any(self.slot_of(value, func) for value in kwargs.values()):
+        slots = [self.slot_of(a, func) for a in args]
+        if kwargs and any(self.slot_of(value, func) for value in kwargs.values()):
             raise NotTraceable(f"{func} takes a tensor that depends on the parameters as a keyword")
         result = func(*args, **kwargs)
-        if any(flatten(slots)):
+        if any(slots):
             self.record(func, slots, args, kwargs, result)
         return result
 
-    def slot_of(self, value, reader) -> Slot | None:
-        """The slot of a tensor that autograd follows; None for anything else, which is a constant."""
+    def slot_of(self, value, reader) -> Slot | list | None:
+        """The slot of a tensor that autograd follows, the slots of a list with such; None for constants."""
+        if isinstance(value, (list, tuple)):
+            slots = [self.slot_of(element, reader) for element in value]
+            return slots if any(slots) else None
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
         slot = self.slots.get(value)
@@ -117,20 +131,33 @@ class Tape(TorchDispatchMode):
         if not isinstance(results, (list, tuple)) or not all(isinstance(y, Tensor) for y in results):
             raise NotTraceable(f"{func} returns something other than tensors")
         # a view or a write shares its target's count of writes; autograd raises it only after we return
-        shares, writes = func._schema.arguments[0].alias_info is not None, func._schema.is_mutable
+        _, writes, shares = traits(func)
         version = args[0]._version + writes if shares else 0
         func = functional_twin(func, args[0]) if writes else func
         rule = rule_for(func, slots)
         keep = "inputs" in rule.keeps
-        values = nested(lambda slot, a: a if slot is None or keep else None, slots, args)
+        values = list(args) if keep else nested(lambda slot, a: a if slot is None else None, slots, args)
         op = Operation(func, slots, values, kwargs, [Slot(y, version) for y in results], rule)
         if keep:
-            self.kept += [(a, a._version) for a, slot in zip(flatten(args), flatten(slots), strict=True) if slot]
+            tracked = flatten(nested(lambda slot, a: a if slot else None, slots, args))
+            self.kept += [(a, a._version) for a in tracked if a is not None]
         if "output" in rule.keeps:
             op.results = list(results)
             self.kept += [(y, version) for y in results]
+        if rule.spared_by_output:
+            op.results = list(results)
+            self.spare[result.untyped_storage().data_ptr()] = op
         self.operations.append(op)
-        self.slots.update(zip(results, op.outputs, strict=True))
+        for y, slot in zip(results, op.outputs, strict=True):
+            self.slots[y] = slot
+
+    def release(self, written: list) -> None:
+        """Let go of outputs that are about to be written over. Counts of writes do not tell: `linear` hands on its
+        product under a new name and a new count."""
+        for tensor in written:
+            op = self.spare.pop(tensor.untyped_storage().data_ptr(), None) if isinstance(tensor, Tensor) else None
+            if op:
+                op.results = []
 
     def finish(self, losses: Tensor) -> None:
         """After the forward pass: forget what the loss does not need, and fetch all adjoints in one backward pass."""
@@ -140,6 +167,7 @@ class Tape(TorchDispatchMode):
         if any(tensor._version != version for tensor, version in self.kept):
             raise NotTraceable("a value that a derivative needs was overwritten in place")
         self.kept.clear()
+        self.spare.clear()
         needed, live = {self.loss}, []
         for op in reversed(self.operations):
             if needed.isdisjoint(op.outputs):
@@ -155,26 +183,50 @@ class Tape(TorchDispatchMode):
         wanted = [(op, i) for op in curved for i, y in enumerate(op.outputs) if y.edge]
         edges = [op.outputs[i].edge for op, i in wanted]
         adjoints = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
-        for (op, i), adjoint in zip(wanted, adjoints, strict=True):
-            weigh = op.rule.weigh if adjoint is not None else None
-            op.adjoints[i] = weigh(op, adjoint) if weigh else adjoint
+        with torch.no_grad():
+            for (op, i), adjoint in zip(wanted, adjoints, strict=True):
+                adjoint = losses.new_zeros(op.outputs[i].shape) if adjoint is None else adjoint
+                op.adjoints[i] = op.rule.weigh(op, adjoint) if op.rule.weigh else adjoint
 
-    def push(self, direction: Params) -> tuple[Tensor, Tensor]:
-        """d/ds and d2/ds2 of the summed losses along one direction, [] and [] in float64."""
-        tangents = {slot: direction[name] for name, slot in self.leaves.items()}
-        curvature = torch.zeros((), dtype=torch.float64, device=next(iter(direction.values())).device)
+    def push(self, directions: list[Params]) -> tuple[Tensor, Tensor]:
+        """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
+        tangents = [{slot: v[name] for name, slot in self.leaves.items()} for v in directions]
+        reaches = [power_of_two(self.length, get_total_norm(v.values()).item()) for v in directions]
+        curvatures = [torch.zeros((), dtype=torch.float64, device=self.device) for _ in directions]
         for op in self.operations:
-            inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
-            dys, bend = op.rule.push(op, inputs)
-            if isinstance(dys, Tensor):
-                tangents[op.outputs[0]] = dys
-            else:
-                tangents.update(zip(op.outputs, dys, strict=False))
-            if bend is not None:
-                curvature += bend
-            for slot in op.expiring:
-                tangents.pop(slot, None)
-        return tangents[self.loss].sum(dtype=torch.float64), curvature
+            for k, known in enumerate(tangents):
+                op.reach = reaches[k]
+                bend = self.push_through(op, known)
+                if bend is not None:
+                    curvatures[k] += bend
+        slopes = [known[self.loss].sum(dtype=torch.float64) for known in tangents]
+        return torch.stack(slopes), torch.stack(curvatures)
+
+    @staticmethod
+    def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:
+        """Add the tangents of the outputs, drop those that no later operation reads. Returns: the bend, if there is."""
+        inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
+        dys, bend = op.rule.push(op, inputs)
+        if isinstance(dys, Tensor):
+            tangents[op.outputs[0]] = dys
+        else:
+            tangents.update(zip(op.outputs, dys, strict=False))
+        for slot in op.expiring:
+            tangents.pop(slot, None)
+        return bend
+
+
+def power_of_two(length: float, step: float) -> float:
+    """The power of two that makes the step about as long as `length`; 1 where there is none."""
+    return 2.0 ** round(math.log2(length / step)) if 0 < length < math.inf and 0 < step < math.inf else 1.0
+
+
+@cache
+def traits(func) -> tuple[bool, bool, bool]:
+    """Whether an operation draws random numbers, writes into an argument, shares the storage of its first."""
+    arguments = func._schema.arguments
+    shares = bool(arguments) and arguments[0].alias_info is not None
+    return torch.Tag.nondeterministic_seeded in func.tags, func._schema.is_mutable, shares
 
 
 def functional_twin(func, target: Tensor):

@@ -53,6 +53,7 @@ class Problem:
         ids = torch.randint(2, self.model.config.vocab_size, (2, examples, tokens))
         self.batch = dict(input_ids=ids[0], attention_mask=torch.ones_like(ids[0]), labels=ids[1])
         self.directions = [{n: torch.randn_like(p) for n, p in self.params.items()} for _ in range(num_directions)]
+        self.norms = [norm(v) for v in self.directions]
 
     @staticmethod
     def logits(model, batch):
@@ -62,7 +63,8 @@ class Problem:
 
     def losses(self, forward, batch):
         """[B] mean cross-entropy of each example's tokens; `forward(batch)` gives the logits."""
-        return F.cross_entropy(forward(batch).transpose(1, 2), batch["labels"], reduction="none").mean(1)
+        each = F.cross_entropy(forward(batch).flatten(0, 1), batch["labels"].flatten(), reduction="none")
+        return each.view_as(batch["labels"]).mean(1)
 
     def loss_fn(self, params, batch):
         named = {f"model.{n}": p for n, p in params.items()}
@@ -77,7 +79,7 @@ class ForwardOf(torch.nn.Module):
 
 def ours(problem, directions):
     found = directional_derivatives(problem.loss_fn, problem.params, directions, [problem.batch])
-    return [d.sharpness * norm(v) ** 2 for d, v in zip(found, directions, strict=True)]
+    return [d.sharpness * length**2 for d, length in zip(found, problem.norms, strict=True)]
 
 
 def forward_backward(problem, _directions):

@@ -125,6 +125,20 @@ def test_t5_in_float32_agrees_to_its_rounding():
     assert_same_derivatives(functional_loss(model, losses), params, batch, rtol=1e-4)
 
 
+def test_the_length_of_a_direction_costs_no_precision():
+    model, losses, batch = tiny_t5()
+    params = {n: p.detach() for n, p in model.named_parameters()}
+    direction = random_direction(params, 0)
+    with KeepPrecision():
+        _, _, exact = curvatures_of_batch(functional_loss(model, losses), params, [direction], batch)
+    model.float()
+    params = {n: p.float() for n, p in params.items()}
+    for length in (1e-5, 1, 1e4):
+        scaled = {n: (v * length).float() for n, v in direction.items()}
+        _, _, got = curvatures_of_batch(functional_loss(model, losses), params, [scaled], batch)
+        torch.testing.assert_close(got / length**2, exact, rtol=1e-4, atol=0)
+
+
 def test_a_cubic_has_the_curvature_worked_by_hand():
     loss, slope, curvature = curvatures_of_batch(  # f = sum x^3 along v: f' = 3 x^2 v, f'' = 6 x v^2
         lambda p, b: p["x"] ** 3, {"x": torch.tensor([1.0, 2.0])}, [{"x": torch.tensor([1.0, -1.0])}], {}
@@ -177,7 +191,7 @@ CASES = {  # (operation, arguments, keywords); every subset of the float tensors
 }
 
 
-def run_rule(push, func, args, kwargs, chosen, rule):
+def run_rule(push, func, args, kwargs, chosen, rule, with_output=True):
     """(dy, bend) of one operation with the `chosen` of its tensors tracked and the adjoint 0.1, 0.2, ..."""
     places = iter(range(100))
     tangents = nested(lambda t: tensor(*t.shape, seed=7) if next(places) in chosen else None, args)
@@ -185,7 +199,8 @@ def run_rule(push, func, args, kwargs, chosen, rule):
     results = [result] if isinstance(result, torch.Tensor) else list(result)
     adjoint = torch.arange(1.0, results[0].numel() + 1, dtype=torch.float64).view(results[0].shape) / 10
     weigh = rule.weigh if push is not push_generic else None
-    op = Operation(func, tangents, list(args), kwargs, results, rule, results, [None] * len(results))
+    kept = results if with_output else []
+    op = Operation(func, tangents, list(args), kwargs, results, rule, kept, [None] * len(results), reach=0.25)
     op.adjoints[0] = weigh(op, adjoint) if weigh else adjoint
     dy, bend = push(op, tangents)
     return dy if isinstance(dy, torch.Tensor) else dy[0], torch.zeros(()) if bend is None else bend
@@ -200,9 +215,11 @@ def test_rule_equals_double_backward_of_the_operation(name):
     floats = floats[:3]  # running statistics are never tracked
     subsets = [[i for bit, i in enumerate(floats) if n >> bit & 1] for n in range(1, 2 ** len(floats))]
     for chosen in subsets:
-        ours, slow = (run_rule(push, func, args, kwargs, chosen, rule) for push in (rule.push, push_generic))
-        for got, expected in zip(ours, slow, strict=True):
-            torch.testing.assert_close(got, expected.to(got), rtol=1e-12, atol=1e-12)
+        slow = run_rule(push_generic, func, args, kwargs, chosen, rule)
+        for with_output in {True, not rule.spared_by_output}:
+            ours = run_rule(rule.push, func, args, kwargs, chosen, rule, with_output)
+            for got, expected in zip(ours, slow, strict=True):
+                torch.testing.assert_close(got, expected.to(got), rtol=1e-12, atol=1e-12)
 
 
 def test_operations_without_a_rule_take_the_slow_one():
@@ -240,6 +257,23 @@ def test_in_place_writes_are_followed_or_refused():
     for loss_fn in (overwriting_what_a_rule_reads, through_a_view, into_a_constant):
         with pytest.raises(NotTraceable, match="overwritten in place|writes into"):
             curvatures_of_batch(loss_fn, params, [params], {})
+
+
+def test_a_product_that_the_model_writes_over_is_not_read_again():
+    params = {"w": tensor(4, 4)}
+
+    def of_matrices(p, b):
+        y = X.mm(p["w"]).tanh().mm(p["w"])
+        y += 1
+        return y.tanh().sum(1)
+
+    def under_another_name(p, b):  # a linear layer's product of three-dimensional input: a view that is not one
+        y = F.linear((X @ p["w"]).tanh()[None], p["w"])
+        y.mul_(2.0)
+        return y.tanh().sum((0, 2))
+
+    for loss_fn in (of_matrices, under_another_name):
+        assert_same_derivatives(loss_fn, params, {})
 
 
 def test_stale_view_is_refused():
