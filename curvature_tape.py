@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.utils import get_total_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
@@ -31,7 +30,7 @@ from measuring import Batch, LossFunction, Params
 
 __all__ = ["NotTraceable", "curvatures_of_batch"]
 
-TOGETHER = 3  # directions that are pushed side by side: what an operation kept is read from memory once for all of them
+TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 
 
 def curvatures_of_batch(
@@ -85,7 +84,9 @@ class Tape(TorchDispatchMode):
 
     def __init__(self, leaves: Params) -> None:
         super().__init__()
-        self.length, self.device = get_total_norm(leaves.values()).item(), next(iter(leaves.values())).device
+        self.device = next(iter(leaves.values())).device
+        self.matrices = [name for name, leaf in leaves.items() if leaf.dim() > 1]
+        self.lengths = lengths(leaves, self.matrices)
         self.leaves = {name: Slot(leaf, leaf._version) for name, leaf in leaves.items()}
         self.slots = WeakTensorKeyDictionary({leaf: self.leaves[name] for name, leaf in leaves.items()})
         self.operations: list[Operation] = []
@@ -191,7 +192,7 @@ class Tape(TorchDispatchMode):
     def push(self, directions: list[Params]) -> tuple[Tensor, Tensor]:
         """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
         tangents = [{slot: v[name] for name, slot in self.leaves.items()} for v in directions]
-        reaches = [power_of_two(self.length, get_total_norm(v.values()).item()) for v in directions]
+        reaches = [self.reach(v) for v in directions]
         curvatures = [torch.zeros((), dtype=torch.float64, device=self.device) for _ in directions]
         for op in self.operations:
             for k, known in enumerate(tangents):
@@ -201,6 +202,13 @@ class Tape(TorchDispatchMode):
                     curvatures[k] += bend
         slopes = [known[self.loss].sum(dtype=torch.float64) for known in tangents]
         return torch.stack(slopes), torch.stack(curvatures)
+
+    def reach(self, direction: Params) -> float:
+        """The t of `curvature_rules.two_products`: a power of two, so that multiplying by it is exact, which makes the
+        matrices of the direction about as long as those of the model (root mean square of their relative lengths)."""
+        relative = [v / w for v, w in zip(lengths(direction, self.matrices), self.lengths, strict=True) if w]
+        mean = math.sqrt(sum(r * r for r in relative) / max(len(relative), 1))
+        return 2.0 ** -round(math.log2(mean)) if 0 < mean < math.inf else 1.0
 
     @staticmethod
     def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:
@@ -216,9 +224,9 @@ class Tape(TorchDispatchMode):
         return bend
 
 
-def power_of_two(length: float, step: float) -> float:
-    """The power of two that makes the step about as long as `length`; 1 where there is none."""
-    return 2.0 ** round(math.log2(length / step)) if 0 < length < math.inf and 0 < step < math.inf else 1.0
+def lengths(tensors: Params, names: list[str]) -> list[float]:
+    """Their Euclidean norms, which float32 may round by a hundredth."""
+    return torch.stack([torch.linalg.vector_norm(tensors[n]).double() for n in names]).tolist() if names else []
 
 
 @cache
