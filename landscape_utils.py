@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvature_tape import NotTraceable, curvatures_of_batch
+from curvature import NotTraceable, curvatures_of_batch
 from measuring import Batch, LossFunction, Params, differentiable_attention, halves
 from torch_optimizer import Algorithm, DirectionOptimizer
 from torch_optimizer.shadow_step import ShadowStep
@@ -198,7 +198,7 @@ def directional_derivatives(
 ) -> list[DirectionalDerivatives]:
     """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
 
-    One forward and one backward pass per micro-batch serve all directions (`curvature_tape`, about three forward passes
+    One forward and one backward pass per micro-batch serve all directions (`curvature`, two to three forward passes
     more a direction); a model that it cannot follow is measured by `reverse_over_reverse`, which the log says once.
     H is never formed. The length of v cancels; its sign turns the slope only. Peak memory beyond parameters and
     directions is about that of one forward and backward pass of a micro-batch, however many directions there are.
@@ -229,7 +229,7 @@ def directional_derivatives(
 
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
     for batch in progress(batches):
-        # a recording takes about twice the memory of a backward pass, so half of the examples as much as one of all
+        # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
         for part in halves(batch):
             losses, slopes, curvatures = measured(part)
             _check_count(losses, part)

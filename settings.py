@@ -121,7 +121,7 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "t
         "--model", type=nonempty, help="hub id, folder of a saved model, or 'toy': the architecture, small and new"
     )
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
-    group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target")
+    group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target, of texts")
     group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
     if lists is not None:
         group.add_argument(

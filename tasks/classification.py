@@ -88,12 +88,13 @@ def partition(source: str, rows: int, size: int | None, share: float, seed: int 
     held_out = max(1, round(rows * share))
     first_test = rows - held_out if with_test else rows
     first_evaluation = first_test - held_out
+    if first_evaluation < 1:
+        raise ValueError(f"{source} has {rows} rows, too few to train on some and evaluate on others")
     size = first_evaluation if size is None else size
     if not 0 < size <= first_evaluation:
         raise ValueError(
-            f"{source} has {rows} rows, {max(first_evaluation, 0)} of them for training and the rest to evaluate on, "
-            f"fewer than the dataset size of {size}"
-            + (f"; --dataset_size {first_evaluation} would do" if first_evaluation > 0 else "")
+            f"{source} has {rows} rows, {first_evaluation} of them for training and the rest to evaluate on, "
+            f"fewer than the dataset size of {size}; --dataset_size {first_evaluation} would do"
         )
     return Parts(order[:size], order[first_evaluation:first_test][:size], order[first_test:][:size])
 

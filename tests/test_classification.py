@@ -42,7 +42,7 @@ def test_the_official_test_is_used_whole_unless_less_is_asked_for():
 def test_too_few_rows_are_answered_with_what_would_do():
     with pytest.raises(ValueError, match="f has 20 rows, 16 of them .* size of 17; --dataset_size 16 would do"):
         partition("f", 20, 17, 0.1, None, with_test=True)
-    with pytest.raises(ValueError, match="f has 2 rows, 0 of them for training"):
+    with pytest.raises(ValueError, match="f has 2 rows, too few to train"):
         partition("f", 2, None, 0.1, None, with_test=True)
 
 

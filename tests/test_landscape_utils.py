@@ -10,7 +10,7 @@ from tiny_models import random_direction, rows_of, tiny_t5
 from torch import nn
 
 import landscape_utils
-from curvature_tape import Tape
+from curvature.tape import Tape
 from landscape_utils import (
     DirectionalDerivatives,
     PseudoUpdates,

@@ -1,19 +1,4 @@
-r"""Curvature of the loss along many directions, for two to three forward passes a direction.
-
-Let the loss be computed by operations y = op(inputs), and let dx, dy be the tangents d/ds of their inputs and outputs
-at the parameters + s v. Differentiating the chain rule once more,
-
-    v' H v  =  sum over operations of  < d loss / dy,  D2 op[dx, dx] >
-
-because whatever an operation bends reaches the loss through the adjoint d loss / dy of its output. The adjoints do not
-depend on v: one forward and one backward pass serve all directions; each direction pushes its tangents forward once.
-A linear layer y = x W' costs two matrix products, where a forward pass takes one:
-
-    D2y = 2 dx dW',    dy = dx W' + x dW' = ((x + t dx) (W + t dW)' - y) / t - t dx dW'
-
-The loss is recorded as aten operations while it runs on its real tensors (a Python dispatch mode below autograd), so
-control flow and the inspection of masks in a model are no obstacle. `curvature_rules` has one rule an operation.
-"""
+"""The recording of the loss, and the tangents pushed through it."""
 
 import math
 from functools import cache
@@ -25,10 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from curvature_rules import NotTraceable, Operation, nested, rule_for
+from curvature.operation import NotTraceable, Operation, nested
+from curvature.rules import rule_for
 from measuring import Batch, LossFunction, Params
-
-__all__ = ["NotTraceable", "curvatures_of_batch"]
 
 TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 
@@ -39,8 +23,8 @@ def curvatures_of_batch(
     """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
 
     Memory beyond `params` and `directions` does not grow with their number: the values and adjoints that the rules read
-    (about twice what a backward pass keeps), and the tangents of one direction, freed after their last use. Smaller
-    micro-batches take proportionally less.
+    (two to three times what a backward pass keeps), and the tangents of two directions, freed after their last use.
+    Smaller micro-batches take proportionally less.
 
     Args:
         loss_fn: per-example losses [B]; deterministic. Attention is sent through the math backend here.
@@ -98,7 +82,7 @@ class Tape(TorchDispatchMode):
         kwargs = kwargs or {}
         draws, writes, _ = traits(func)
         if writes:
-            self.release([*flatten(args), *kwargs.values()])
+            self.release(flatten([*args, *kwargs.values()]))
         if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
             return func(*args, **kwargs)
         if draws:
@@ -204,7 +188,7 @@ class Tape(TorchDispatchMode):
         return torch.stack(slopes), torch.stack(curvatures)
 
     def reach(self, direction: Params) -> float:
-        """The t of `curvature_rules.two_products`: a power of two, so that multiplying by it is exact, which makes the
+        """The t of `products.two_products`: a power of two, so that multiplying by it is exact, which makes the
         matrices of the direction about as long as those of the model (root mean square of their relative lengths)."""
         relative = [v / w for v, w in zip(lengths(direction, self.matrices), self.lengths, strict=True) if w]
         mean = math.sqrt(sum(r * r for r in relative) / max(len(relative), 1))

@@ -1,0 +1,46 @@
+"""Functions of single elements: y = f(x),  dy = f'(x) dx,  D2y = f''(x) dx^2."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from curvature.operation import Operation, Rule, inner
+
+
+def elementwise(derivatives: Callable, keeps: str = "inputs") -> Rule:
+    """A rule from derivatives(x or y, other arguments) -> (f', f''), taken once for all directions."""
+
+    def weigh(op: Operation, adjoint: Tensor) -> Tensor:
+        kept = op.results if keeps == "output" else op.values
+        kept[0], second = derivatives(kept[0], *op.values[1:], **op.kwargs)
+        return adjoint * second
+
+    def push(op: Operation, tangents: list):
+        first, dx = op.results[0] if keeps == "output" else op.values[0], tangents[0]
+        return first * dx, inner(op.adjoints[0], dx * dx)
+
+    return Rule(push, keeps, bends_in=(0,), weigh=weigh)
+
+
+def gelu(x: Tensor, approximate: str = "none"):
+    if approximate == "none":  # x Phi(x)
+        density = torch.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
+        return 0.5 * (1 + torch.erf(x / math.sqrt(2))) + x * density, density * (2 - x * x)
+    scale, cubic = math.sqrt(2 / math.pi), 0.044715  # x (1 + tanh u) / 2,  u = scale (x + cubic x^3)
+    t = torch.tanh(scale * (x + cubic * x**3))
+    du, ddu = scale * (1 + 3 * cubic * x * x), scale * 6 * cubic * x
+    slope = (1 - t * t) * du  # of tanh u
+    return 0.5 * (1 + t) + 0.5 * x * slope, slope + 0.5 * x * ((1 - t * t) * ddu - 2 * t * slope * du)
+
+
+def silu(x: Tensor):
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s)), s * (1 - s) * (2 + x * (1 - 2 * s))
+
+
+def power(x: Tensor, n: float):
+    if n == 2:
+        return 2 * x, 2
+    return n * x ** (n - 1), n * (n - 1) * x ** (n - 2)
