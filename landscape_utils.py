@@ -201,7 +201,7 @@ def directional_derivatives(
     One forward and one backward pass per micro-batch serve all directions (`curvature`, two to three forward passes
     more a direction); a model that it cannot follow is measured by `reverse_over_reverse`, which the log says once.
     H is never formed. The length of v cancels; its sign turns the slope only. Peak memory beyond parameters and
-    directions is about that of one forward and backward pass of a micro-batch, however many directions there are.
+    directions is up to 1.4 times that of one forward and backward pass of a micro-batch, however many there are.
 
     Args:
         loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).

@@ -67,7 +67,7 @@ def push_convolution(op: Operation, tangents: list):
     bend = 2 * inner(op.adjoints[0], dxdw)
     if not op.results:
         return op.run([dx, w, None, *rest]) + op.run([x, dw, dbias, *rest]), bend
-    t = op.reach
+    t = op.reach  # from here on as in `two_products`; the bias is in both terms of the difference
     moved = op.run([torch.add(x, dx, alpha=t), torch.add(w, dw, alpha=t), bias, *rest])
     dy = moved.sub_(torch.add(op.results[0], dxdw, alpha=t * t, out=dxdw)).div_(t)
     return (dy if dbias is None else dy.add_(per_channel(dbias, op))), bend
