@@ -1,0 +1,1 @@
+"""Every figure, drawn from the tables of a run folder alone: `python -m figures FOLDER`."""

@@ -1,0 +1,1 @@
+"""Data and models: rows of the hub or of files, their encoding, pretrained models."""

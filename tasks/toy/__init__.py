@@ -1,0 +1,1 @@
+"""Data that is generated, so that every task runs without a network."""

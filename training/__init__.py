@@ -1,0 +1,1 @@
+"""The one training loop that all scripts drive, and the learning-rate schedules."""
