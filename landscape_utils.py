@@ -24,7 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from curvature import NotTraceable, curvatures_of_batch
-from measuring import Batch, LossFunction, Params, differentiable_attention, halves
+from curvature.borrowing import differentiable_attention
+from curvature.objective import Batch, LossFunction, Params, halves
 from torch_optimizer import Algorithm, DirectionOptimizer
 from torch_optimizer.shadow_step import ShadowStep
 
@@ -204,7 +205,7 @@ def directional_derivatives(
     directions is up to 1.4 times that of one forward and backward pass of a micro-batch, however many there are.
 
     Args:
-        loss_fn: per-example losses [B], twice differentiable and deterministic (see measuring.py).
+        loss_fn: per-example losses [B], twice differentiable and deterministic (see curvature/borrowing.py).
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the names and shapes of `params`.
         batches: micro-batches; how the examples are grouped does not matter. Each is measured in two halves.

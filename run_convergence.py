@@ -24,34 +24,34 @@ from pathlib import Path
 import torch
 
 from algorithm_list import ALGORITHM_LISTS
-from journal import Journal
-from learning_rates import HALF_DECADES, TRIALS, learning_rate, tune_rows
-from plotting import draw_all
-from results import Table, format_table, read_table
-from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
-from run_lock import StopRequest
-from settings import (
+from convergence.journal import Journal
+from convergence.learning_rates import HALF_DECADES, TRIALS, learning_rate, tune_rows
+from figures.drawing import draw_all
+from runs.flags import (
     Parser,
     add_machine_flags,
     add_task_flags,
     add_training_flags,
-    answering_input_errors,
     default_output,
     fill_in,
     number,
     one_of,
     positive_float,
     positive_int,
-    prepare_machine,
-    progress,
     seed_number,
-    start_logging,
 )
+from runs.lifecycle import is_complete, open_run, to_its_end
+from runs.machine import prepare_machine
+from runs.messages import answering_input_errors, progress, start_logging
+from runs.resuming import add_resume_flags, settings_of_run
+from runs.stopping import StopRequest
+from runs.tables import Table, format_table, read_table
 from tasks import TASKS, load_task, task_defaults
-from tasks.hub import quiet_libraries
+from tasks.loading.hub import quiet_libraries
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import choose_list
-from training import SCHEDULERS, Point, batches_per_epoch, make_scheduler, trajectory
+from training.loop import Point, batches_per_epoch, trajectory
+from training.schedules import SCHEDULERS, make_scheduler
 
 log = logging.getLogger(__name__)
 

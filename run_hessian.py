@@ -6,7 +6,7 @@
 
 For each of a few batches of training data, dropout off: the norm of every tensor's gradient, and the largest eigenvalue
 of its diagonal Hessian block (Tomihari & Sato, arXiv:2502.00213). Writes output/<name>/: config.json, blocks.csv,
-heterogeneity.csv, and figures/ drawn from them; python plotting.py --overlay FOLDER FOLDER compares several runs. What
+heterogeneity.csv, and figures/ drawn from them; python -m figures --overlay FOLDER FOLDER compares several runs. What
 was stopped or killed goes on with --resume FOLDER, to the same files.
 """
 
@@ -21,33 +21,36 @@ from pathlib import Path
 
 import torch
 
-from checkpoints import Checkpoints, restore
-from hessian_utils import BlockCurvature, block_curvatures
-from heterogeneity import heterogeneity_by_group, kind_of, layer_of, resolved, selected
-from measuring import differentiable_attention, measuring, objective_at
-from plotting import draw_all
-from results import Table, format_table, is_run_folder, read_config
-from resuming import add_resume_flags, is_complete, open_run, settings_of_run, to_its_end
-from run_lock import Stopped, StopRequest
-from settings import (
+from curvature.borrowing import differentiable_attention, measuring
+from curvature.objective import objective_at
+from figures.drawing import draw_all
+from hessian.blocks import BlockCurvature, block_curvatures
+from hessian.heterogeneity import heterogeneity_by_group, resolved
+from hessian.tensor_names import kind_of, layer_of, selected
+from runs.checkpoints import Checkpoints, restore
+from runs.config import read_config
+from runs.flags import (
     DTYPES,
     Parser,
     add_machine_flags,
     add_task_flags,
-    answering_input_errors,
     default_output,
     fill_in,
     number,
     one_of,
     positive_int,
-    prepare_machine,
-    progress,
     seed_number,
-    start_logging,
 )
+from runs.folder import is_run_folder
+from runs.lifecycle import is_complete, open_run, to_its_end
+from runs.machine import prepare_machine
+from runs.messages import answering_input_errors, progress, start_logging
+from runs.resuming import add_resume_flags, settings_of_run
+from runs.stopping import Stopped, StopRequest
+from runs.tables import Table, format_table
 from tasks import TASKS, load_task, task_defaults
-from tasks.pretrained import WEIGHTS
-from training import ORDER, micro_batches, random_stream
+from tasks.loading.pretrained import WEIGHTS
+from training.loop import ORDER, micro_batches, random_stream
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@
 One optimizer trains (--train_optimizer). At sampled points of its run every algorithm of the list proposes its own step
 from the same parameters; for each step the script measures slope and directional sharpness of the loss on a fixed test
 batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv,
-scan.csv, histogram.csv, and figures/ drawn from them (python plotting.py FOLDER draws them again). A run that was
+scan.csv, histogram.csv, and figures/ drawn from them (python -m figures FOLDER draws them again). A run that was
 stopped or killed goes on with --resume FOLDER, to the same files; one with --save_points can be measured again, in
 float64 or on another test batch, with --from_points FOLDER.
 """
@@ -18,45 +18,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from algorithm_list import ALGORITHM_LISTS
-from checkpoints import Checkpoints, restore
+from curvature.borrowing import measuring
+from curvature.objective import objective_at
+from figures.drawing import draw_all
+from landscape.cross_checks import check_at_point, check_on_tiny_model
+from landscape.measurements import Recorder, ratio_table
+from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
 from landscape_utils import PseudoUpdates
-from measuring import measuring, objective_at
-from plotting import draw_all
-from points import MeasuredPoint, load_points, point_files, save_point
-from recorder import Recorder, ratio_table
-from resuming import (
-    add_resume_flags,
-    is_complete,
-    open_run,
-    rows_of_run,
-    settings_of_points,
-    settings_of_run,
-    to_its_end,
-)
-from run_lock import Stopped, StopRequest
-from settings import (
+from runs.checkpoints import Checkpoints, restore
+from runs.flags import (
     DTYPES,
     Parser,
     add_machine_flags,
     add_task_flags,
     add_training_flags,
-    answering_input_errors,
     default_output,
     device,
     fill_in,
     one_of,
     positive_float,
     positive_int,
-    prepare_machine,
-    progress,
     seed_number,
-    start_logging,
 )
-from sharpness_check import check_at_point, check_on_tiny_model
+from runs.lifecycle import is_complete, open_run, to_its_end
+from runs.machine import prepare_machine
+from runs.messages import answering_input_errors, progress, start_logging
+from runs.resuming import add_resume_flags, settings_of_run
+from runs.stopping import Stopped, StopRequest
 from tasks import TASKS, load_task, task_defaults
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.algorithm import choose_list
-from training import SAMPLE, TEST_BATCH, Point, batches_per_epoch, micro_batches, random_stream, trajectory
+from training.loop import SAMPLE, TEST_BATCH, Point, batches_per_epoch, micro_batches, random_stream, trajectory
 
 
 def make_parser() -> Parser:

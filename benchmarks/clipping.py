@@ -1,23 +1,19 @@
 """Time of the exact clipping threshold and of a clipped step, at the sizes of t5-small's tensors.
 
-    python benchmarks/clipping.py                   # 60 M coordinates, a minute or two
-    python benchmarks/clipping.py --device cuda
+    python -m benchmarks.clipping                   # 60 M coordinates, a minute or two
+    python -m benchmarks.clipping --device cuda
 
 The threshold stands beside a full sort, which gives the same number; the step beside torch.optim.SGD(foreach=True).
 Gradients are log-normal in size, so that they spread over decades as real ones do. Prints one table and writes it to
 results/<machine>/clipping_<device>.csv; times are medians of rounds in which the methods take turns."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from _machine import medians, report, start  # noqa: E402
-
-from torch_optimizer import SGDClip  # noqa: E402
-from torch_optimizer.clipping import clip_threshold  # noqa: E402
+from benchmarks._machine import medians, report, start
+from torch_optimizer import SGDClip
+from torch_optimizer.clipping import clip_threshold
 
 
 def parameters(device: str) -> list[torch.nn.Parameter]:

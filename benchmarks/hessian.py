@@ -1,8 +1,8 @@
 """Time the largest eigenvalue of the Hessian blocks of a small RoBERTa: our way and three others, side by side.
 
     pip install --no-deps curvlinops-for-pytorch pyhessian einops einconv linear-operator scipy   # the others
-    python benchmarks/hessian.py                  # the second paper's selection of tensors; minutes on 2 cores
-    python benchmarks/hessian.py --tensors all    # every tensor, biases and embeddings included
+    python -m benchmarks.hessian                  # the second paper's selection of tensors; minutes on 2 cores
+    python -m benchmarks.hessian --tensors all    # every tensor, biases and embeddings included
 
 Writes results/<machine>/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
 The methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over
@@ -22,15 +22,11 @@ import csv
 import gc
 import re
 import statistics
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from _machine import RESULTS, machine, start, timed  # noqa: E402
-
-from hessian_utils import block_curvatures  # noqa: E402
+from benchmarks._machine import RESULTS, machine, start, timed
+from hessian.blocks import block_curvatures
 
 SELECTIONS = {
     # arXiv:2502.00213's code: weights of the first, a middle and the last layer, and of the head

@@ -1,6 +1,6 @@
 """Is a transformer's gradient more unevenly spread than a ResNet's, and a post-norm one's more than a pre-norm one's?
 
-    python benchmarks/heterogeneity.py --sentences snli.jsonl.gz --images cifar10.parquet
+    python -m benchmarks.heterogeneity_study --sentences snli.jsonl.gz --images cifar10.parquet
 
 Tomihari & Sato's expectations (arXiv:2502.00213) on small models from scratch: RoBERTa with its norms after and before
 the sublayers, on sentence pairs {"sentence1", "sentence2", "label"}; a ViT and a ResNet, on pictures {"img", "label"}.
@@ -13,20 +13,18 @@ a transformer has and a ResNet has not then play no part. The folder keeps every
 trained models."""
 
 import argparse
-import sys
 from pathlib import Path
 from statistics import fmean
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-import run_convergence  # noqa: E402
-import run_hessian  # noqa: E402
-from heterogeneity import heterogeneity, resolved  # noqa: E402
-from plotting import draw_overlay  # noqa: E402
-from results import Table, format_table, read_table  # noqa: E402
-from tasks.architectures import fresh_model  # noqa: E402
-from tasks.data import load_splits  # noqa: E402
-from tasks.text_classification import classifier_class  # noqa: E402
-from tasks.toy_tokenizer import train_byte_tokenizer  # noqa: E402
+import run_convergence
+import run_hessian
+from figures.drawing import draw_overlay
+from hessian.heterogeneity import heterogeneity, resolved
+from runs.tables import Table, format_table, read_table
+from tasks.architectures import fresh_model
+from tasks.loading.rows import load_splits
+from tasks.text_classification import classifier_class
+from tasks.toy.tokenizer import train_byte_tokenizer
 
 RESULTS = Path(__file__).parent / "results"
 LENGTH = 64  # tokens of a sentence pair

@@ -1,6 +1,6 @@
 """run_landscape.py end to end, beside the time that the original's method takes for the same tables.
 
-    python benchmarks/landscape.py                  # the toy task with the 12 rows of the paper; minutes
+    python -m benchmarks.landscape                  # the toy task with the 12 rows of the paper; minutes
 
 The original goes through every example by itself: a forward and backward pass in training, one vhp an algorithm at
 every measured point, one forward pass a point of a scan. Its time is the number of those passes in the tables that our
@@ -9,20 +9,18 @@ original does. Loading, optimizers and figures are counted for us and not for it
 results/<machine>/landscape.csv."""
 
 import argparse
-import sys
 import tempfile
-from pathlib import Path
 
 import torch
 from torch.nn.functional import pad
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from _machine import report, start, timed  # noqa: E402
-
-import run_landscape  # noqa: E402
-from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters  # noqa: E402
-from results import read_config, read_table  # noqa: E402
-from tasks import load_task  # noqa: E402
+import run_landscape
+from benchmarks._machine import report, start, timed
+from curvature.borrowing import differentiable_attention, measuring
+from curvature.objective import functional_loss, trainable_parameters
+from runs.config import read_config
+from runs.tables import read_table
+from tasks import load_task
 
 
 def seconds_an_example(task, length: int | None, examples: int) -> dict[str, float]:

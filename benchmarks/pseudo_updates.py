@@ -1,6 +1,6 @@
 """What the pseudo-updates of the 12 rows of the machine translation list cost beside a training iteration.
 
-    python benchmarks/pseudo_updates.py            # t5-small's size; 8 GB of memory, minutes
+    python -m benchmarks.pseudo_updates            # t5-small's size; 8 GB of memory, minutes
 
 The iteration is that of the paper, batch 1,024 on t5-small, extrapolated: a forward and backward pass of 8 examples of
 64 + 64 tokens, times 128, and Adam's step once. The pseudo-updates cost the same at any batch size. Random weights and
@@ -8,17 +8,13 @@ the gradients of that pass. Prints one table and writes it to results/<machine>/
 of rounds in which the three take turns."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from _machine import medians, report, start  # noqa: E402
-
-from algorithm_list import ALGORITHM_LISTS  # noqa: E402
-from landscape_utils import PseudoUpdates  # noqa: E402
-from torch_optimizer.algorithm import labelled  # noqa: E402
+from algorithm_list import ALGORITHM_LISTS
+from benchmarks._machine import medians, report, start
+from landscape_utils import PseudoUpdates
+from torch_optimizer.algorithm import labelled
 
 EXAMPLES, TOKENS, BATCH_SIZE = 8, 64, 1024
 

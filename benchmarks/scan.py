@@ -1,23 +1,19 @@
 """A loss scan beside the bare inference-mode forward passes of the same examples.
 
-    python benchmarks/scan.py                  # t5-small's size, 32 examples of 64 + 64 tokens; minutes
-    python benchmarks/scan.py --size small     # 2 M parameters, 32 examples of 32 tokens
+    python -m benchmarks.scan                  # t5-small's size, 32 examples of 64 + 64 tokens; minutes
+    python -m benchmarks.scan --size small     # 2 M parameters, 32 examples of 32 tokens
 
 Moving 60 M parameters costs as much as the passes of an example or two: the paper's 1,024 examples come nearer to 1
 than these 32. Prints one table and writes it to results/<machine>/scan_<size>.csv; times are medians of rounds in
 which the two take turns."""
 
 import argparse
-import sys
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from _machine import medians, report, start  # noqa: E402
-from sharpness import SIZES, Problem  # noqa: E402
-
-from landscape_utils import scan_loss  # noqa: E402
+from benchmarks._machine import medians, report, start
+from benchmarks.sharpness import SIZES, Problem
+from landscape_utils import scan_loss
 
 
 def main() -> None:

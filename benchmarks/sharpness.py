@@ -1,8 +1,8 @@
 """Time and memory of v'Hv along K directions on a T5: our route and every other, side by side.
 
     pip install --no-deps curvlinops-for-pytorch einops einconv linear-operator   # one peer; left out where missing
-    python benchmarks/sharpness.py                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes
-    python benchmarks/sharpness.py --size t5-small  # 60 M parameters, 8 examples of 64 tokens; half an hour on 2 cores
+    python -m benchmarks.sharpness                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes
+    python -m benchmarks.sharpness --size t5-small  # 60 M parameters, 8 examples of 64 tokens; half an hour on 2 cores
 
 Prints one table and writes it to results/<machine>/sharpness_<size>.csv. Times are per direction, everything included,
 in units of one inference-mode forward pass of the same examples, timed before and after each method; the methods take
@@ -21,11 +21,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-from _machine import report, start, timed  # noqa: E402
-from _peers import PEERS, leaves_of, math_attention  # noqa: E402
-
-from landscape_utils import directional_derivatives, norm  # noqa: E402
+from benchmarks._machine import report, start, timed
+from benchmarks._peers import PEERS, leaves_of, math_attention
+from landscape_utils import directional_derivatives, norm
 
 RETURN_BLOCKS = {  # freed blocks leave the process at once, so that its resident size is what is in use
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -112,8 +110,8 @@ def measure_round(problem: Problem, names: list[str]) -> list[dict]:
 
 def peak_memory(args, method: str, num_directions: int) -> float:
     """Peak MB of one call in a fresh process, beyond what it held before the call."""
-    command = [sys.executable, __file__, "--size", args.size, "--directions", str(num_directions), "--threads",
-               str(args.threads), "--peak_of", method]
+    command = [sys.executable, "-m", "benchmarks.sharpness", "--size", args.size, "--directions", str(num_directions),
+               "--threads", str(args.threads), "--peak_of", method]
     environment = {**os.environ, **RETURN_BLOCKS}
     return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 

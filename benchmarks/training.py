@@ -1,9 +1,9 @@
 """Examples per second of our training loop and of transformers.Trainer, side by side on the same steps.
 
     pip install accelerate                                   # the Trainer needs it, this project does not
-    python benchmarks/training.py                            # the toy model, a minute
-    python benchmarks/training.py --size t5-small            # 60 M parameters with random weights
-    python benchmarks/training.py --dataset pairs.jsonl.gz   # people's sentences instead of generated ones
+    python -m benchmarks.training                            # the toy model, a minute
+    python -m benchmarks.training --size t5-small            # 60 M parameters with random weights
+    python -m benchmarks.training --dataset pairs.jsonl.gz   # people's sentences instead of generated ones
 
 Both train the same weights on the same batches in the same order with the same optimizer, micro-batches and per-example
 objective, dropout off. The Trainer pads every micro-batch to its own longest example (dynamic padding) and neither
@@ -17,7 +17,6 @@ import argparse
 import csv
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,13 +24,10 @@ from pathlib import Path
 import torch
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
-from _machine import RESULTS, processor  # noqa: E402
-
-from settings import prepare_machine
+from benchmarks._machine import RESULTS, processor
+from runs.machine import prepare_machine
 from tasks import Task, load_task
-from training import ORDER, random_stream, trajectory
+from training.loop import ORDER, random_stream, trajectory
 
 SIZES = {"toy": (640, 64, 32, 2), "t5-small": (128, 128, 16, 1)}  # examples, batch, micro-batch, epochs
 KEY = ("size", "data", "batch", "threads")

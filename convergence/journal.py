@@ -8,9 +8,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from checkpoints import Checkpoints, fitting
-from run_lock import Stopped, StopRequest
-from training import Point
+from runs.checkpoints import Checkpoints, fitting
+from runs.stopping import Stopped, StopRequest
+from training.loop import Point
 
 
 class Journal:

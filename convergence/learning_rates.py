@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import torch
 
-from results import Table
-from settings import progress
+from runs.messages import progress
+from runs.tables import Table
 from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)

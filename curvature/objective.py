@@ -1,72 +1,16 @@
-"""Borrow a model for a measurement, and give it back as it was."""
+"""The objective at a point: a loss function of parameters and a batch, and the batches it is measured on."""
 
-import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
-
-log = logging.getLogger(__name__)
 
 Params = dict[str, Tensor]  # name -> tensor
 Batch = dict[str, Tensor]  # one micro-batch: its examples lie along the first dimension of each tensor
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
-
-
-class KeepPrecision(TorchFunctionMode):
-    """While active, casting a float64 tensor to float32 leaves it float64.
-
-    Models written for half precision compute some steps "in float32" by name (T5's layer norm, many a softmax). In a
-    float64 model that is a loss of precision which no derivative check survives.
-    """
-
-    CASTS = (torch.Tensor.to, torch.Tensor.float, torch.Tensor.type)
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
-            if func is torch.Tensor.float:
-                return args[0]
-            if func in self.CASTS or "dtype" in kwargs:  # .to(torch.float32), softmax(..., dtype=torch.float32)
-                args = tuple(torch.float64 if a is torch.float32 else a for a in args)
-                kwargs = {k: torch.float64 if v is torch.float32 else v for k, v in kwargs.items()}
-        return func(*args, **kwargs)
-
-
-@contextmanager
-def measuring(model: nn.Module) -> Iterator[None]:
-    """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, full float32 products (no
-    TF32), a float64 model in float64 throughout. On exit, also by an exception, the train/eval mode of every module and
-    the random state are as they were; parameters and their gradients are never written to."""
-    modes = [(module, module.training) for module in model.modules()]
-    cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
-    in_float64 = any(p.dtype == torch.float64 for p in model.parameters())
-    matmul_precision = torch.get_float32_matmul_precision()
-    model.eval()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with (
-            torch.random.fork_rng(devices=cuda),
-            torch.backends.cudnn.flags(allow_tf32=False),
-            KeepPrecision() if in_float64 else nullcontext(),
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(matmul_precision)
-        for module, mode in modes:
-            module.training = mode
-
-
-def differentiable_attention():
-    """Context in which attention can be differentiated twice; the fused kernels cannot."""
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:
@@ -91,22 +35,6 @@ def halves(batch: Batch) -> list[Batch]:
     if len(sizes) != 1 or max(sizes) < 2:
         return [batch]
     return [dict(zip(batch, half, strict=True)) for half in zip(*(t.chunk(2) for t in batch.values()), strict=True)]
-
-
-def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch]) -> Any:
-    """measure(batches). Where CUDA memory runs out, the micro-batches in the list are halved, for good, and `measure`
-    starts anew: their size changes no result. Raises the error where every one of them is a single example."""
-    while True:
-        try:
-            return measure(batches)
-        except torch.OutOfMemoryError:
-            smaller = [half for batch in batches for half in halves(batch)]
-            if len(smaller) == len(batches):
-                raise
-        # here the error is gone, and with its traceback what it held
-        batches[:] = smaller
-        torch.cuda.empty_cache()
-        log.warning("out of memory while measuring: going on with %d micro-batches of half the size", len(batches))
 
 
 @dataclass

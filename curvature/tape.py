@@ -10,9 +10,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from curvature.objective import Batch, LossFunction, Params
 from curvature.operation import NotTraceable, Operation, nested
 from curvature.rules import rule_for
-from measuring import Batch, LossFunction, Params
 
 TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from figure_style import Row, Run, Style, new_figure
+from figures.run_tables import Row, Run
+from figures.style import Style, new_figure
 
 Curve = dict[int, float]  # epoch or iteration -> value of one seed, ascending
 CHOSEN = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "markeredgewidth": 1.4, "linestyle": ""}

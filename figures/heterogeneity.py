@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from figure_style import Row, Run, new_figure
-from heterogeneity import gini, lorenz_curve, resolved, spearman
+from figures.run_tables import Row, Run
+from figures.style import new_figure
+from hessian.heterogeneity import gini, lorenz_curve, resolved, spearman
 
 COLUMNS = "batch block kind layer numel gradient_norm eigenvalue residual converged"
 # The colour-blind-safe set of Okabe & Ito: for the kinds of `heterogeneity.kind_of`, and for the runs of an overlay.

@@ -1,7 +1,7 @@
 """Draw every figure of a run from the tables in its folder; nothing is measured or loaded again.
 
-    python plotting.py output/toy            # (re)draws output/toy/figures/*.png and *.pdf
-    python plotting.py --overlay output/hessian-a output/hessian-b --output_dir output/both
+    python -m figures output/toy            # (re)draws output/toy/figures/*.png and *.pdf
+    python -m figures --overlay output/hessian-a output/hessian-b --output_dir output/both
 
 From training.csv: training_loss. From scan.csv (and sharpness.csv): scan_epoch2_batch6, ... From histogram.csv:
 histogram_epoch2_batch6, ... From ratios.csv: sharpness_ratios. From losses.csv (and summary.csv): loss_by_epoch and
@@ -11,27 +11,23 @@ several runs of run_hessian.py in one figure."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from convergence_plots import learning_rate_figures, loss_figures, score_figures
-from figure_style import RC, Row, Run, Style, label_outside, new_figure, open_run, save_figure
-from heterogeneity_plots import block_figures, overlay_figure
+from figures.run_tables import Row, Run
+from figures.style import Style, label_outside, new_figure
 
 logger = logging.getLogger(__name__)
 
 # ---- training loss -------------------------------------------------------------------------------------------
+
 
 def training_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """The loss of every batch as it was trained on, and its mean over each epoch."""
@@ -42,8 +38,10 @@ def training_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     for row in rows:
         epochs.setdefault(row["epoch"], []).append(row)
     means = [[_mean(row[column] for row in part) for part in epochs.values()] for column in ("iteration", "loss")]
-    handles = [Line2D([], [], color="0.65", linewidth=0.9, label="one batch"),
-               Line2D([], [], color="black", marker="o", markersize=3.5, label="mean over the epoch")]
+    handles = [
+        Line2D([], [], color="0.65", linewidth=0.9, label="one batch"),
+        Line2D([], [], color="black", marker="o", markersize=3.5, label="mean over the epoch"),
+    ]
     figure, (ax,) = new_figure(1, 1, handles, width=5.5, height=3.0)
     ax.plot([row["iteration"] for row in rows], [row["loss"] for row in rows], color="0.65", linewidth=0.9)
     ax.plot(*means, "o-", color="black", markersize=3.5)
@@ -58,9 +56,11 @@ def _mean(values: Iterable[float]) -> float:
 
 # ---- loss scans ----------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Curve:
     """The loss along one algorithm's unit direction at one point, with the derivatives there where measured."""
+
     style: Style
     distances: list[float]
     losses: list[float]
@@ -90,12 +90,17 @@ def scan_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """The loss along every direction at one point, in panels that zoom out (Pan & Li, figures 2 to 4)."""
     measured = run.points("sharpness", "slope sharpness")
     for (epoch, batch), scans in run.points("scan", "distance loss").items():
-        curves = {label: curve for label, rows in scans.items()
-                  if (curve := _curve(run.styles[label], rows, measured.get((epoch, batch), {}).get(label, [])))}
+        curves = {
+            label: curve
+            for label, rows in scans.items()
+            if (curve := _curve(run.styles[label], rows, measured.get((epoch, batch), {}).get(label, [])))
+        }
         if not curves:
             continue
-        handles = [Line2D([], [], label=label + " (uphill)" * curve.uphill, **curve.style.line())
-                   for label, curve in curves.items()]
+        handles = [
+            Line2D([], [], label=label + " (uphill)" * curve.uphill, **curve.style.line())
+            for label, curve in curves.items()
+        ]
         handles.append(Line2D([], [], color="black", marker="o", linestyle="", markersize=5, label="minimum of a scan"))
         if any(curve.derivatives for curve in curves.values()):
             handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle="--", label="its quadratic model"))
@@ -144,8 +149,16 @@ def _scan_panel(ax: Axes, curves: Sequence[Curve], limit: float) -> None:
             grid = [min(limit, curve.reach) * i / 200 for i in range(201)]
             ax.plot(grid, [curve.model(s) for s in grid], color=curve.style.color, linewidth=0.8, linestyle="--")
         if curve.minimum is not None:
-            ax.plot(curve.distances[curve.minimum], curve.losses[curve.minimum], curve.style.marker, markersize=5,
-                    color=curve.style.color, markeredgecolor="white", markeredgewidth=0.6, zorder=4)
+            ax.plot(
+                curve.distances[curve.minimum],
+                curve.losses[curve.minimum],
+                curve.style.marker,
+                markersize=5,
+                color=curve.style.color,
+                markeredgecolor="white",
+                markeredgewidth=0.6,
+                zorder=4,
+            )
     within = [loss for curve in curves for s, loss in zip(curve.distances, curve.losses, strict=True) if s <= limit]
     start, low = curves[0].losses[0], min(within)
     # Models, and scans past their start, may rise without bound: a third of the deepest fall is room enough.
@@ -157,6 +170,7 @@ def _scan_panel(ax: Axes, curves: Sequence[Curve], limit: float) -> None:
 
 
 # ---- histograms ----------------------------------------------------------------------------------------------
+
 
 def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """How the sizes of one step spread over the coordinates, a panel per optimizer name (Pan & Li, figure 1).
@@ -176,17 +190,22 @@ def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
         for label, (edges, fractions) in bars.items():
             ax = axes[panels.index(run.styles[label].name)]
             ax.stairs(fractions, edges, **run.styles[label].bars())
-        occupied = [edge for edges, fractions in bars.values()
-                    for low, high, fraction in zip(edges, edges[1:], fractions, strict=False) if fraction
-                    for edge in (low, high)]
+        occupied = [
+            edge
+            for edges, fractions in bars.values()
+            for low, high, fraction in zip(edges, edges[1:], fractions, strict=False)
+            if fraction
+            for edge in (low, high)
+        ]
         for ax, name in zip(axes, panels, strict=False):
             ax.set(title=name, xscale="log", xlim=(min(occupied) / 2, 2 * max(occupied)), ylim=(0, None))
-            ax.tick_params(labelbottom=ax in axes[max(0, len(panels) - columns):])
-        for ax in axes[len(panels):]:
+            ax.tick_params(labelbottom=ax in axes[max(0, len(panels) - columns) :])
+        for ax in axes[len(panels) :]:
             ax.set_axis_off()
-        label_outside(axes[:len(panels)], columns, "$|v_i|$, per unit of learning rate", "fraction of coordinates")
-        figure.suptitle(f"{run.title}, epoch {epoch}, batch {batch}: size of the update of each coordinate "
-                        "(leftmost bar: zero)")
+        label_outside(axes[: len(panels)], columns, "$|v_i|$, per unit of learning rate", "fraction of coordinates")
+        figure.suptitle(
+            f"{run.title}, epoch {epoch}, batch {batch}: size of the update of each coordinate (leftmost bar: zero)"
+        )
         yield f"histogram_epoch{epoch}_batch{batch}", figure
 
 
@@ -202,6 +221,7 @@ def _bars(bins: Sequence[Row]) -> tuple[list[float], list[float]]:
 
 # ---- sharpness ratios ----------------------------------------------------------------------------------------
 
+
 def ratio_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     """Directional sharpness relative to SGD's over the epochs, mean and spread (Pan & Li, tables 3 to 6).
 
@@ -213,21 +233,46 @@ def ratio_figures(run: Run) -> Iterator[tuple[str, Figure]]:
         return
     epochs = sorted({row["epoch"] for row in rows})
     labels = [label for label in run.styles if any(row["algorithm"] == label for row in rows)]
-    handles = [Line2D([], [], label=label, marker=run.styles[label].marker, markersize=4, **run.styles[label].line())
-               for label in labels]
+    handles = [
+        Line2D([], [], label=label, marker=run.styles[label].marker, markersize=4, **run.styles[label].line())
+        for label in labels
+    ]
     if any(row["mean_ratio"] < 0 for row in rows):
-        handles.append(Line2D([], [], color="0.3", marker="o", markerfacecolor="white", linestyle="",
-                              label="negative mean, at its size"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="0.3",
+                marker="o",
+                markerfacecolor="white",
+                linestyle="",
+                label="negative mean, at its size",
+            )
+        )
     if any(_is_cut(row) for row in rows):
-        handles.append(Line2D([], [], color="0.3", marker="v", markersize=3, linestyle="",
-                              label="bar cut short: std near or above mean"))
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color="0.3",
+                marker="v",
+                markersize=3,
+                linestyle="",
+                label="bar cut short: std near or above mean",
+            )
+        )
     figure, (ax,) = new_figure(1, 1, handles, width=7.2, height=3.8)
     for place, label in enumerate(labels):
         points = sorted((row for row in rows if row["algorithm"] == label), key=lambda row: row["epoch"])
         shift = 0.6 * ((place + 0.5) / len(labels) - 0.5)  # side by side, so that no bar hides another
         _ratio_line(ax, [epochs.index(row["epoch"]) + shift for row in points], points, run.styles[label])
-    ax.set(yscale="log", xlim=(-0.45, len(epochs) - 0.55), xlabel="epoch", title=run.title,
-           ylabel="directional sharpness / |that of sgd|\nmean and std over the sampled points")
+    ax.set(
+        yscale="log",
+        xlim=(-0.45, len(epochs) - 0.55),
+        xlabel="epoch",
+        title=run.title,
+        ylabel="directional sharpness / |that of sgd|\nmean and std over the sampled points",
+    )
     ax.set_xticks(range(len(epochs)), [str(epoch) for epoch in epochs])
     ax.axhline(1, color="0.5", linewidth=0.8, zorder=1)
     yield "sharpness_ratios", figure
@@ -246,71 +291,12 @@ def _ratio_line(ax: Axes, places: Sequence[float], points: Sequence[Row], style:
         ax.plot([place, place], [bottom, size + std], color=style.color, linewidth=1.0)
         if _is_cut(row):
             ax.plot(place, bottom, "v", color=style.color, markersize=3)
-        ax.plot(place, size, style.marker, color=style.color, markersize=4.5, zorder=4,
-                markerfacecolor=style.color if row["mean_ratio"] > 0 else "white")
-
-
-# ---- a whole run ---------------------------------------------------------------------------------------------
-
-# Table -> its figures (file name, figure). A new kind of figure is one function and one line here.
-FIGURES: dict[str, Callable[[Run], Iterator[tuple[str, Figure]]]] = {
-    "training": training_figures, "scan": scan_figures, "histogram": histogram_figures, "ratios": ratio_figures,
-    "losses": loss_figures, "tuned_learning_rates": learning_rate_figures, "scores": score_figures,
-    "blocks": block_figures}
-
-
-def draw_all(folder: str | Path) -> list[Path]:
-    """Draw every figure that the folder's tables allow into its figures/, as PNG and PDF; the paths of what was drawn.
-
-    The same tables give the same bytes. Raises ValueError, in one line, if the folder is none of a run, or a table
-    does not fit, or a figure cannot be written.
-    """
-    run, paths = open_run(folder), []
-    with matplotlib.rc_context(RC):
-        for table, figures in FIGURES.items():
-            drawn = [path for stem, figure in figures(run)
-                     for path in save_figure(figure, run.folder / "figures" / stem)]
-            if not drawn and (run.folder / f"{table}.csv").exists():  # each script writes tables of its own
-                logger.info("%s.csv holds nothing to draw", table)
-            paths += drawn
-    if not paths:
-        logger.info("%s holds no table to draw", run.folder)
-    return paths
-
-
-def draw_overlay(folders: Sequence[str | Path], output: str | Path) -> list[Path]:
-    """Draw several runs of run_hessian.py as heterogeneity_overlay.png and .pdf in the folder `output`; their paths.
-
-    Raises ValueError, in one line, as `draw_all` does."""
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot create folder {output}: {error.strerror or error}") from error
-    with matplotlib.rc_context(RC):
-        return save_figure(overlay_figure([open_run(folder) for folder in folders]), output / "heterogeneity_overlay")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("folder", nargs="?", help="a run folder, such as output/toy: holds config.json and the tables")
-    chosen.add_argument("--overlay", nargs="+", metavar="FOLDER", help="run folders of run_hessian.py, in one figure")
-    parser.add_argument("--output_dir", metavar="FOLDER", help="where the overlay goes; by default here")
-    settings = parser.parse_args(arguments)
-    if settings.folder and settings.output_dir:
-        parser.error("--output_dir is for --overlay; the figures of a run go into its own folder")
-    logging.basicConfig(format="%(message)s")
-    logger.setLevel(logging.INFO)  # ours only: at this level the PDF font library tells of every glyph
-    try:
-        overlaid = settings.overlay and draw_overlay(settings.overlay, settings.output_dir or ".")
-        for path in overlaid or draw_all(settings.folder):
-            print(path)
-    except ValueError as error:
-        print(f"plotting.py: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        ax.plot(
+            place,
+            size,
+            style.marker,
+            color=style.color,
+            markersize=4.5,
+            zorder=4,
+            markerfacecolor=style.color if row["mean_ratio"] > 0 else "white",
+        )

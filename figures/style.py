@@ -1,4 +1,4 @@
-"""What all figures share: one look per algorithm, a run folder as figures read it, axes over a legend, saving."""
+"""What all figures share: one look per algorithm, axes over a legend, saving."""
 
 from __future__ import annotations
 
@@ -12,27 +12,57 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from results import read_config, read_table, write_whole
+from runs.files import write_whole
 
 Row = Mapping[str, Any]  # one line of a table, as read_table returns it
 
 # One colour a name in all figures of all runs: the colour-blind-safe sets of Okabe & Ito (first six) and Tol.
-COLORS = {"sgd": "#D55E00", "adam": "#0072B2", "adafactor": "#009E73", "normalized_sgd": "#E69F00",
-          "sign_sgd": "#CC79A7", "lion": "#56B4E9", "adamw": "#332288", "rmsprop": "#882255", "adagrad": "#999933",
-          "nadam": "#AA4499", "radam": "#117733", "muon": "#555555"}
+COLORS = {
+    "sgd": "#D55E00",
+    "adam": "#0072B2",
+    "adafactor": "#009E73",
+    "normalized_sgd": "#E69F00",
+    "sign_sgd": "#CC79A7",
+    "lion": "#56B4E9",
+    "adamw": "#332288",
+    "rmsprop": "#882255",
+    "adagrad": "#999933",
+    "nadam": "#AA4499",
+    "radam": "#117733",
+    "muon": "#555555",
+}
 OTHER_COLORS = ("#000000", "#661100", "#6699CC", "#888888")  # names we do not know, in order of appearance
 # Line, opacity, marker and outline of a name's first, second, ... row; "--" on lines is left to the quadratic model.
-VARIANTS = (("-", 1.0, "o", "-"), ("-.", 0.75, "s", "-"), (":", 0.75, "^", (0, (1.5, 0.7))),
-            ((0, (7, 1, 1, 1, 1, 1)), 0.6, "D", ":"))
-RC = {"font.size": 9, "figure.titlesize": 10, "axes.titlesize": 9, "legend.fontsize": 8, "legend.frameon": False,
-      "legend.handlelength": 3.2, "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.7,
-      "axes.grid": True, "axes.axisbelow": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6,
-      "lines.linewidth": 1.7, "pdf.fonttype": 42, "savefig.dpi": 200}
+VARIANTS = (
+    ("-", 1.0, "o", "-"),
+    ("-.", 0.75, "s", "-"),
+    (":", 0.75, "^", (0, (1.5, 0.7))),
+    ((0, (7, 1, 1, 1, 1, 1)), 0.6, "D", ":"),
+)
+RC = {
+    "font.size": 9,
+    "figure.titlesize": 10,
+    "axes.titlesize": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "legend.handlelength": 3.2,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.7,
+    "pdf.fonttype": 42,
+    "savefig.dpi": 200,
+}
 
 
 @dataclass(frozen=True)
 class Style:
     """How one algorithm looks in every figure: its name's colour; line, opacity, marker, outline of its row."""
+
     name: str
     variant: int  # 0 for the first row of a name, unclipped before clipped
     color: str
@@ -64,65 +94,20 @@ def styles_of(algorithms: Iterable[Row]) -> dict[str, Style]:
         by_name.setdefault(row["name"], []).append(row)
     others = [name for name in by_name if name not in COLORS]
     colors = COLORS | {name: OTHER_COLORS[i % len(OTHER_COLORS)] for i, name in enumerate(others)}
-    return {row["label"]: Style(name, variant, colors[name], _is_clipped(row))
-            for name, rows in by_name.items() for variant, row in enumerate(sorted(rows, key=_is_clipped))}
+    return {
+        row["label"]: Style(name, variant, colors[name], _is_clipped(row))
+        for name, rows in by_name.items()
+        for variant, row in enumerate(sorted(rows, key=_is_clipped))
+    }
 
 
 def _is_clipped(row: Row) -> bool:
     return any(row["options"].get(option) for option in ("coordinate_clip", "clip_update"))
 
 
-TEXTS = {"algorithm", "split", "metric", "batch", "block", "layer", "kind", "converged", "chosen", "diverged"}
-PLACES = {"epoch", "iteration", "distance", "bin_low", "bin_high", "count"}  # what has none cannot be drawn
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder as the figures need it."""
-    folder: Path
-    styles: dict[str, Style]
-    title: str
-
-    def table(self, name: str, columns: str) -> list[Row]:
-        """The rows of a table, which must have these columns; none where the run did not write it.
-
-        Raises: ValueError naming a column that is missing, a cell that is no number where one belongs, or an algorithm
-            that config.json does not list.
-        """
-        path = self.folder / f"{name}.csv"
-        rows = read_table(path) if path.exists() else []
-        for line, row in enumerate(rows, start=2):
-            for column in columns.split():
-                if column not in row:
-                    raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
-                empty = row[column] is None and column in PLACES
-                if empty or isinstance(row[column], str) and column not in TEXTS:
-                    cell = "empty" if empty else repr(row[column])
-                    raise ValueError(f"{path}, line {line}: {column} is {cell}, expected a number")
-            if "algorithm" in row and row["algorithm"] not in self.styles:
-                raise ValueError(f"{path} has rows of {row['algorithm']!r}, which config.json does not list")
-        return rows
-
-    def points(self, name: str, columns: str) -> dict[tuple[int, int], dict[str, list[Row]]]:
-        """The rows of a table by measured point (epoch, batch), then by algorithm, in the order of the styles."""
-        points: dict[tuple[int, int], dict[str, list[Row]]] = {}
-        for row in self.table(name, f"epoch batch algorithm {columns}"):
-            points.setdefault((row["epoch"], row["batch"]), {}).setdefault(row["algorithm"], []).append(row)
-        return {point: {label: rows[label] for label in self.styles if label in rows}
-                for point, rows in points.items()}
-
-
-def open_run(folder: str | Path) -> Run:
-    """Raises ValueError, in one line, if the folder is none of a run."""
-    config, folder = read_config(folder), Path(folder)
-    settings = config["settings"]
-    by = f", trained by {settings['train_optimizer']}" if "train_optimizer" in settings else ""
-    rows = [*config["algorithms"], *config.get("gone", [])]
-    return Run(folder, styles_of(rows), settings.get("task", folder.name) + by)
-
-
-def new_figure(rows: int, columns: int, handles: Sequence[Any], width: float,
-               height: float) -> tuple[Figure, list[Axes]]:
+def new_figure(
+    rows: int, columns: int, handles: Sequence[Any], width: float, height: float
+) -> tuple[Figure, list[Axes]]:
     """Axes, and the legend below in as many columns as fit; `width` of all, `height` of one row, in inches."""
     longest = max(len(handle.get_label()) for handle in handles)
     legend_columns = max(1, min(4, int(width / (0.062 * longest + 0.75))))
@@ -143,6 +128,8 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write stem.png and stem.pdf, without the time of writing in them; their paths."""
     png = write_whole(stem.with_name(f"{stem.name}.png"), lambda file: figure.savefig(file, format="png"))
     figure.set_layout_engine("none")  # the axes stay where the first drawing put them: half the time
-    pdf = write_whole(stem.with_name(f"{stem.name}.pdf"),
-                      lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None}))
+    pdf = write_whole(
+        stem.with_name(f"{stem.name}.pdf"),
+        lambda file: figure.savefig(file, format="pdf", metadata={"CreationDate": None}),
+    )
     return [png, pdf]

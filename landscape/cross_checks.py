@@ -1,52 +1,16 @@
-"""The measured numbers beside numbers that were found another way: rounding errors, and --check_sharpness's tables."""
+"""The measured numbers beside numbers that were found another way: the tables of --check_sharpness."""
 
-import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from curvature.borrowing import differentiable_attention, measuring
+from curvature.objective import Batch, LossFunction, Objective, Params, objective_at
+from landscape.rounding import in_float64
 from landscape_utils import PseudoUpdates, directional_derivatives, mean_loss, reverse_over_reverse, unit
-from measuring import (
-    Batch,
-    LossFunction,
-    Objective,
-    Params,
-    differentiable_attention,
-    measuring,
-    objective_at,
-)
-from results import format_table
+from runs.tables import format_table
 from torch_optimizer import Algorithm
-
-
-def rounding_errors(directions: dict[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
-    """How far float32 arithmetic may put each directional sharpness off, in the same unit; NaN without a length.
-
-    On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is
-    sqrt(mean(e)^2 + var(e) / n): what the examples have in common stays in the mean over the whole test batch, and what
-    they do not have in common shrinks at least as far.
-    """
-    places = [(batch, i) for batch in objective.batches for i in range(len(next(iter(batch.values()))))]
-    places = places[:: max(1, len(places) // examples)][:examples]
-    singles = [{name: t[i : i + 1] for name, t in batch.items()} for batch, i in places]
-    exact = objective_at(task.model, task.losses, [in_float64(one) for one in singles], torch.float64)
-    vectors = list(directions.values())
-    differences = []  # [n][K]
-    for one, same in zip(singles, exact.batches, strict=True):
-        with measuring(objective.model):
-            rounded = directional_derivatives(objective.loss_fn, objective.params, vectors, [one])
-        with measuring(exact.model):
-            true = directional_derivatives(exact.loss_fn, exact.params, vectors, [same])
-        differences.append([r.sharpness - t.sharpness for r, t in zip(rounded, true, strict=True)])
-    e = np.array(differences)
-    spread = e.std(axis=0, ddof=1) / math.sqrt(len(e)) if len(e) > 1 else 0.0
-    return np.hypot(e.mean(axis=0), spread).tolist()
-
-
-def in_float64(batch: Batch) -> Batch:
-    return {name: t.double() if t.is_floating_point() else t for name, t in batch.items()}
 
 
 def check_on_tiny_model(task, algorithms: dict[str, Algorithm]) -> str:

@@ -9,6 +9,9 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
+from curvature.borrowing import within_memory
+from curvature.objective import Objective, Params
+from landscape.rounding import rounding_errors
 from landscape_utils import (
     DirectionalDerivatives,
     directional_derivatives,
@@ -18,11 +21,9 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import Objective, Params, within_memory
-from results import Table, format_table, read_table
-from settings import progress
-from sharpness_check import rounding_errors
-from training import Point
+from runs.messages import progress
+from runs.tables import Table, format_table, read_table
+from training.loop import Point
 
 log = logging.getLogger(__name__)
 

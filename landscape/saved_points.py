@@ -1,18 +1,53 @@
 """Measured points of a landscape run, kept so that they can be measured again without training.
 
-    save_point(folder, measured, model)                       # --save_points
-    for measured in load_points(point_files(folder), model)   # --from_points: the model is at each point in turn
+save_point(folder, measured, model)                       # --save_points
+for measured in load_points(point_files(folder), model)   # --from_points: the model is at each point in turn
 """
 
-from collections.abc import Iterable, Iterator
+import argparse
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from torch import nn
 
-from checkpoints import fitting, load_tensors, save_tensors
-from measuring import Params
-from training import Point
+from curvature.objective import Params
+from runs.checkpoints import fitting, load_tensors, save_tensors
+from runs.config import read_config
+from runs.lifecycle import _data_hashes
+from runs.resuming import OF_THIS_COMMAND, _on_top_of
+from torch_optimizer import Algorithm
+from training.loop import Point
+
+OF_THESE_POINTS = (*OF_THIS_COMMAND, "checkpoint_every", "from_points", "save_points", "save_model", "skip_search",
+                   "skip_sharpness", "check_sharpness", "device", "optimizer_device")  # fmt: skip
+MEASURED_ANEW = (*OF_THESE_POINTS, "dtype", "test_batch_size", "test_seed", "step_size", "micro_batch_size")
+
+
+def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str], folder: str) -> argparse.Namespace:
+    """The settings of the run in `folder`, with the command line's on top of them for what is measured anew.
+
+    Raises: ValueError, in one line, if the folder holds no run of this script, or for a flag that contradicts it.
+    """
+    settings, earlier, changes = _on_top_of(folder, parser, arguments, own=OF_THESE_POINTS, free=MEASURED_ANEW)
+    data = _data_hashes(settings)
+    changes += [f"{path} has another content" for path in data if data[path] != earlier.get("data", {}).get(path)]
+    if changes:
+        raise ValueError(f"the points of {folder} are of another run: {'; '.join(changes)}")
+    settings.changes = []
+    return settings
+
+
+def rows_of_run(folder: str) -> dict[str, Algorithm]:
+    """label -> row of a run's algorithm list, as it was then. Raises: ValueError, in one line, if it is damaged."""
+    try:
+        return {
+            row["label"]: Algorithm(row["name"], step_size=row["step_size"], **row["options"])
+            for row in read_config(folder)["algorithms"]
+        }
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the algorithms in {folder}/config.json cannot be read: {error!r}") from error
+
 
 FOLDER = "points"
 

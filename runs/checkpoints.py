@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from results import one_line, write_whole
+from runs.files import one_line, write_whole
 
 log = logging.getLogger(__name__)
 

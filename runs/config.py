@@ -1,244 +1,32 @@
-"""The run folder: one configuration and plain tables, each file written whole or not at all.
-
-    folder = create_run_folder("output/toy")
-    write_config(folder, settings={"seed": 0}, algorithms=[])
-    table = Table(folder / "training.csv", ["epoch", "iteration", "loss"])
-    table.append(epoch=1, iteration=1, loss=5.25)
-    table.save()
-    read_table(folder / "training.csv")      # [{"epoch": 1, "iteration": 1, "loss": 5.25}]
-
-Needs the standard library only, so that a result can be read back anywhere."""
+"""config.json: what repeats a run. Standard library only, so that it can be read back anywhere."""
 
 from __future__ import annotations
 
-import csv
+import argparse
 import datetime
 import importlib.metadata
-import io
 import json
 import math
-import os
 import platform
-import re
 import shlex
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
+
+from runs.files import write_whole
 
 CONFIG_FILE = "config.json"
 CONFIG_KEYS = {"settings": dict, "algorithms": list, "versions": dict, "command": str, "started": str}
-# What --overwrite removes. config.json goes last: it marks the folder as ours should removal be interrupted.
-RUN_FILES = ("*.csv", "figures", "checkpoints", "points", "model", ".*.tmp", CONFIG_FILE)
-LEFTOVERS = ("run.lock", ".*.tmp")  # of a process that was killed
+
+
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "numpy")
 SECRET_SETTINGS = ("hf_key",)
-NUMBER = re.compile(r"[+-]?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?")
-
-
-class CannotWrite(ValueError):
-    """The system refused to write a result (disk full, no permission, ...); the message is one line."""
-
-
-def one_line(error: Exception) -> str:
-    """What a library's error says, in one line of readable length; its type where it says nothing."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
-
-
-# ---- files and folders -------------------------------------------------------------------------------------
-
-def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], Any]) -> Path:
-    """Write a file so that a reader, or a crash, sees the old content or the new one and never a part.
-
-    Args:
-        path: the file. Its folder is made if only that is missing.
-        content: text (stored as UTF-8), bytes, or a function that writes into the binary file given to
-            it, for what would be large in memory: `write_whole(path, lambda file: torch.save(state, file))`.
-    Returns: the path.
-    Raises: CannotWrite, in one line, when the system refuses (no permission, disk full, ...).
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: a rename stays on one disk
-    try:
-        path.parent.mkdir(exist_ok=True)
-        with temporary.open("wb") as file:
-            if callable(content):
-                content(file)
-            else:
-                file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary.is_file():  # only after an error or an interrupt
-            temporary.unlink()
-    return path
-
-
-def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
-    """An empty folder for one run, parents included. Results are never overwritten silently.
-
-    With `overwrite`, what an earlier run wrote there is removed (`RUN_FILES`); anything else stays. A folder
-    without a config.json of ours is somebody else's and is refused all the same.
-
-    Raises: ValueError, in one line, if the folder cannot be had.
-    """
-    folder = Path(path)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise ValueError(f"output folder {folder} is a file; choose another folder with --output_dir")
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(not any(map(path.match, LEFTOVERS)) for path in folder.iterdir()):
-            if not overwrite:
-                raise ValueError(f"output folder {folder} is not empty; replace that run with --overwrite, "
-                                 "or choose another folder with --output_dir")
-            if not is_run_folder(folder):
-                raise ValueError(f"output folder {folder} holds no run of ours ({CONFIG_FILE} is "
-                                 "missing or foreign), so --overwrite leaves it alone; "
-                                 "choose another with --output_dir")
-            _remove_run(folder)
-    except OSError as error:
-        raise ValueError(f"cannot create output folder {folder}: {error.strerror or error}; "
-                         "choose another with --output_dir") from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ValueError(f"no permission to write into output folder {folder}; "
-                         "choose another with --output_dir")
-    return folder
-
-
-def is_run_folder(folder: str | Path) -> bool:
-    """Whether the folder holds a config.json as `write_config` writes it."""
-    try:
-        read_config(folder)
-    except ValueError:
-        return False
-    return True
-
-
-def _remove_run(folder: Path) -> None:
-    for pattern in RUN_FILES:
-        for path in folder.glob(pattern):
-            remove(path)
-
-
-def remove(path: Path) -> None:
-    """Delete a file, a link or a folder with all that is in it."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-# ---- tables ------------------------------------------------------------------------------------------------
-
-class Table:
-    """A CSV table kept in memory and rewritten whole by `save`, so that the file on disk always parses.
-
-    Floats are stored with the fewest digits that read back to the same number. None, NaN and inf become an
-    empty cell, which `read_table` returns as None.
-
-    Args:
-        path: the .csv file.
-        columns: the header, in order. Every row has exactly these.
-    """
-
-    def __init__(self, path: str | Path, columns: Sequence[str]):
-        self.path = Path(path)
-        self.columns = list(columns)
-        self.rows: list[dict[str, int | float | str | None]] = []
-
-    def append(self, row: Mapping[str, Any] | None = None, /, **cells: Any) -> None:
-        """Add one row, given as a mapping, as keywords, or both. Numbers: Python's, numpy's or 0-d tensors.
-
-        Raises: ValueError naming the first column that is unknown, missing, or neither number nor text.
-        """
-        cells = {**(row or {}), **cells}
-        for column in cells:
-            if column not in self.columns:
-                raise ValueError(f"{self.path.name} has no column {column!r}; "
-                                 f"it has {', '.join(self.columns)}")
-        for column in self.columns:
-            if column not in cells:
-                raise ValueError(f"a row of {self.path.name} lacks its column {column!r}")
-        self.rows.append({column: self._plain(column, cells[column]) for column in self.columns})
-
-    def _plain(self, column: str, value: Any) -> int | float | str | None:
-        if hasattr(value, "item"):  # numpy scalars and 0-d tensors
-            value = value.item()
-        if isinstance(value, float) and not math.isfinite(value):
-            return None
-        if value is None or isinstance(value, (int, float, str)):
-            return value
-        raise ValueError(f"column {column!r} of {self.path.name} takes a number or a text, got {value!r}")
-
-    def save(self) -> Path:
-        """Write header and rows; the same rows give the same bytes."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.columns)
-        writer.writerows([_cell(row[column]) for column in self.columns] for row in self.rows)
-        return write_whole(self.path, text.getvalue())
-
-
-def _cell(value: int | float | str | None) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, str):
-        return value
-    return repr(value) if isinstance(value, float) else str(int(value))
-
-
-def read_table(path: str | Path) -> list[dict[str, int | float | str | None]]:
-    """The rows of a table, numbers parsed (whole ones as int), empty cells as None.
-
-    Raises: ValueError, in one line, if the file cannot be read or a row does not fit the header.
-    """
-    path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"cannot read table {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not lines:
-        raise ValueError(f"table {path} is empty; its first line should name the columns")
-    header, *body = lines
-    for number, cells in enumerate(body, start=2):
-        if len(cells) != len(header):
-            raise ValueError(f"table {path}, line {number}: expected {len(header)} cells, got {len(cells)}")
-    return [{column: _parse(cell) for column, cell in zip(header, cells, strict=True)} for cells in body]
-
-
-def _parse(cell: str) -> int | float | str | None:
-    number = NUMBER.fullmatch(cell)
-    if number is None:
-        return cell or None
-    return float(cell) if number["fraction"] or number["exponent"] else int(cell)
-
-
-def format_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """A table for the terminal: four significant digits, numbers to the right, "-" for an empty cell."""
-    rows = list(rows)
-    table = []  # column by column
-    for column in columns:
-        texts = [str(column), *(_short(row.get(column)) for row in rows)]
-        width = max(map(len, texts))
-        texts.insert(1, "-" * width)
-        numeric = any(isinstance(row.get(column), (int, float)) for row in rows)
-        table.append([text.rjust(width) if numeric else text.ljust(width) for text in texts])
-    return "\n".join("  ".join(line).rstrip() for line in zip(*table, strict=True))
-
-
-def _short(value: Any) -> str:
-    if value is None or isinstance(value, float) and not math.isfinite(value):
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 # ---- configuration -----------------------------------------------------------------------------------------
+
 
 def write_config(
     folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str] | None = None
@@ -255,7 +43,10 @@ def write_config(
 
 
 def record_resumption(
-    folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str],
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    algorithms: Sequence[Any],
+    data: Mapping[str, str],
     changes: Sequence[str],
 ) -> Path:
     """Bring config.json up to date as a run is continued; what it was started with, and each change, stay in it."""
@@ -281,7 +72,7 @@ def _configuration(settings: Mapping[str, Any], algorithms: Sequence[Any], data:
         "command": _without("python " + shlex.join(sys.argv), secrets),
         "started": _now(),
         "seed": settings.get("seed"),
-        "git": git_state(Path(__file__).resolve().parent),
+        "git": git_state(Path(__file__).resolve().parent.parent),
         "versions": versions(),
         "settings": {**settings, **shown},
         "algorithms": [_algorithm_row(algorithm) for algorithm in algorithms],
@@ -334,6 +125,7 @@ def versions() -> dict[str, str | None]:
 
 def git_state(folder: Path) -> dict[str, Any]:
     """{"commit": hash, "dirty": whether tracked files differ from it}; both None unless a checkout's root."""
+
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
@@ -369,3 +161,16 @@ def _without(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
+
+
+def recorded(settings: argparse.Namespace) -> dict[str, Any]:
+    """The settings as config.json keeps them; its algorithms stand beside them."""
+    return {name: value for name, value in vars(settings).items() if name != "algorithms"}
+
+
+def described(algorithms: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows as config.json keeps them."""
+    return [
+        dict(label=label, name=row.name, options=dict(row.options), step_size=row.step_size)
+        for label, row in algorithms.items()
+    ]

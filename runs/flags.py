@@ -1,26 +1,13 @@
-"""What the entry scripts share on the command line: flags, their ranges, and one-line answers to wrong input."""
+"""What the entry scripts share on the command line: flags and their ranges."""
 
 import argparse
-import ctypes
-import logging
-import os
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
-from torch_optimizer import Algorithm
-
-OUR_LOGGERS = (
-    "__main__", "checkpoints", "hessian_utils", "landscape_utils", "learning_rates", "measuring", "plotting",
-    "recorder", "results", "resuming", "tasks", "training",
-)  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -38,16 +25,6 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
     def _get_help_string(self, action: argparse.Action) -> str:
         unset = action.default in (None, False, argparse.SUPPRESS)
         return action.help if unset else super()._get_help_string(action)
-
-
-@contextmanager
-def answering_input_errors(parser: Parser) -> Iterator[None]:
-    """Around everything before the work starts: what is wrong with the input is said in one line, exit status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        logging.getLogger(__name__).debug("traceback", exc_info=True)
-        parser.error(str(error) or repr(error))
 
 
 # ---- types of flags -----------------------------------------------------------------------------------------------
@@ -137,7 +114,9 @@ def add_training_flags(parser: Parser) -> Any:
     group.add_argument("--num_epochs", type=positive_int, metavar="N")
     group.add_argument("--batch_size", type=positive_int, metavar="N", help="examples of one update")
     group.add_argument(
-        "--micro_batch_size", type=positive_int, metavar="N",
+        "--micro_batch_size",
+        type=positive_int,
+        metavar="N",
         help="examples held at once: bounds memory; in training, batch norm sees as many",
     )
     group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
@@ -168,52 +147,3 @@ def fill_in(settings: argparse.Namespace, defaults: Any) -> None:
 def default_output(*words: str) -> str:
     """output/word-word-...: the run folder where the user names none."""
     return "output/" + "-".join(word.replace("/", "-") for word in words)
-
-
-def recorded(settings: argparse.Namespace) -> dict[str, Any]:
-    """The settings as config.json keeps them; its algorithms stand beside them."""
-    return {name: value for name, value in vars(settings).items() if name != "algorithms"}
-
-
-def described(algorithms: dict[str, Algorithm]) -> list[dict[str, Any]]:
-    """The rows as config.json keeps them."""
-    return [
-        dict(label=label, name=row.name, options=dict(row.options), step_size=row.step_size)
-        for label, row in algorithms.items()
-    ]
-
-
-def start_logging(verbose: bool) -> None:
-    """Messages go to standard error, above the progress bars."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_BarHandler()], force=True)
-    for name in OUR_LOGGERS:
-        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.captureWarnings(True)
-    warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}"  # one line, no code
-
-
-class _BarHandler(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
-
-
-def progress(iterable=None, **options) -> tqdm:
-    """A progress bar that is silent when standard error is not a terminal."""
-    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
-
-
-def prepare_machine() -> None:
-    """Reproducible kernels where there is a choice (CUDA; those of the CPU are), and memory that is kept.
-
-    glibc returns large blocks to the system at every free, and taking them anew costs a page fault every 4 KiB, which
-    can take longer than the arithmetic. So: no blocks by mmap, and up to 2 GiB of freed heap kept.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-        libc.mallopt(m_top_pad, 2**28)
-    if torch.cuda.is_available():
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory once more

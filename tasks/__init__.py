@@ -14,7 +14,7 @@ from tasks import (
     text_classification,
 )
 from tasks.base import TOY, Defaults, Request, Task
-from tasks.pretrained import check_twice_differentiable
+from tasks.loading.pretrained import check_twice_differentiable
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import IGNORED, TOY, Defaults, Request, Task, pad, random_ids, token_losses
-from tasks.data import load_rows
-from tasks.encoding import encode
-from tasks.pretrained import load_pretrained
-from tasks.python_library import source_files
-from tasks.toy_tokenizer import train_byte_tokenizer
+from tasks.loading.encoding import encode
+from tasks.loading.pretrained import load_pretrained
+from tasks.loading.rows import load_rows
+from tasks.toy.python_library import source_files
+from tasks.toy.tokenizer import train_byte_tokenizer
 
 PAPER = Defaults(
     dataset="bigcode/the-stack-smol:data/python", model="flax-community/gpt-neo-125M-code-clippy", dataset_size=10_000,

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from results import CannotWrite, one_line
+from runs.files import CannotWrite, one_line
 from tasks.architectures import tiny_model
 
 IGNORED = -100  # label of a position that is not scored

@@ -12,10 +12,10 @@ from torch import Tensor
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request
 from tasks.classification import Classification, official_test, partition, rows_for
-from tasks.data import Refused, explained, load_splits, require_label
-from tasks.hub import first_line, is_local, quiet_libraries
-from tasks.pretrained import load_pretrained
-from tasks.toy_data import pictures
+from tasks.loading.hub import first_line, is_local, quiet_libraries
+from tasks.loading.pretrained import load_pretrained
+from tasks.loading.rows import Refused, explained, load_splits, require_label
+from tasks.toy.labeled import pictures
 
 
 @dataclass(frozen=True)

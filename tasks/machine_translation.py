@@ -6,11 +6,11 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import IGNORED, Defaults, Request, Task, pad, random_ids, token_losses
-from tasks.data import load_rows, require_text
-from tasks.encoding import encode
-from tasks.pretrained import load_pretrained
-from tasks.toy_corpus import toy_corpus
-from tasks.toy_tokenizer import train_tokenizer
+from tasks.loading.encoding import encode
+from tasks.loading.pretrained import load_pretrained
+from tasks.loading.rows import load_rows, require_text
+from tasks.toy.corpus import toy_corpus
+from tasks.toy.tokenizer import train_tokenizer
 
 PREFIX = "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
 

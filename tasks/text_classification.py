@@ -10,12 +10,12 @@ from torch import Tensor
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request, pad, random_ids
 from tasks.classification import Classification, official_test, partition, rows_for
-from tasks.data import check_rows, explained, load_splits, require_label, require_text
-from tasks.encoding import encode
-from tasks.hub import is_local
-from tasks.pretrained import load_pretrained
-from tasks.toy_data import reviews, sentence_pairs
-from tasks.toy_tokenizer import train_byte_tokenizer
+from tasks.loading.encoding import encode
+from tasks.loading.hub import is_local
+from tasks.loading.pretrained import load_pretrained
+from tasks.loading.rows import check_rows, explained, load_splits, require_label, require_text
+from tasks.toy.labeled import reviews, sentence_pairs
+from tasks.toy.tokenizer import train_byte_tokenizer
 
 EVALUATION_SHARE = 0.1  # of the training split
 

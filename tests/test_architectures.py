@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from curvature.borrowing import differentiable_attention, measuring
+from curvature.objective import functional_loss, trainable_parameters
+from landscape.cross_checks import central_differences
 from landscape_utils import directional_derivatives
-from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
-from sharpness_check import central_differences
 from tasks import load_task
 from tasks.architectures import TINY
-from tasks.pretrained import check_twice_differentiable
+from tasks.loading.pretrained import check_twice_differentiable
 
 # model class -> a task that takes it; its configuration's defaults but for the size, which `Task.tiny` sets
 MODELS = {

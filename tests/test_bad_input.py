@@ -10,12 +10,12 @@ import shutil
 import pytest
 import safetensors.torch
 import torch
-from task_examples import toy, write
 
 import run_convergence
 import run_hessian
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
+from tests.helpers.task_examples import toy, write
 from torch_optimizer import Algorithm
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from task_examples import examples_of, toy, write
 
 import run_convergence
-from results import read_table
+from runs.tables import read_table
 from tasks import load_task
 from tasks.classification import official_test, partition, rows_for, score
 from tasks.image_classification import decode, random_view
-from tasks.toy_data import pictures, reviews, sentence_pairs
+from tasks.toy.labeled import pictures, reviews, sentence_pairs
+from tests.helpers.task_examples import examples_of, toy, write
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

@@ -4,14 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from tiny_models import random_direction, tiny_t5, token_losses
 
 from curvature import NotTraceable, curvatures_of_batch, rules
+from curvature.borrowing import KeepPrecision
 from curvature.generic import push_generic
+from curvature.objective import functional_loss
 from curvature.operation import Operation, nested
 from curvature.rules import RULES
 from landscape_utils import reverse_over_reverse
-from measuring import KeepPrecision, functional_loss
+from tests.helpers.tiny_models import random_direction, tiny_t5, token_losses
 
 aten = torch.ops.aten
 

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from task_examples import examples_of, same, toy, write
 
 import run_convergence
 import run_landscape
-from results import read_table
+from runs.tables import read_table
 from tasks import TASKS, load_task
 from tasks.architectures import TINY
 from tasks.base import IGNORED
 from tasks.masked_language_modeling import draw_masks
-from tasks.toy_data import reviews
-from training import trajectory
+from tasks.toy.labeled import reviews
+from tests.helpers.task_examples import examples_of, same, toy, write
+from training.loop import trajectory
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 NAMES = [name for name in TASKS if name != "toy"]

@@ -6,17 +6,13 @@ import random
 import matplotlib
 import pytest
 
-from convergence_plots import (
-    CHOSEN,
-    curves_by_seed,
-    learning_rate_figures,
-    loss_figures,
-    running_mean,
-    score_figures,
-)
-from figure_style import RC, open_run
-from plotting import draw_all
-from results import Table, create_run_folder, write_config
+from figures.convergence import CHOSEN, curves_by_seed, learning_rate_figures, loss_figures, running_mean, score_figures
+from figures.drawing import draw_all
+from figures.run_tables import open_run
+from figures.style import RC
+from runs.config import write_config
+from runs.folder import create_run_folder
+from runs.tables import Table
 
 # label, name, options, learning rate (None: relative step), loss lost per update, seeds that diverge and when
 ALGORITHMS = [

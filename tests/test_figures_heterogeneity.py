@@ -5,10 +5,14 @@ import random
 import matplotlib
 import pytest
 
-from figure_style import RC, open_run
-from heterogeneity_plots import KIND_COLORS, block_figures, overlay_figure, points_of
-from plotting import draw_all, main
-from results import Table, create_run_folder, write_config
+from figures.__main__ import main
+from figures.drawing import draw_all
+from figures.heterogeneity import KIND_COLORS, block_figures, overlay_figure, points_of
+from figures.run_tables import open_run
+from figures.style import RC
+from runs.config import write_config
+from runs.folder import create_run_folder
+from runs.tables import Table
 
 COLUMNS = "batch block kind layer numel gradient_norm eigenvalue residual converged products".split()  # noqa: SIM905
 # gradient norm, eigenvalue, residual, converged

@@ -11,10 +11,15 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-import plotting
-from figure_style import RC, open_run, styles_of
-from plotting import draw_all, histogram_figures, ratio_figures, scan_figures, zoom_limits
-from results import Table, create_run_folder, read_table, write_config
+from figures import drawing
+from figures.__main__ import main
+from figures.drawing import draw_all
+from figures.landscape import histogram_figures, ratio_figures, scan_figures, zoom_limits
+from figures.run_tables import open_run
+from figures.style import RC, styles_of
+from runs.config import write_config
+from runs.folder import create_run_folder
+from runs.tables import Table, read_table
 
 POINT = ["epoch", "batch", "iteration", "algorithm"]
 # label, name, options, sharpness relative to SGD's, best distance along the unit direction (None: uphill), log10 step
@@ -125,13 +130,13 @@ def test_drawing_leaves_matplotlib_as_the_user_set_it(tmp_path):
     believable_run(tmp_path, epochs=(2,))
     for table in ("scan", "histogram", "ratios"):
         (tmp_path / f"{table}.csv").unlink()
-    program = ("import sys, matplotlib; matplotlib.rcParams['font.size'] = 17; import plotting; "
-               f"assert len(plotting.draw_all({str(tmp_path)!r})) == 2; "
+    program = ("import sys, matplotlib; matplotlib.rcParams['font.size'] = 17; from figures import drawing; "
+               f"assert len(drawing.draw_all({str(tmp_path)!r})) == 2; "
                "assert matplotlib.rcParams['font.size'] == 17 and 'matplotlib.pyplot' not in sys.modules")
-    subprocess.run([sys.executable, "-c", program], cwd=Path(plotting.__file__).parent, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=Path(drawing.__file__).parent.parent, check=True)
 
 
-@pytest.mark.parametrize("table", plotting.FIGURES)
+@pytest.mark.parametrize("table", drawing.FIGURES)
 def test_an_empty_table_is_skipped_and_said_and_an_absent_one_is_skipped(tmp_path, caplog, table):
     caplog.set_level(logging.INFO)
     write_config(tmp_path, {}, [])
@@ -142,14 +147,14 @@ def test_an_empty_table_is_skipped_and_said_and_an_absent_one_is_skipped(tmp_pat
 
 def test_a_place_for_figures_that_have_one_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit:
-        plotting.main([str(tmp_path), "--output_dir", str(tmp_path / "elsewhere")])
+        main([str(tmp_path), "--output_dir", str(tmp_path / "elsewhere")])
     assert exit.value.code == 2 and "--output_dir is for --overlay" in capsys.readouterr().err
 
 
 def test_an_unknown_folder_is_one_line_and_exit_code_2(tmp_path, capsys):
-    assert plotting.main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        f"plotting.py: {tmp_path / 'nowhere'} is not a run folder: it has no config.json"]
+        f"python -m figures: {tmp_path / 'nowhere'} is not a run folder: it has no config.json"]
 
 
 @pytest.mark.parametrize("lines, message", [
@@ -169,7 +174,7 @@ def test_the_command_prints_what_it_drew_and_nothing_else(tmp_path):
     believable_run(tmp_path, epochs=(2,))
     for table in ("scan", "histogram", "ratios"):
         (tmp_path / f"{table}.csv").unlink()
-    command = [sys.executable, Path(plotting.__file__), tmp_path]
+    command = [sys.executable, "-m", "figures", tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [str(tmp_path / "figures" / f"training_loss.{end}") for end in ("png", "pdf")]
     assert done.stderr == ""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from tasks.data import load_rows, require_label, require_text
+from tasks.loading.rows import load_rows, require_label, require_text
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.algorithm import check_rows
 

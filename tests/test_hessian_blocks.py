@@ -17,9 +17,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-import hessian_utils
-from hessian_utils import block_curvatures, extreme_eigenvalues
-from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
+from curvature.borrowing import differentiable_attention, measuring
+from curvature.objective import functional_loss, trainable_parameters
+from hessian import lanczos
+from hessian.blocks import block_curvatures
+from hessian.gelu import _Gelu
+from hessian.lanczos import extreme_eigenvalues
 
 SMALL = dict(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
 VOCABULARY, PIXELS = 7, 8
@@ -157,8 +160,8 @@ def test_nearly_double_top_eigenvalue_is_found(gap):
 def test_search_goes_on_beyond_an_invariant_subspace(monkeypatch):
     spectrum = torch.tensor([1.0, 4.0, 3.0, 5.0, 2.0], dtype=torch.float64)
     draws = [torch.eye(5, dtype=torch.float64)[0]]  # the start is an eigenvector, of the smallest eigenvalue
-    draw = hessian_utils._random_unit
-    monkeypatch.setattr(hessian_utils, "_random_unit", lambda *args: draws.pop() if draws else draw(*args))
+    draw = lanczos._random_unit
+    monkeypatch.setattr(lanczos, "_random_unit", lambda *args: draws.pop() if draws else draw(*args))
     assert eigenvalues_of(torch.diag(spectrum)).eigenvalue == pytest.approx(5.0)
 
 
@@ -250,8 +253,8 @@ def test_stored_derivatives_of_gelu_are_right_also_under_vmap_and_leave_its_appr
     form = {"exact": gelu, "mapped": torch.vmap(gelu), "tanh": lambda x: gelu(x, approximate="tanh")}[how]
     x = torch.linspace(-3, 3, 7, dtype=torch.float64)
     dense = torch.func.hessian(lambda x: form(x).mean())(x)
-    taken, apply = [], hessian_utils._Gelu.apply
-    monkeypatch.setattr(hessian_utils._Gelu, "apply", lambda x: taken.append(apply(x)) or taken[0])
+    taken, apply = [], _Gelu.apply
+    monkeypatch.setattr(_Gelu, "apply", lambda x: taken.append(apply(x)) or taken[0])
     (block,) = block_curvatures(lambda p, batch: form(p["x"]), {"x": x}, [{}], tolerance=1e-9)
     assert block.eigenvalue == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-10)
     if how != "tanh":

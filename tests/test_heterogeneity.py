@@ -30,18 +30,17 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from heterogeneity import (
+from hessian.heterogeneity import (
     complexities,
     gini,
     heterogeneity,
     heterogeneity_by_group,
-    kind_of,
-    layer_of,
     log_log_pearson,
     lorenz_curve,
     resolved,
     spearman,
 )
+from hessian.tensor_names import kind_of, layer_of
 
 # ---- inequality -------------------------------------------------------------------------------------------------
 

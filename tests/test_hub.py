@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_stand_in import HubStandIn
 
 from tasks import TASKS, load_task, task_defaults
-from tasks.toy_corpus import toy_corpus
-from tasks.toy_data import pictures, reviews, sentence_pairs
+from tasks.toy.corpus import toy_corpus
+from tasks.toy.labeled import pictures, reviews, sentence_pairs
+from tests.helpers.hub_stand_in import HubStandIn
 
 ROOT = Path(__file__).parent.parent
 LOAD = """

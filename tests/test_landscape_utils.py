@@ -6,11 +6,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tiny_models import random_direction, rows_of, tiny_t5
 from torch import nn
 
 import landscape_utils
+from curvature.borrowing import measuring, within_memory
+from curvature.objective import functional_loss, trainable_parameters
 from curvature.tape import Tape
+from landscape.cross_checks import central_differences, check_sharpness, full_hessian
 from landscape_utils import (
     DirectionalDerivatives,
     PseudoUpdates,
@@ -21,8 +23,7 @@ from landscape_utils import (
     scan_spacing,
     update_histogram,
 )
-from measuring import functional_loss, measuring, trainable_parameters, within_memory
-from sharpness_check import central_differences, check_sharpness, full_hessian
+from tests.helpers.tiny_models import random_direction, rows_of, tiny_t5
 from torch_optimizer import Algorithm
 from torch_optimizer.algorithm import labelled
 

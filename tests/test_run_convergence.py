@@ -13,9 +13,9 @@ from torch import nn
 
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
-from learning_rates import TRIALS, round_lr, tune, tune_rows
-from results import Table, read_table
+from convergence.learning_rates import TRIALS, round_lr, tune, tune_rows
 from run_convergence import Run, Start, make_parser, resolve
+from runs.tables import Table, read_table
 from tasks.base import Task
 from torch_optimizer import Algorithm
 

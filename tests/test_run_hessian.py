@@ -15,11 +15,13 @@ from transformers import (
 )
 
 import run_hessian
-from results import create_run_folder, read_config, read_table, write_config
 from run_hessian import BLOCKS, main, make_parser, mean_rows, resolve, saved_model, selected
+from runs.config import read_config, write_config
+from runs.folder import create_run_folder
+from runs.tables import read_table
 from tasks import load_task
 from tasks.roberta_linear import RobertaWithLinearHead
-from training import ORDER, random_stream
+from training.loop import ORDER, random_stream
 
 QUICK = ["--dataset_size", "32", "--batch_size", "4", "--num_batches", "2", "--parameters", r"decoder.block.1.*norm"]
 

@@ -12,7 +12,7 @@ import pytest
 
 import algorithm_list
 import run_landscape
-from results import read_table
+from runs.tables import read_table
 from torch_optimizer import Algorithm
 
 ROOT = Path(run_landscape.__file__).parent

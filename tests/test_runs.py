@@ -9,17 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 
-import results
-from results import (
-    Table,
-    create_run_folder,
-    format_table,
-    git_state,
-    read_config,
-    read_table,
-    write_config,
-    write_whole,
-)
+from runs import files
+from runs import folder as folders
+from runs.config import git_state, read_config, write_config
+from runs.files import write_whole
+from runs.folder import create_run_folder
+from runs.tables import Table, format_table, read_table
 
 
 def names_in(folder):
@@ -50,7 +45,7 @@ def test_a_full_disk_is_told_in_one_line_and_the_old_file_stays(tmp_path, monkey
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     write_whole(tmp_path / "a.txt", "old")
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(ValueError, match=r"^cannot write .*a\.txt: No space left on device$"):
         write_whole(tmp_path / "a.txt", "new")
     assert (tmp_path / "a.txt").read_text() == "old" and names_in(tmp_path) == ["a.txt"]
@@ -118,7 +113,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(results.os, "access", lambda path, mode: False)  # chmod does not stop root
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: False)  # chmod does not stop root
     with pytest.raises(ValueError, match="no permission to write into .*--output_dir"):
         create_run_folder(tmp_path / "run")
 

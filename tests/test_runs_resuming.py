@@ -16,15 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import tiny_run
 import torch
 
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
-from checkpoints import CannotRead, Checkpoints
-from plotting import draw_all
-from results import read_config, read_table, versions
-from run_lock import lock, unlock
+from figures.drawing import draw_all
+from runs.checkpoints import CannotRead, Checkpoints
+from runs.config import read_config, versions
+from runs.lock import lock, unlock
+from runs.tables import read_table
+from tests.helpers import tiny_run
 from torch_optimizer import Algorithm
 
 ROOT = Path(run_landscape.__file__).parent
@@ -56,9 +57,9 @@ def child(script, arguments, log):
 def start():
     """start(script, arguments, log) -> a process of its own; the imports are paid for once."""
     before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), str(ROOT)])
+    os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tiny_run"])
+    context.set_forkserver_preload(["tests.helpers.tiny_run"])
 
     def start(script, arguments, log):
         process = context.Process(target=child, args=(script, arguments, log))
@@ -376,7 +377,7 @@ def test_an_edited_list_is_named_and_allowed_rows_start_anew(stopped, reference,
 
 
 def test_another_data_file_is_named(tmp_path, monkeypatch, capfd):
-    from resuming import _changes_since, _data_hashes
+    from runs.lifecycle import _changes_since, _data_hashes
 
     class Settings:
         dataset, model = str(tmp_path / "pairs.jsonl"), "toy"

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from algorithm_list import ALGORITHM_LISTS
 from tasks import TASKS, load_task, task_defaults
 from tasks.machine_translation import PREFIX
-from tasks.toy_tokenizer import train_tokenizer
+from tasks.toy.tokenizer import train_tokenizer
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 ROOT = Path(__file__).parent.parent

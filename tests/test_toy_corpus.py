@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tasks.toy_corpus import (
+from tasks.toy.corpus import (
     CONTRACTED,
     Phrase,
     article,
@@ -19,7 +19,7 @@ from tasks.toy_corpus import (
     toy_corpus,
     zipf,
 )
-from tasks.toy_lexicon import LEXICON, Noun, Verb, french_feminine, french_plural
+from tasks.toy.lexicon import LEXICON, Noun, Verb, french_feminine, french_plural
 
 NOUNS = LEXICON.beings + LEXICON.things + LEXICON.places
 VERBS = LEXICON.transitive + LEXICON.intransitive

@@ -6,13 +6,14 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from tiny_models import tiny_t5
 from torch import nn
 
 from tasks.base import Task, random_ids
 from tasks.machine_translation import MachineTranslation
+from tests.helpers.tiny_models import tiny_t5
 from torch_optimizer import Adafactor, SGDClip
-from training import SCHEDULERS, Point, batches_per_epoch, make_scheduler, micro_batches, trajectory
+from training.loop import Point, batches_per_epoch, micro_batches, trajectory
+from training.schedules import SCHEDULERS, make_scheduler
 
 CPU = torch.device("cpu")
 

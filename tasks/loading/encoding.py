@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from tasks.hub import first_line
+from tasks.loading.hub import first_line
 
 LAYOUT = 1  # raise it when `_encodings` changes: the cache knows this function by name, not by content
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from measuring import differentiable_attention, functional_loss, measuring, trainable_parameters
-from tasks.hub import first_line, hub_refusal, is_local, quiet_libraries
+from curvature.borrowing import differentiable_attention, measuring
+from curvature.objective import functional_loss, trainable_parameters
+from tasks.loading.hub import first_line, hub_refusal, is_local, quiet_libraries
 
 WEIGHTS = (
     "model.safetensors",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.hub import first_line, hub_refusal, is_local, quiet_libraries
+from tasks.loading.hub import first_line, hub_refusal, is_local, quiet_libraries
 
 FORMATS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
 MANY_FILES = 8  # of a hub data set's training split: more are streamed where only the first rows are wanted

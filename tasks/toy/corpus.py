@@ -3,7 +3,7 @@
 Each sentence is built in both languages at once: articles and adjectives agree with the noun's gender and
 number, verbs with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases,
 elision (l', d', n', qu') and contraction (du, aux). Words of a kind are drawn with probability proportional
-to 1/rank (Zipf), rank being the order in `toy_lexicon.py`: a few words are frequent and most are rare, as in
+to 1/rank (Zipf), rank being the order in `tasks/toy/lexicon.py`: a few words are frequent and most are rare, as in
 real text.
 
     >>> toy_corpus(2, seed=0) == toy_corpus(3, seed=0)[:2]
@@ -15,7 +15,7 @@ import random
 import re
 from dataclasses import dataclass
 
-from tasks.toy_lexicon import LEXICON, Noun, Verb
+from tasks.toy.lexicon import LEXICON, Noun, Verb
 
 VOWELS = "aeiouâàéèêîôûœh"
 ASPIRATED = ("héros", "hérisson", "haricot", "homard", "haut", "huit", "onze")  # le héros, not l'héros

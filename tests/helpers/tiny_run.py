@@ -1,4 +1,4 @@
-"""The entry scripts on a task of milliseconds: `python tests/tiny_run.py landscape FLAGS`.
+"""The entry scripts on a task of milliseconds: `python -m tests.helpers.tiny_run landscape FLAGS`.
 
 A network of two layers with dropout and batch normalisation, whose running statistics belong to what a run must store.
 """
@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 import torch._dynamo  # noqa: F401  every optimizer of torch imports it, in seconds: here once for all processes
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import run_convergence
 import run_hessian
