@@ -6,7 +6,7 @@ from torch import Tensor
 from curvature.operation import NotTraceable, Operation, inner, nested
 
 
-def push_generic(op: Operation, tangents: list):
+def push_any_operation(op: Operation, tangents: list):
     """Two reverse passes over this one operation: dy = d/du <J'u, dx>, and <dx, d/dx <J'adjoint, dx>>."""
     inputs, directions = [], []
 

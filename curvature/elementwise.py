@@ -9,19 +9,20 @@ from torch import Tensor
 from curvature.operation import Operation, Rule, inner
 
 
-def elementwise(derivatives: Callable, keeps: str = "inputs") -> Rule:
-    """A rule from derivatives(x or y, other arguments) -> (f', f''), taken once for all directions."""
+def from_derivatives(derivatives: Callable, *, of_output: bool = False) -> Rule:
+    """A rule from derivatives(x, other arguments) -> (f', f''), taken once for all directions. `of_output`: from y."""
 
-    def weigh(op: Operation, adjoint: Tensor) -> Tensor:
-        kept = op.results if keeps == "output" else op.values
-        kept[0], second = derivatives(kept[0], *op.values[1:], **op.kwargs)
-        return adjoint * second
+    def prepare(op: Operation, adjoint: Tensor) -> tuple[Tensor, Tensor]:
+        kept = op.results[0] if of_output else op.values[0]
+        first, second = derivatives(kept, *op.values[1:], **op.kwargs)
+        return first, adjoint * second
 
     def push(op: Operation, tangents: list):
-        first, dx = op.results[0] if keeps == "output" else op.values[0], tangents[0]
-        return first * dx, inner(op.adjoints[0], dx * dx)
+        (first, weight), dx = op.prepared, tangents[0]
+        return first * dx, inner(weight, dx * dx)
 
-    return Rule(push, keeps, bends_in=(0,), weigh=weigh)
+    keep = dict(keep_output=True) if of_output else dict(keep_inputs=True)
+    return Rule(push, **keep, prepare=prepare, only_prepared=True)
 
 
 def gelu(x: Tensor, approximate: str = "none"):
@@ -44,3 +45,27 @@ def power(x: Tensor, n: float):
     if n == 2:
         return 2 * x, 2
     return n * x ** (n - 1), n * (n - 1) * x ** (n - 2)
+
+
+def tanh(y: Tensor):
+    return 1 - y * y, -2 * y * (1 - y * y)
+
+
+def sigmoid(y: Tensor):
+    return y * (1 - y), y * (1 - y) * (1 - 2 * y)
+
+
+def exp(y: Tensor):
+    return y, y
+
+
+def rsqrt(y: Tensor):
+    return -0.5 * y**3, 0.75 * y**5
+
+
+def sqrt(y: Tensor):
+    return 0.5 / y, -0.25 / y**3
+
+
+def log(x: Tensor):
+    return 1 / x, -1 / (x * x)

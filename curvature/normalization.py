@@ -6,31 +6,29 @@ from torch import Tensor
 from curvature.operation import NotTraceable, Operation, inner, per_channel
 
 
-def push_softmax(op: Operation, tangents: list):
-    """dy = y c with c = dx - sum(y dx);  D2y = y (c^2 - sum(y c^2)), so the bend is <softmax_weight, c^2>."""
-    y, dx, dim = op.results[0], tangents[0], op.values[1]
-    centred = dx - (y * dx).sum(dim, keepdim=True)
-    dy = y * centred
-    return dy, inner(op.adjoints[0], centred * centred)
-
-
-def softmax_weight(op: Operation, adjoint: Tensor) -> Tensor:
+def prepare_softmax(op: Operation, adjoint: Tensor) -> tuple[Tensor, Tensor, int]:
     y, dim = op.results[0], op.values[1]
-    return y * (adjoint - (y * adjoint).sum(dim, keepdim=True))
+    return y, y * (adjoint - (y * adjoint).sum(dim, keepdim=True)), dim
+
+
+def push_softmax(op: Operation, tangents: list):
+    """dy = y c with c = dx - sum(y dx);  D2y = y (c^2 - sum(y c^2)), so the bend is <prepared weight, c^2>."""
+    (y, weight, dim), dx = op.prepared, tangents[0]
+    centered = dx - (y * dx).sum(dim, keepdim=True)
+    return y * centered, inner(weight, centered * centered)
+
+
+def prepare_log_softmax(op: Operation, adjoint: Tensor) -> tuple[Tensor, Tensor, int]:
+    dim = op.values[1]
+    return op.results[0].exp(), adjoint.sum(dim, keepdim=True), dim
 
 
 def push_log_softmax(op: Operation, tangents: list):
     """dy = c = dx - sum(p dx) with p = exp(y);  D2y = -sum(p c^2), the same for all entries of a row."""
-    dx, dim = tangents[0], op.values[1]
-    p = op.results[0]  # since `log_softmax_weight`
-    centred = dx - (p * dx).sum(dim, keepdim=True)
-    variance = (p * centred).mul_(centred).sum(dim, keepdim=True)
-    return centred, -inner(op.adjoints[0], variance)
-
-
-def log_softmax_weight(op: Operation, adjoint: Tensor) -> Tensor:
-    op.results[0] = op.results[0].exp()
-    return adjoint.sum(op.values[1], keepdim=True)
+    (p, weight, dim), dx = op.prepared, tangents[0]
+    centered = dx - (p * dx).sum(dim, keepdim=True)
+    variance = (p * centered).mul_(centered).sum(dim, keepdim=True)
+    return centered, -inner(weight, variance)
 
 
 def push_layer_norm(op: Operation, tangents: list):

@@ -2,23 +2,62 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
 
+import torch
 from torch import Tensor
 
 
 class NotTraceable(RuntimeError):
-    """The recorded route cannot serve this loss; the message says which operation stands in the way."""
+    """The recorded route cannot serve this loss; the message names the operation that stands in the way."""
+
+
+class Slot:
+    """A tensor that depends on the parameters, by its place in the recording: it outlives the tensor itself."""
+
+    __slots__ = ("edge", "shape", "version")
+
+    def __init__(self, tensor: Tensor, version: int) -> None:
+        self.shape = tensor.shape
+        self.version = version  # autograd's count of writes into the storage, to notice a write that we did not follow
+        self.edge = None  # where autograd will find its adjoint; set when the tensor is first read
+
+
+class Curved(Enum):
+    """Whether an operation has a second derivative in its tracked inputs."""
+
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True)
+class IfAll:
+    """Curved if the arguments at all these places are tracked, as a product is; linear otherwise."""
+
+    places: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What to do with one kind of operation. A tensor is *tracked* if it depends on the parameters, else a constant."""
+    """What to do with one kind of operation. A tensor is *tracked* if it depends on the parameters, else a constant.
 
-    push: Callable  # (operation, tangents) -> (dy, bend)
-    keeps: str = ""  # tracked tensors to keep from the forward pass: "inputs", "output" or both; constants always are
-    bends_in: tuple[int, ...] | None = ()  # it bends if these arguments are all tracked; None: never
-    spared_by_output: bool = False  # keep the output, too, unless the model writes over it; the rule does without
-    weigh: Callable | None = None  # (operation, adjoint) -> what the bend needs of the adjoint, once for all directions
+    push: (operation, tangents) -> (dy, bend).
+    curved: whether the operation bends. A linear operation needs neither values nor adjoints.
+    keep_inputs, keep_output: tracked tensors to keep from the forward pass. Constants are always kept.
+    optional_output: keep the output, too, unless the model writes over it. The rule does without it then.
+    prepare: (operation, adjoint of its first output) -> what `push` reads as `operation.prepared`. It runs once for all
+        directions, after the backward pass.
+    only_prepared: `push` reads nothing else, so that values, results and adjoints are freed after `prepare`.
+    """
+
+    push: Callable
+    curved: Curved | IfAll = Curved.ALWAYS
+    keep_inputs: bool = False
+    keep_output: bool = False
+    optional_output: bool = False
+    prepare: Callable | None = None
+    only_prepared: bool = False
 
 
 @dataclass(eq=False)
@@ -26,13 +65,14 @@ class Operation:
     """One executed aten operation."""
 
     func: Callable
-    slots: list  # the argument's place in the recording where it is tracked, else None; in lists as among the arguments
-    values: list  # the argument itself where constant or kept, else None
+    slots: list  # one per argument: its Slot where it is tracked, else None; for a list of tensors a list of those
+    values: list  # one per argument: the argument itself where it is constant or kept, else None
     kwargs: dict
     outputs: list  # one Slot per output tensor
     rule: Rule
     results: list = field(default_factory=list)  # the output tensors, where kept
     adjoints: list = field(default_factory=list)  # d loss / d output, one per output; only for curved rules
+    prepared: Any = None  # what `rule.prepare` returned
     expiring: list = field(default_factory=list)  # slots whose tangents no later operation reads
     flat: bool = False  # no tracked tensor is in a list, as is usual
     reach: float = 1.0  # of the direction that is being pushed: see `two_products`
@@ -43,6 +83,15 @@ class Operation:
     def run(self, args: list):
         return self.func(*args, **self.kwargs)
 
+    def prepare(self, adjoints: list) -> None:
+        """Take the adjoints of the outputs, None where the loss does not use one."""
+        self.adjoints = adjoints
+        if self.rule.prepare:
+            first = torch.zeros_like(self.results[0]) if adjoints[0] is None else adjoints[0]
+            self.prepared = self.rule.prepare(self, first)
+        if self.rule.only_prepared:
+            self.values = self.results = self.adjoints = []
+
 
 def nested(function: Callable, *args: Sequence) -> list:
     """`function` on every argument, and on every element where the first holds a list, as `cat` takes one."""
@@ -50,6 +99,11 @@ def nested(function: Callable, *args: Sequence) -> list:
         nested(function, *row) if isinstance(row[0], (list, tuple)) else function(*row)
         for row in zip(*args, strict=True)
     ]
+
+
+def flatten(args: Sequence) -> list:
+    """The arguments and the elements of those that are lists, in one list."""
+    return [leaf for a in args for leaf in (a if isinstance(a, (list, tuple)) else [a])]
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from curvature.generic import push_generic
+from curvature.any_operation import push_any_operation
 from curvature.operation import Operation, inner, per_channel
 
 
@@ -20,7 +20,7 @@ def push_product(op: Operation, tangents: list):
 def push_matmul(op: Operation, tangents: list):
     """y = a b for matrices or batches of them, or bias + a b:  dy = da b + a db,  D2y = 2 da db."""
     if op.kwargs:  # addmm's beta, alpha
-        return push_generic(op, tangents)
+        return push_any_operation(op, tangents)
     *bias, a, b = op.values
     *dbias, da, db = tangents
     shift = dbias[0] if dbias else None

@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from curvature.objective import Batch, LossFunction, Params
-from curvature.operation import NotTraceable, Operation, nested
+from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested
 from curvature.rules import rule_for
 
 TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
@@ -48,17 +49,6 @@ def curvatures_of_batch(
     return losses, slopes, curvatures
 
 
-class Slot:
-    """A tensor that depends on the parameters, by its place in the recording: it outlives the tensor itself."""
-
-    __slots__ = ("edge", "shape", "version")
-
-    def __init__(self, tensor: Tensor, version: int) -> None:
-        self.shape = tensor.shape
-        self.version = version  # autograd's count of writes into the storage, to notice a write that we did not follow
-        self.edge = None  # where autograd will find its adjoint; set when the tensor is first read
-
-
 class Tape(TorchDispatchMode):
     """Records every operation that autograd follows from `leaves` on, and keeps only the values that rules will read.
 
@@ -80,12 +70,11 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        draws, writes, _ = traits(func)
-        if writes:
+        if traits(func).writes:
             self.release(flatten([*args, *kwargs.values()]))
         if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
             return func(*args, **kwargs)
-        if draws:
+        if traits(func).draws:
             raise NotTraceable(f"{func} draws random numbers: is dropout off?")
         slots = [self.slot_of(a, func) for a in args]
         if kwargs and any(self.slot_of(value, func) for value in kwargs.values()):
@@ -116,20 +105,20 @@ class Tape(TorchDispatchMode):
         if not isinstance(results, (list, tuple)) or not all(isinstance(y, Tensor) for y in results):
             raise NotTraceable(f"{func} returns something other than tensors")
         # a view or a write shares its target's count of writes; autograd raises it only after we return
-        _, writes, shares = traits(func)
-        version = args[0]._version + writes if shares else 0
+        writes = traits(func).writes
+        version = args[0]._version + writes if traits(func).shares else 0
         func = functional_twin(func, args[0]) if writes else func
         rule = rule_for(func, slots)
-        keep = "inputs" in rule.keeps
+        keep = rule.keep_inputs
         values = list(args) if keep else nested(lambda slot, a: a if slot is None else None, slots, args)
         op = Operation(func, slots, values, kwargs, [Slot(y, version) for y in results], rule)
         if keep:
             tracked = flatten(nested(lambda slot, a: a if slot else None, slots, args))
             self.kept += [(a, a._version) for a in tracked if a is not None]
-        if "output" in rule.keeps:
+        if rule.keep_output:
             op.results = list(results)
             self.kept += [(y, version) for y in results]
-        if rule.spared_by_output:
+        if rule.optional_output:
             op.results = list(results)
             self.spare[result.untyped_storage().data_ptr()] = op
         self.operations.append(op)
@@ -145,7 +134,7 @@ class Tape(TorchDispatchMode):
                 op.results = []
 
     def finish(self, losses: Tensor) -> None:
-        """After the forward pass: forget what the loss does not need, and fetch all adjoints in one backward pass."""
+        """After the forward pass: make ready for `push`."""
         self.loss = self.slot_of(losses, "the caller")
         if self.loss is None:
             raise NotTraceable("the loss does not depend on the parameters")
@@ -153,6 +142,11 @@ class Tape(TorchDispatchMode):
             raise NotTraceable("a value that a derivative needs was overwritten in place")
         self.kept.clear()
         self.spare.clear()
+        self.prune()
+        self.prepare(losses)
+
+    def prune(self) -> None:
+        """Keep the operations that the loss needs, and note after which one a tangent is no longer read."""
         needed, live = {self.loss}, []
         for op in reversed(self.operations):
             if needed.isdisjoint(op.outputs):
@@ -162,16 +156,15 @@ class Tape(TorchDispatchMode):
             needed |= inputs
             live.append(op)
         self.operations = live[::-1]
-        for op in live:
-            op.adjoints = [None] * len(op.outputs)
-        curved = [op for op in live if op.rule.bends_in is not None]
-        wanted = [(op, i) for op in curved for i, y in enumerate(op.outputs) if y.edge]
-        edges = [op.outputs[i].edge for op, i in wanted]
-        adjoints = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
+
+    def prepare(self, losses: Tensor) -> None:
+        """Fetch the adjoints of all curved operations in one backward pass, and let their rules prepare."""
+        curved = [op for op in self.operations if op.rule.curved is Curved.ALWAYS]
+        edges = [y.edge for op in curved for y in op.outputs if y.edge]
+        adjoints = iter(torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ())
         with torch.no_grad():
-            for (op, i), adjoint in zip(wanted, adjoints, strict=True):
-                adjoint = losses.new_zeros(op.outputs[i].shape) if adjoint is None else adjoint
-                op.adjoints[i] = op.rule.weigh(op, adjoint) if op.rule.weigh else adjoint
+            for op in curved:
+                op.prepare([next(adjoints) if y.edge else None for y in op.outputs])
 
     def push(self, directions: list[Params]) -> tuple[Tensor, Tensor]:
         """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
@@ -213,12 +206,17 @@ def lengths(tensors: Params, names: list[str]) -> list[float]:
     return torch.stack([torch.linalg.vector_norm(tensors[n]).double() for n in names]).tolist() if names else []
 
 
+class Traits(NamedTuple):
+    draws: bool  # random numbers
+    writes: bool  # into an argument
+    shares: bool  # the storage of its first argument
+
+
 @cache
-def traits(func) -> tuple[bool, bool, bool]:
-    """Whether an operation draws random numbers, writes into an argument, shares the storage of its first."""
+def traits(func) -> Traits:
     arguments = func._schema.arguments
     shares = bool(arguments) and arguments[0].alias_info is not None
-    return torch.Tag.nondeterministic_seeded in func.tags, func._schema.is_mutable, shares
+    return Traits(torch.Tag.nondeterministic_seeded in func.tags, func._schema.is_mutable, shares)
 
 
 def functional_twin(func, target: Tensor):
@@ -228,8 +226,3 @@ def functional_twin(func, target: Tensor):
     if not name.endswith("_") or twin is None or not target.requires_grad or target._is_view():
         raise NotTraceable(f"{func} writes into a tensor that cannot be followed")
     return twin
-
-
-def flatten(args) -> list:
-    """The arguments and the elements of those that are lists, in one list."""
-    return [leaf for a in args for leaf in (a if isinstance(a, (list, tuple)) else [a])]

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 import transformers
 
 from curvature import NotTraceable, curvatures_of_batch, rules
+from curvature.any_operation import push_any_operation
 from curvature.borrowing import KeepPrecision
-from curvature.generic import push_generic
 from curvature.objective import functional_loss
 from curvature.operation import Operation, nested
 from curvature.rules import RULES
@@ -109,7 +109,7 @@ ARCHITECTURES = [(name, "sdpa") for name in ("roberta", "distilbert", "gpt2", "g
 def test_equals_reverse_over_reverse_for_every_architecture_without_the_slow_rule(name, attention, monkeypatch):
     torch.manual_seed(0)
     loss_fn, params, batch = in_float64(*architecture(name, attention))
-    monkeypatch.setattr(rules, "GENERIC", None)  # an operation without a rule of its own would fail
+    monkeypatch.setattr(rules, "ANY_OPERATION", None)  # an operation without a rule of its own would fail
     with KeepPrecision():
         assert_same_derivatives(loss_fn, params, batch)
 
@@ -200,10 +200,9 @@ def run_rule(push, func, args, kwargs, chosen, rule, with_output=True):
     result = func(*args, **kwargs)
     results = [result] if isinstance(result, torch.Tensor) else list(result)
     adjoint = torch.arange(1.0, results[0].numel() + 1, dtype=torch.float64).view(results[0].shape) / 10
-    weigh = rule.weigh if push is not push_generic else None
-    kept = results if with_output else []
-    op = Operation(func, tangents, list(args), kwargs, results, rule, kept, [None] * len(results), reach=0.25)
-    op.adjoints[0] = weigh(op, adjoint) if weigh else adjoint
+    rule = rules.ANY_OPERATION if push is push_any_operation else rule
+    op = Operation(func, tangents, list(args), kwargs, results, rule, results if with_output else [], reach=0.25)
+    op.prepare([adjoint, *[None] * (len(results) - 1)])
     dy, bend = push(op, tangents)
     return dy if isinstance(dy, torch.Tensor) else dy[0], torch.zeros(()) if bend is None else bend
 
@@ -217,8 +216,8 @@ def test_rule_equals_double_backward_of_the_operation(name):
     floats = floats[:3]  # running statistics are never tracked
     subsets = [[i for bit, i in enumerate(floats) if n >> bit & 1] for n in range(1, 2 ** len(floats))]
     for chosen in subsets:
-        slow = run_rule(push_generic, func, args, kwargs, chosen, rule)
-        for with_output in {True, not rule.spared_by_output}:
+        slow = run_rule(push_any_operation, func, args, kwargs, chosen, rule)
+        for with_output in {True, not rule.optional_output}:
             ours = run_rule(rule.push, func, args, kwargs, chosen, rule, with_output)
             for got, expected in zip(ours, slow, strict=True):
                 torch.testing.assert_close(got, expected.to(got), rtol=1e-12, atol=1e-12)
