@@ -75,7 +75,6 @@ class Operation:
     prepared: Any = None  # what `rule.prepare` returned
     expiring: list = field(default_factory=list)  # slots whose tangents no later operation reads
     flat: bool = False  # no tracked tensor is in a list, as is usual
-    reach: float = 1.0  # of the direction that is being pushed: see `two_products`
 
     def __post_init__(self):
         self.flat = not any(isinstance(slot, list) for slot in self.slots)

@@ -40,16 +40,27 @@ from curvature.normalization import (
     push_softmax,
 )
 from curvature.operation import Curved, IfAll, Rule
-from curvature.products import push_convolution, push_divide, push_matmul, push_product
+from curvature.products import (
+    prepare_convolution,
+    prepare_matmul,
+    push_convolution,
+    push_divide,
+    push_matmul,
+    push_product,
+)
 
 
 def linear(push: Callable, **kept: bool) -> Rule:
     return Rule(push, Curved.NEVER, **kept)
 
 
-def product(push: Callable, *factors: int, **kept: bool) -> Rule:
+def product(push: Callable, *factors: int) -> Rule:
     """Curved if all the arguments at `factors` are tracked."""
-    return Rule(push, IfAll(factors), keep_inputs=True, **kept)
+    return Rule(push, IfAll(factors), keep_inputs=True)
+
+
+def two_products(push: Callable, prepare: Callable, *factors: int) -> Rule:
+    return replace(product(push, *factors), optional_output=True, prepare=prepare)
 
 
 def softmax(push: Callable, prepare: Callable) -> Rule:
@@ -78,9 +89,9 @@ TABLE = [
     (linear(push_max_pool, keep_output=True), "max_pool2d_with_indices.default"),
     (product(push_product, 0, 1), "mul.Tensor mul.Scalar"),
     (product(push_matmul, 0, 1), "bmm.default"),
-    (product(push_matmul, 0, 1, optional_output=True), "mm.default"),
-    (product(push_matmul, 1, 2, optional_output=True), "addmm.default"),
-    (product(push_convolution, 0, 1, optional_output=True), "convolution.default"),
+    (two_products(push_matmul, prepare_matmul, 0, 1), "mm.default"),
+    (two_products(push_matmul, prepare_matmul, 1, 2), "addmm.default"),
+    (two_products(push_convolution, prepare_convolution, 0, 1), "convolution.default"),
     (Rule(push_divide, IfAll((1,)), keep_inputs=True, keep_output=True), "div.Tensor div.Scalar"),
     (from_derivatives(elementwise.tanh, of_output=True), "tanh.default"),
     (from_derivatives(elementwise.sigmoid, of_output=True), "sigmoid.default"),
@@ -107,4 +118,4 @@ def rule_for(func: Callable, slots: list) -> Rule:
         return rule
     if all(slots[i] is not None for i in rule.curved.places):
         return replace(rule, curved=Curved.ALWAYS)
-    return replace(rule, curved=Curved.NEVER, keep_inputs=False, keep_output=False, optional_output=False)
+    return Rule(rule.push, Curved.NEVER)

@@ -1,6 +1,5 @@
 """The recording of the loss, and the tangents pushed through it."""
 
-import math
 from functools import cache
 from typing import NamedTuple
 
@@ -59,8 +58,6 @@ class Tape(TorchDispatchMode):
     def __init__(self, leaves: Params) -> None:
         super().__init__()
         self.device = next(iter(leaves.values())).device
-        self.matrices = [name for name, leaf in leaves.items() if leaf.dim() > 1]
-        self.lengths = lengths(leaves, self.matrices)
         self.leaves = {name: Slot(leaf, leaf._version) for name, leaf in leaves.items()}
         self.slots = WeakTensorKeyDictionary({leaf: self.leaves[name] for name, leaf in leaves.items()})
         self.operations: list[Operation] = []
@@ -169,23 +166,14 @@ class Tape(TorchDispatchMode):
     def push(self, directions: list[Params]) -> tuple[Tensor, Tensor]:
         """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
         tangents = [{slot: v[name] for name, slot in self.leaves.items()} for v in directions]
-        reaches = [self.reach(v) for v in directions]
         curvatures = [torch.zeros((), dtype=torch.float64, device=self.device) for _ in directions]
         for op in self.operations:
             for k, known in enumerate(tangents):
-                op.reach = reaches[k]
                 bend = self.push_through(op, known)
                 if bend is not None:
                     curvatures[k] += bend
         slopes = [known[self.loss].sum(dtype=torch.float64) for known in tangents]
         return torch.stack(slopes), torch.stack(curvatures)
-
-    def reach(self, direction: Params) -> float:
-        """The t of `products.two_products`: a power of two, so that multiplying by it is exact, which makes the
-        matrices of the direction about as long as those of the model (root mean square of their relative lengths)."""
-        relative = [v / w for v, w in zip(lengths(direction, self.matrices), self.lengths, strict=True) if w]
-        mean = math.sqrt(sum(r * r for r in relative) / max(len(relative), 1))
-        return 2.0 ** -round(math.log2(mean)) if 0 < mean < math.inf else 1.0
 
     @staticmethod
     def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:
@@ -199,11 +187,6 @@ class Tape(TorchDispatchMode):
         for slot in op.expiring:
             tangents.pop(slot, None)
         return bend
-
-
-def lengths(tensors: Params, names: list[str]) -> list[float]:
-    """Their Euclidean norms, which float32 may round by a hundredth."""
-    return torch.stack([torch.linalg.vector_norm(tensors[n]).double() for n in names]).tolist() if names else []
 
 
 class Traits(NamedTuple):

@@ -201,7 +201,8 @@ def run_rule(push, func, args, kwargs, chosen, rule, with_output=True):
     results = [result] if isinstance(result, torch.Tensor) else list(result)
     adjoint = torch.arange(1.0, results[0].numel() + 1, dtype=torch.float64).view(results[0].shape) / 10
     rule = rules.ANY_OPERATION if push is push_any_operation else rule
-    op = Operation(func, tangents, list(args), kwargs, results, rule, results if with_output else [], reach=0.25)
+    kept = results if rule.keep_output or rule.optional_output and with_output else []
+    op = Operation(func, tangents, list(args), kwargs, results, rule, kept)
     op.prepare([adjoint, *[None] * (len(results) - 1)])
     dy, bend = push(op, tangents)
     return dy if isinstance(dy, torch.Tensor) else dy[0], torch.zeros(()) if bend is None else bend
