@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from tiny_models import random_direction, token_losses
 
 from curvature import products
+from curvature.borrowing import KeepPrecision
+from curvature.objective import functional_loss
 from curvature.tape import curvatures_of_batch
 from landscape_utils import directional_derivatives, reverse_over_reverse
-from measuring import KeepPrecision, functional_loss
+from tests.helpers.tiny_models import random_direction, token_losses
 
 SIZE = dict(vocab_size=31, bos_token_id=1, eos_token_id=1, pad_token_id=0)
 
