@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from curvature import NotTraceable, curvatures_of_batch
+from curvature import NotTraceable, vhv_by_recording
 from curvature.borrowing import differentiable_attention
 from curvature.objective import Batch, LossFunction, Params, halves
 from torch_optimizer import Algorithm, DirectionOptimizer
@@ -126,7 +126,7 @@ class PseudoUpdates:
 
 
 @dataclass(frozen=True)
-class DirectionalDerivatives:
+class QuadraticModel:
     """The loss at a point and its first two derivatives along one unit direction: the quadratic model
     f + slope s + sharpness s^2 / 2 of the loss at distance s.
 
@@ -194,13 +194,13 @@ class _Tangents(Sequence):
         return self.directions[k] if self.lengths[k] != 1.0 else unit(self.directions[k], self.like)
 
 
-def directional_derivatives(
+def directional_sharpness(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch], progress=iter
-) -> list[DirectionalDerivatives]:
+) -> list[QuadraticModel]:
     """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
 
     One forward and one backward pass per micro-batch serve all directions (`curvature`, two to three forward passes
-    more a direction); a model that it cannot follow is measured by `reverse_over_reverse`, which the log says once.
+    more a direction); a model that it cannot follow is measured by `vhv_by_double_backward`, which the log says once.
     H is never formed. The length of v cancels; its sign turns the slope only. Peak memory beyond parameters and
     directions is up to 1.4 times that of one forward and backward pass of a micro-batch, however many there are.
 
@@ -217,15 +217,15 @@ def directional_derivatives(
     """
     for direction in directions:
         _check_direction(params, direction)
-    tangents, route = _Tangents(directions, like=params), curvatures_of_batch
+    tangents, route = _Tangents(directions, like=params), vhv_by_recording
 
     def measured(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal route
         try:
             return route(loss_fn, params, tangents, batch)
         except NotTraceable as reason:
-            _say_once("measuring by reverse-over-reverse, about half as fast: %s", str(reason))
-            route = reverse_over_reverse
+            _say_once("measuring by double backward, about half as fast: %s", str(reason))
+            route = vhv_by_double_backward
         return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
@@ -237,11 +237,11 @@ def directional_derivatives(
             examples += len(losses)
             sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
-        raise ValueError("directional_derivatives got no examples: `batches` is empty")
+        raise ValueError("directional_sharpness got no examples: `batches` is empty")
     loss, *rest = (sums / examples).tolist()
-    result = [DirectionalDerivatives(loss, math.nan, math.nan)] * len(directions)
+    result = [QuadraticModel(loss, math.nan, math.nan)] * len(directions)
     for i, (place, length) in enumerate(zip(tangents.places, tangents.lengths, strict=True)):
-        result[place] = DirectionalDerivatives(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
+        result[place] = QuadraticModel(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
     return result
 
 
@@ -251,10 +251,10 @@ def _say_once(message: str, reason: str) -> None:
 
 
 @torch.enable_grad()
-def reverse_over_reverse(
+def vhv_by_double_backward(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `curvatures_of_batch`, for any model: the graph of the gradient is differentiated once more a direction."""
+    """As `vhv_by_recording`, for any model: the graph of the gradient is differentiated once more a direction."""
     point = {n: p.detach().requires_grad_() for n, p in params.items()}
     with differentiable_attention():
         losses = loss_fn(point, batch)
@@ -297,7 +297,7 @@ def _check_direction(params: Params, direction: Params) -> None:
 # ---- loss scan --------------------------------------------------------------------------------------------------
 
 
-def scan_spacing(derivatives: DirectionalDerivatives, params: Params, num_points: int = 20) -> float:
+def scan_spacing(derivatives: QuadraticModel, params: Params, num_points: int = 20) -> float:
     """Spacing of a grid of `num_points` that reaches 2.5 times the distance at which the quadratic model turns, so that
     the minimum lies inside. Where the loss has no curvature along the direction: a thousandth of |x| in all."""
     turn = abs(derivatives.slope / derivatives.sharpness) if derivatives.sharpness else 0.0

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 
 from benchmarks._machine import report, start, timed
 from benchmarks._peers import PEERS, leaves_of, math_attention
-from landscape_utils import directional_derivatives, norm
+from landscape_utils import directional_sharpness, norm
 
 RETURN_BLOCKS = {  # freed blocks leave the process at once, so that its resident size is what is in use
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -76,7 +76,7 @@ class ForwardOf(torch.nn.Module):
 
 
 def ours(problem, directions):
-    found = directional_derivatives(problem.loss_fn, problem.params, directions, [problem.batch])
+    found = directional_sharpness(problem.loss_fn, problem.params, directions, [problem.batch])
     return [d.sharpness * length**2 for d, length in zip(found, problem.norms, strict=True)]
 
 

@@ -16,6 +16,6 @@ control flow and the inspection of masks in a model are no obstacle. `rules` has
 """
 
 from curvature.operation import NotTraceable
-from curvature.tape import curvatures_of_batch
+from curvature.tape import vhv_by_recording
 
-__all__ = ["NotTraceable", "curvatures_of_batch"]
+__all__ = ["NotTraceable", "vhv_by_recording"]

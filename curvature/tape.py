@@ -17,7 +17,7 @@ from curvature.rules import rule_for
 TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 
 
-def curvatures_of_batch(
+def vhv_by_recording(
     loss_fn: LossFunction, params: Params, directions: list[Params], batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
@@ -32,7 +32,7 @@ def curvatures_of_batch(
         directions: each name -> tensor, with the names, shapes and types of `params`.
 
     Returns: the losses [B]; d/ds of their sum along each direction [K]; d2/ds2 [K]. The latter two in float64.
-    Raises: NotTraceable, with the reason, if an operation cannot be followed; reverse-over-reverse may still serve.
+    Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():

@@ -8,7 +8,7 @@ from torch import Tensor
 from curvature.borrowing import differentiable_attention, measuring
 from curvature.objective import Batch, LossFunction, Objective, Params, objective_at
 from landscape.rounding import in_float64
-from landscape_utils import PseudoUpdates, directional_derivatives, mean_loss, reverse_over_reverse, unit
+from landscape_utils import PseudoUpdates, directional_sharpness, mean_loss, unit, vhv_by_double_backward
 from runs.tables import format_table
 from torch_optimizer import Algorithm
 
@@ -31,7 +31,7 @@ def check_on_tiny_model(task, algorithms: dict[str, Algorithm]) -> str:
 
 
 def check_at_point(directions: dict[str, Params], objective: Objective, task) -> str:
-    """At a measured point: the whole test batch in float64 by reverse-over-reverse; and one example alone beside loss
+    """At a measured point: the whole test batch in float64 by double backward; and one example alone beside loss
     values. (More examples would put too many kinks of a ReLU network inside the differences; v'Hv does not see them.)
 
     `objective` is as it was measured; directions without a length are left out.
@@ -39,16 +39,16 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
     directions = {label: v for label, v in directions.items() if unit(v) is not None}
     vectors = list(directions.values())
     with measuring(objective.model):
-        found = directional_derivatives(objective.loss_fn, objective.params, vectors, objective.batches)
+        found = directional_sharpness(objective.loss_fn, objective.params, vectors, objective.batches)
     exact = objective_at(task.model, task.losses, [in_float64(b) for b in objective.batches], torch.float64)
     one = [{name: tensor[:1] for name, tensor in exact.batches[0].items()}]
     rows = []
     with measuring(exact.model):
         units = [unit(v, like=exact.params) for v in vectors]
-        parts = [reverse_over_reverse(exact.loss_fn, exact.params, units, batch) for batch in exact.batches]
+        parts = [vhv_by_double_backward(exact.loss_fn, exact.params, units, batch) for batch in exact.batches]
         examples = sum(len(losses) for losses, _, _ in parts)
         by_float64 = sum(curvatures for _, _, curvatures in parts) / examples
-        alone = directional_derivatives(exact.loss_fn, exact.params, vectors, one)
+        alone = directional_sharpness(exact.loss_fn, exact.params, vectors, one)
         for k, label in enumerate(directions):
             slope, sharpness = central_differences(exact.loss_fn, exact.params, vectors[k], one, h=1e-5)
             rows.append({
@@ -57,7 +57,7 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
                 "its slope": alone[k].slope, "by differences": slope,
             })  # fmt: skip
     title = (
-        "Directional sharpness at the first measured point, beside reverse-over-reverse in float64;\n"
+        "Directional sharpness at the first measured point, beside double backward in float64;\n"
         "and of its first example alone, beside central differences of the float64 loss"
     )
     return f"{title}\n{format_table(rows, list(rows[0]))}"
@@ -80,7 +80,7 @@ def check_sharpness(
         raise ValueError(f"the full Hessian of {size:,} parameters does not fit; check_sharpness takes at most 20,000")
     hessian = full_hessian(loss_fn, params, batches)
     pairs = []
-    for direction, ours in zip(directions, directional_derivatives(loss_fn, params, directions, batches), strict=True):
+    for direction, ours in zip(directions, directional_sharpness(loss_fn, params, directions, batches), strict=True):
         v = torch.cat([direction[n].flatten() for n in params]).to(hessian)
         pairs.append(((v @ hessian @ v / (v @ v)).item(), ours.sharpness))
     return pairs

@@ -13,8 +13,8 @@ from curvature.borrowing import within_memory
 from curvature.objective import Objective, Params
 from landscape.rounding import rounding_errors
 from landscape_utils import (
-    DirectionalDerivatives,
-    directional_derivatives,
+    QuadraticModel,
+    directional_sharpness,
     mean_loss,
     norm,
     scan_loss,
@@ -55,7 +55,7 @@ class Recorder:
         """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
         at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
         found = within_memory(
-            lambda batches: directional_derivatives(
+            lambda batches: directional_sharpness(
                 objective.loss_fn, objective.params, list(directions.values()), batches,
                 progress=lambda each: progress(each, desc="sharpness", leave=False),
             ),
@@ -75,7 +75,7 @@ class Recorder:
             self.add_scans(at, directions, derivatives, objective)
 
     def add_sharpness(
-        self, at: dict, directions: dict, derivatives: dict[str, DirectionalDerivatives], errors: dict[str, float]
+        self, at: dict, directions: dict, derivatives: dict[str, QuadraticModel], errors: dict[str, float]
     ) -> None:
         reference = abs(derivatives[self.reference].sharpness) if self.reference in derivatives else math.nan
         for label, d in derivatives.items():

@@ -7,7 +7,7 @@ import torch
 
 from curvature.borrowing import measuring
 from curvature.objective import Batch, Objective, Params, objective_at
-from landscape_utils import directional_derivatives
+from landscape_utils import directional_sharpness
 
 
 def rounding_errors(directions: dict[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
@@ -25,9 +25,9 @@ def rounding_errors(directions: dict[str, Params], objective: Objective, task, e
     differences = []  # [n][K]
     for one, same in zip(singles, exact.batches, strict=True):
         with measuring(objective.model):
-            rounded = directional_derivatives(objective.loss_fn, objective.params, vectors, [one])
+            rounded = directional_sharpness(objective.loss_fn, objective.params, vectors, [one])
         with measuring(exact.model):
-            true = directional_derivatives(exact.loss_fn, exact.params, vectors, [same])
+            true = directional_sharpness(exact.loss_fn, exact.params, vectors, [same])
         differences.append([r.sharpness - t.sharpness for r, t in zip(rounded, true, strict=True)])
     e = np.array(differences)
     spread = e.std(axis=0, ddof=1) / math.sqrt(len(e)) if len(e) > 1 else 0.0

@@ -6,7 +6,7 @@ import torch
 from curvature.borrowing import differentiable_attention, measuring
 from curvature.objective import functional_loss, trainable_parameters
 from landscape.cross_checks import central_differences
-from landscape_utils import directional_derivatives
+from landscape_utils import directional_sharpness
 from tasks import load_task
 from tasks.architectures import TINY
 from tasks.loading.pretrained import check_twice_differentiable
@@ -58,7 +58,7 @@ def test_slope_and_sharpness_agree_with_central_differences_and_vhp(name):
         params, loss_fn = trainable_parameters(model), functional_loss(model, losses)
         directions = [random_direction(params, seed) for seed in (1, 2)]
         halves = [{k: t[:1] for k, t in batch.items()}, {k: t[1:] for k, t in batch.items()}]
-        measured = directional_derivatives(loss_fn, params, directions, halves)
+        measured = directional_sharpness(loss_fn, params, directions, halves)
         for direction, ours in zip(directions, measured, strict=True):
             names, values = zip(*params.items(), strict=True)
             v = tuple(direction[n] for n in names)

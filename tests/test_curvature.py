@@ -1,17 +1,17 @@
-"""The fast route to curvature, against reverse-over-reverse for every architecture and against its own slow rule."""
+"""The fast route to curvature, against double backward for every architecture and against its own slow rule."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 import transformers
 
-from curvature import NotTraceable, curvatures_of_batch, rules
+from curvature import NotTraceable, rules, vhv_by_recording
 from curvature.any_operation import push_any_operation
 from curvature.borrowing import KeepPrecision
 from curvature.objective import functional_loss
 from curvature.operation import Operation, nested
 from curvature.rules import RULES
-from landscape_utils import reverse_over_reverse
+from landscape_utils import vhv_by_double_backward
 from tests.helpers.tiny_models import random_direction, tiny_t5, token_losses
 
 aten = torch.ops.aten
@@ -19,8 +19,8 @@ aten = torch.ops.aten
 
 def assert_same_derivatives(loss_fn, params, batch, rtol=1e-10):
     directions = [random_direction(params, seed) for seed in range(3)]
-    got = curvatures_of_batch(loss_fn, params, directions, batch)
-    for ours, expected in zip(got, reverse_over_reverse(loss_fn, params, directions, batch), strict=True):
+    got = vhv_by_recording(loss_fn, params, directions, batch)
+    for ours, expected in zip(got, vhv_by_double_backward(loss_fn, params, directions, batch), strict=True):
         torch.testing.assert_close(ours.double(), expected.double(), rtol=rtol, atol=0)
     return got
 
@@ -106,7 +106,7 @@ ARCHITECTURES = [(name, "sdpa") for name in ("roberta", "distilbert", "gpt2", "g
 
 
 @pytest.mark.parametrize("name, attention", [*ARCHITECTURES, ("roberta", "eager"), ("gpt2", "eager"), ("vit", "eager")])
-def test_equals_reverse_over_reverse_for_every_architecture_without_the_slow_rule(name, attention, monkeypatch):
+def test_equals_vhv_by_double_backward_for_every_architecture_without_the_slow_rule(name, attention, monkeypatch):
     torch.manual_seed(0)
     loss_fn, params, batch = in_float64(*architecture(name, attention))
     monkeypatch.setattr(rules, "ANY_OPERATION", None)  # an operation without a rule of its own would fail
@@ -114,7 +114,7 @@ def test_equals_reverse_over_reverse_for_every_architecture_without_the_slow_rul
         assert_same_derivatives(loss_fn, params, batch)
 
 
-def test_equals_reverse_over_reverse_on_t5():
+def test_equals_vhv_by_double_backward_on_t5():
     model, losses, batch = tiny_t5()
     params = {n: p.detach() for n, p in model.named_parameters()}
     with KeepPrecision():
@@ -132,17 +132,17 @@ def test_the_length_of_a_direction_costs_no_precision():
     params = {n: p.detach() for n, p in model.named_parameters()}
     direction = random_direction(params, 0)
     with KeepPrecision():
-        _, _, exact = curvatures_of_batch(functional_loss(model, losses), params, [direction], batch)
+        _, _, exact = vhv_by_recording(functional_loss(model, losses), params, [direction], batch)
     model.float()
     params = {n: p.float() for n, p in params.items()}
     for length in (1e-5, 1, 1e4):
         scaled = {n: (v * length).float() for n, v in direction.items()}
-        _, _, got = curvatures_of_batch(functional_loss(model, losses), params, [scaled], batch)
+        _, _, got = vhv_by_recording(functional_loss(model, losses), params, [scaled], batch)
         torch.testing.assert_close(got / length**2, exact, rtol=1e-4, atol=0)
 
 
 def test_a_cubic_has_the_curvature_worked_by_hand():
-    loss, slope, curvature = curvatures_of_batch(  # f = sum x^3 along v: f' = 3 x^2 v, f'' = 6 x v^2
+    loss, slope, curvature = vhv_by_recording(  # f = sum x^3 along v: f' = 3 x^2 v, f'' = 6 x v^2
         lambda p, b: p["x"] ** 3, {"x": torch.tensor([1.0, 2.0])}, [{"x": torch.tensor([1.0, -1.0])}], {}
     )
     assert (loss.tolist(), slope.tolist(), curvature.tolist()) == ([1, 8], [3 - 12], [6 + 12])
@@ -258,7 +258,7 @@ def test_in_place_writes_are_followed_or_refused():
 
     for loss_fn in (overwriting_what_a_rule_reads, through_a_view, into_a_constant):
         with pytest.raises(NotTraceable, match="overwritten in place|writes into"):
-            curvatures_of_batch(loss_fn, params, [params], {})
+            vhv_by_recording(loss_fn, params, [params], {})
 
 
 def test_a_product_that_the_model_writes_over_is_not_read_again():
@@ -286,7 +286,7 @@ def test_stale_view_is_refused():
         return view.sum(1) + y.sum(1)
 
     with pytest.raises(NotTraceable, match="overwritten through another view"):
-        curvatures_of_batch(loss_fn, {"w": tensor(4, 4)}, [{"w": tensor(4, 4)}], {})
+        vhv_by_recording(loss_fn, {"w": tensor(4, 4)}, [{"w": tensor(4, 4)}], {})
 
 
 def test_dropout_checkpointing_and_a_constant_loss_are_refused_with_the_reason():
@@ -300,7 +300,7 @@ def test_dropout_checkpointing_and_a_constant_loss_are_refused_with_the_reason()
     }
     for reason, loss_fn in refused.items():
         with pytest.raises(NotTraceable, match=reason):
-            curvatures_of_batch(loss_fn, params, [params], {})
+            vhv_by_recording(loss_fn, params, [params], {})
 
 
 def test_detached_and_no_grad_parts_are_constants():
@@ -326,12 +326,12 @@ def test_errors_of_the_loss_pass_through():
         raise KeyError("labels")
 
     with pytest.raises(KeyError, match="labels"):
-        curvatures_of_batch(broken, {"x": tensor(4)}, [{"x": tensor(4)}], {})
+        vhv_by_recording(broken, {"x": tensor(4)}, [{"x": tensor(4)}], {})
 
 
 def test_neither_parameters_nor_directions_are_touched():
     params, direction = {"w": tensor(4, 4)}, {"w": tensor(4, 4, seed=3)}
     before = [t["w"].clone() for t in (params, direction)]
-    curvatures_of_batch(lambda p, b: (X @ p["w"]).exp().sum(1), params, [direction], {})
+    vhv_by_recording(lambda p, b: (X @ p["w"]).exp().sum(1), params, [direction], {})
     assert all(torch.equal(a, t["w"]) for a, t in zip(before, (params, direction), strict=True))
     assert not params["w"].requires_grad

@@ -8,8 +8,8 @@ import transformers
 from curvature import products
 from curvature.borrowing import KeepPrecision
 from curvature.objective import functional_loss
-from curvature.tape import curvatures_of_batch
-from landscape_utils import directional_derivatives, reverse_over_reverse
+from curvature.tape import vhv_by_recording
+from landscape_utils import directional_sharpness, vhv_by_double_backward
 from tests.helpers.tiny_models import random_direction, token_losses
 
 SIZE = dict(vocab_size=31, bos_token_id=1, eos_token_id=1, pad_token_id=0)
@@ -58,7 +58,7 @@ def in_float64(model, losses, params, directions, batch):
     model.double()
     with KeepPrecision():
         loss_fn, directions = functional_loss(model, losses), [double(v) for v in directions]
-        _, *exact = reverse_over_reverse(loss_fn, double(params), directions, batch)
+        _, *exact = vhv_by_double_backward(loss_fn, double(params), directions, batch)
     model.float()
     return torch.stack(exact)
 
@@ -71,7 +71,7 @@ def test_one_matrix_of_tiny_weights_costs_no_digit_of_the_others(model, factor):
     loss_fn = functional_loss(model, losses)
     directions = [sign_step(loss_fn, params, batch), random_direction(params, 0)]
     directions.append({n: 1e-5 * v for n, v in directions[0].items()})
-    _, *found = curvatures_of_batch(loss_fn, params, directions, batch)
+    _, *found = vhv_by_recording(loss_fn, params, directions, batch)
     exact = in_float64(model, losses, params, directions, batch)
     torch.testing.assert_close(torch.stack(found), exact, rtol=1e-4, atol=0)
 
@@ -83,7 +83,7 @@ def test_a_direction_that_moves_no_matrix_is_measured_alike_at_any_length(model)
     exact = in_float64(model, losses, params, [vectors], batch)
     length = sum(v.double().square().sum() for v in vectors.values()).sqrt().item()
     directions = [{n: v * (10.0**power / length) for n, v in vectors.items()} for power in range(-8, 9)]
-    for found in directional_derivatives(functional_loss(model, losses), params, directions, [batch]):
+    for found in directional_sharpness(functional_loss(model, losses), params, directions, [batch]):
         assert found.slope * len(batch["input_ids"]) == pytest.approx(exact[0, 0].item() / length, rel=1e-4)
         assert found.sharpness * len(batch["input_ids"]) == pytest.approx(exact[1, 0].item() / length**2, rel=1e-4)
 
@@ -96,9 +96,9 @@ def test_a_bias_that_drowns_the_product_costs_no_digit():
         return (F.linear(p["x"], p["w"].mT, p["b"]) - 1e4).tanh().sum(1)
 
     double = lambda tensors: {n: t.double() for n, t in tensors.items()}  # noqa: E731
-    _, *exact = curvatures_of_batch(loss_fn, double(params), [double(direction)], {})
-    _, *found = curvatures_of_batch(loss_fn, params, [direction], {})
-    _, *slow = reverse_over_reverse(loss_fn, params, [direction], {})
+    _, *exact = vhv_by_recording(loss_fn, double(params), [double(direction)], {})
+    _, *found = vhv_by_recording(loss_fn, params, [direction], {})
+    _, *slow = vhv_by_double_backward(loss_fn, params, [direction], {})
     for ours, theirs, true in zip(found, slow, exact, strict=True):  # the loss itself loses digits in b - 1e4
         assert abs(ours / true - 1) < 2 * abs(theirs / true - 1) + 1e-5
 
@@ -113,7 +113,7 @@ def test_the_step_size_as_a_tensor_gives_the_same_numbers(operation, monkeypatch
         return F.linear(p["x"].flatten(0, 2).tanh(), p["w"][:, 0, 0, :1].expand(4, 6), p["b"]).tanh().sum(1)
 
     directions = [random_direction(params, 0), {n: 0 * p for n, p in params.items()}]
-    expected = curvatures_of_batch(loss_fn, params, directions, {})
+    expected = vhv_by_recording(loss_fn, params, directions, {})
     monkeypatch.setattr(products, "norm", lambda x: torch.linalg.vector_norm(x).double())  # as on another device
-    for ours, as_floats in zip(curvatures_of_batch(loss_fn, params, directions, {}), expected, strict=True):
+    for ours, as_floats in zip(vhv_by_recording(loss_fn, params, directions, {}), expected, strict=True):
         torch.testing.assert_close(ours, as_floats, rtol=1e-5, atol=1e-6)

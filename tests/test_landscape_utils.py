@@ -14,9 +14,9 @@ from curvature.objective import functional_loss, trainable_parameters
 from curvature.tape import Tape
 from landscape.cross_checks import central_differences, check_sharpness, full_hessian
 from landscape_utils import (
-    DirectionalDerivatives,
     PseudoUpdates,
-    directional_derivatives,
+    QuadraticModel,
+    directional_sharpness,
     mean_loss,
     norm,
     scan_loss,
@@ -52,7 +52,7 @@ def t5():
 
 
 def test_sharpness_of_a_quadratic_is_its_rayleigh_quotient():
-    (diagonal, axis) = directional_derivatives(bowl, AT, [vector(2, 2), vector(0, -5)], BOWL)
+    (diagonal, axis) = directional_sharpness(bowl, AT, [vector(2, 2), vector(0, -5)], BOWL)
     # mean a = 2, grad = 2 (3 x, y) = (6, -4), H = 2 diag(3, 1)
     assert diagonal.loss == pytest.approx(2 / 2 * (3 + 4), rel=1e-15)
     assert diagonal.slope == pytest.approx((6 - 4) / math.sqrt(2), rel=1e-15)
@@ -61,7 +61,7 @@ def test_sharpness_of_a_quadratic_is_its_rayleigh_quotient():
 
 
 def test_length_cancels_and_sign_turns_only_the_slope():
-    one, longer, back = directional_derivatives(bowl, AT, [vector(1, 2), vector(1e-9, 2e-9), vector(-1, -2)], BOWL)
+    one, longer, back = directional_sharpness(bowl, AT, [vector(1, 2), vector(1e-9, 2e-9), vector(-1, -2)], BOWL)
     assert longer.slope == pytest.approx(one.slope, rel=1e-12)
     assert longer.sharpness == pytest.approx(one.sharpness, rel=1e-12)
     assert back.slope == pytest.approx(-one.slope, rel=1e-15)
@@ -69,13 +69,13 @@ def test_length_cancels_and_sign_turns_only_the_slope():
 
 
 def test_loss_without_curvature_has_sharpness_zero():
-    (flat,) = directional_derivatives(lambda p, b: b["a"] * p["x"] + 0 * p["y"], AT, [vector(1, 1)], BOWL)
+    (flat,) = directional_sharpness(lambda p, b: b["a"] * p["x"] + 0 * p["y"], AT, [vector(1, 1)], BOWL)
     assert flat.sharpness == 0.0
     assert flat.slope == pytest.approx(2 / math.sqrt(2))
 
 
 def test_direction_without_length_or_not_finite_is_nan_and_the_others_are_measured():
-    zero, bad, good = directional_derivatives(bowl, AT, [vector(0, 0), vector(math.nan, 1), vector(1, 0)], BOWL)
+    zero, bad, good = directional_sharpness(bowl, AT, [vector(0, 0), vector(math.nan, 1), vector(1, 0)], BOWL)
     assert math.isnan(zero.slope) and math.isnan(zero.sharpness) and math.isnan(zero.best_distance)
     assert math.isnan(bad.slope) and math.isnan(bad.sharpness)
     assert good.sharpness == pytest.approx(6.0)
@@ -86,12 +86,12 @@ def test_direction_without_length_or_not_finite_is_nan_and_the_others_are_measur
 )
 def test_wrong_direction_is_answered_with_the_tensor_that_differs(wrong):
     with pytest.raises(ValueError, match="names and shapes of the parameters: [yz] is"):
-        directional_derivatives(bowl, AT, [wrong], BOWL)
+        directional_sharpness(bowl, AT, [wrong], BOWL)
 
 
 def test_no_examples_is_an_error():
     with pytest.raises(ValueError, match="no examples"):
-        directional_derivatives(bowl, AT, [vector(1, 1)], [])
+        directional_sharpness(bowl, AT, [vector(1, 1)], [])
 
 
 def test_t5_agrees_with_its_full_hessian_in_float64(t5):
@@ -105,7 +105,7 @@ def test_t5_agrees_with_central_differences_in_float64(t5):
     loss_fn, params, batch = t5
     for seed in range(3):
         direction = random_direction(params, seed)
-        (ours,) = directional_derivatives(loss_fn, params, [direction], [batch])
+        (ours,) = directional_sharpness(loss_fn, params, [direction], [batch])
         slope, sharpness = central_differences(loss_fn, params, direction, [batch])
         assert ours.slope == pytest.approx(slope, rel=1e-5)
         assert ours.sharpness == pytest.approx(sharpness, rel=1e-5)
@@ -117,9 +117,9 @@ def test_t5_in_float32_agrees_with_float64_to_a_thousandth(t5):
     single = functional_loss(model, losses), trainable_parameters(model)
     for seed in range(3):
         direction = random_direction(params, seed)
-        (exact,) = directional_derivatives(loss_fn, params, [direction], [batch])
+        (exact,) = directional_sharpness(loss_fn, params, [direction], [batch])
         with measuring(model):
-            (ours,) = directional_derivatives(*single, [{n: v.float() for n, v in direction.items()}], [batch])
+            (ours,) = directional_sharpness(*single, [{n: v.float() for n, v in direction.items()}], [batch])
         assert ours.slope == pytest.approx(exact.slope, rel=1e-3)
         assert ours.sharpness == pytest.approx(exact.sharpness, rel=1e-3)
 
@@ -134,7 +134,7 @@ def test_grouping_into_micro_batches_changes_nothing(dtype, tolerance):
         found = []
         for groups in ([[0, 1, 2, 3, 4]], [[4, 2, 0], [1, 3]], [[0], [1], [2], [3], [4]]):
             batches = rows_of(batch, *groups)
-            (d,) = directional_derivatives(loss_fn, params, [direction], batches)
+            (d,) = directional_sharpness(loss_fn, params, [direction], batches)
             scan = scan_loss(loss_fn, params, direction, batches, start_loss=d.loss, spacing=0.01, num_points=2)
             found.append([d.loss, d.slope, d.sharpness, mean_loss(loss_fn, params, batches), *(f for _, f in scan)])
     for other in found[1:]:
@@ -159,18 +159,18 @@ def test_a_micro_batch_is_measured_in_halves(t5, monkeypatch):
         return loss_fn(point, part)
 
     direction = random_direction(params, 0)
-    (found,) = directional_derivatives(counted, params, [direction], [batch])
+    (found,) = directional_sharpness(counted, params, [direction], [batch])
     assert sizes == [3, 2]
     monkeypatch.setattr("landscape_utils.halves", lambda batch: [batch])
-    (whole,) = directional_derivatives(loss_fn, params, [direction], [batch])
+    (whole,) = directional_sharpness(loss_fn, params, [direction], [batch])
     assert (found.loss, found.slope, found.sharpness) == pytest.approx((whole.loss, whole.slope, whole.sharpness))
 
 
-@pytest.mark.parametrize("route", ["curvatures_of_batch", "reverse_over_reverse"])
+@pytest.mark.parametrize("route", ["vhv_by_recording", "vhv_by_double_backward"])
 def test_a_caller_without_gradients_gets_the_same(route, monkeypatch):
-    monkeypatch.setattr(landscape_utils, "curvatures_of_batch", getattr(landscape_utils, route))
+    monkeypatch.setattr(landscape_utils, "vhv_by_recording", getattr(landscape_utils, route))
     with torch.no_grad():
-        (found,) = directional_derivatives(bowl, AT, [vector(1, 0)], BOWL)
+        (found,) = directional_sharpness(bowl, AT, [vector(1, 0)], BOWL)
     assert (found.slope, found.sharpness) == pytest.approx((6.0, 6.0), rel=1e-15)
 
 
@@ -192,10 +192,10 @@ def test_the_slower_route_is_named_once_and_the_failed_recording_is_gone_by_then
 
     with caplog.at_level("INFO"):
         for _ in range(2):
-            (found,) = directional_derivatives(loss_fn, AT, [vector(1, 0)], BOWL[1:])
+            (found,) = directional_sharpness(loss_fn, AT, [vector(1, 0)], BOWL[1:])
             assert found.sharpness == pytest.approx(2 * 4 * 3, rel=1e-12)
     assert recordings == [1, 0, 1, 0]
-    assert caplog.text.count("reverse-over-reverse") == 1
+    assert caplog.text.count("double backward") == 1
 
 
 def test_losses_that_are_not_one_an_example_are_refused():
@@ -204,13 +204,13 @@ def test_losses_that_are_not_one_an_example_are_refused():
 
     at = {"x": torch.ones(())}
     with pytest.raises(ValueError, match="1 losses for 2 examples"):
-        directional_derivatives(loss_fn, at, [at], [{"a": torch.ones(4)}])
+        directional_sharpness(loss_fn, at, [at], [{"a": torch.ones(4)}])
 
 
 @pytest.mark.parametrize("length", [1e-12, 1e-6, 1.0, 1e7, 1e18])
 def test_directions_of_any_length_are_measured_alike_in_float32(length):
     batch, at = [{"a": torch.tensor([2.0])}], {"x": torch.tensor(1.0), "y": torch.tensor(-2.0)}
-    (found,) = directional_derivatives(bowl, at, [{"x": torch.tensor(length), "y": torch.tensor(-length)}], batch)
+    (found,) = directional_sharpness(bowl, at, [{"x": torch.tensor(length), "y": torch.tensor(-length)}], batch)
     assert (found.slope, found.sharpness) == pytest.approx(((6 + 4) / math.sqrt(2), 4.0), rel=1e-6)
 
 
@@ -223,9 +223,9 @@ def test_out_of_memory_halves_the_micro_batches_for_good_and_changes_no_result(t
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss_fn(point, part)
 
-    (found,) = within_memory(lambda b: directional_derivatives(cramped, params, [direction], b), batches)
+    (found,) = within_memory(lambda b: directional_sharpness(cramped, params, [direction], b), batches)
     assert [len(part["labels"]) for part in batches] == [3, 2]  # which are measured in halves
-    (expected,) = directional_derivatives(loss_fn, params, [direction], [batch])
+    (expected,) = directional_sharpness(loss_fn, params, [direction], [batch])
     assert (found.loss, found.sharpness) == pytest.approx((expected.loss, expected.sharpness), rel=1e-12)
 
 
@@ -245,13 +245,13 @@ def test_one_example_that_does_not_fit_is_an_error():
     [(-2.0, 4.0, 0.5, 0.5), (-2.0, -4.0, math.inf, math.inf), (-2.0, 0.0, math.inf, math.inf), (2.0, 4.0, 0.0, 0.0)],
 )
 def test_quadratic_model_is_lowest_at_minus_slope_over_sharpness(slope, sharpness, best, decrease):
-    model = DirectionalDerivatives(1.0, slope, sharpness)
+    model = QuadraticModel(1.0, slope, sharpness)
     assert (model.best_distance, model.predicted_decrease) == (best, decrease)
 
 
 def test_grid_of_the_scan_reaches_two_and_a_half_times_the_best_distance():
-    assert 20 * scan_spacing(DirectionalDerivatives(1.0, -2.0, 4.0), AT) == pytest.approx(2.5 * 0.5)
-    flat = DirectionalDerivatives(1.0, -2.0, 0.0)
+    assert 20 * scan_spacing(QuadraticModel(1.0, -2.0, 4.0), AT) == pytest.approx(2.5 * 0.5)
+    flat = QuadraticModel(1.0, -2.0, 0.0)
     assert 20 * scan_spacing(flat, AT) == pytest.approx(1e-3 * math.sqrt(5))
 
 
