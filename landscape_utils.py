@@ -14,7 +14,6 @@ parameters together.
 
 import logging
 import math
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,8 +25,7 @@ from torch import Tensor, nn
 from curvature import NotTraceable, vhv_by_recording
 from curvature.borrowing import differentiable_attention
 from curvature.objective import Batch, LossFunction, Params, halves
-from torch_optimizer import Algorithm, DirectionOptimizer
-from torch_optimizer.shadow_step import ShadowStep
+from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +51,10 @@ class PseudoUpdates:
         self.mirrors = None
         if device is not None and any(p.device != torch.device(device) for p in params.values()):
             self.mirrors = {name: nn.Parameter(p.detach().to(device)) for name, p in params.items()}
-        seen = list((self.mirrors or params).values())
-        self.optimizers = {}
-        self.states = {}  # label -> the first optimizer of the same rule, whose state is its own
-        by_rule = {}
-        for label, algorithm in algorithms.items():
-            own = issubclass(algorithm.optimizer_class, DirectionOptimizer)
-            optimizer = self.optimizers[label] = algorithm.build(seen) if own else ShadowStep(algorithm, seen)
-            self.states[label] = by_rule.setdefault(optimizer.rule() if own else label, optimizer)
+        seen = self.mirrors or params
+        self.optimizers = {label: algorithm.build_pseudo(seen) for label, algorithm in algorithms.items()}
+        by_key = {}  # the first optimizer of each state; the others read that one's
+        self.states = {label: by_key.setdefault(own.state_key(), own) for label, own in self.optimizers.items()}
 
     @torch.no_grad()
     def advance(self, collect: bool = True) -> dict[str, Params]:
@@ -77,11 +71,7 @@ class PseudoUpdates:
         found = {}
         for state in dict.fromkeys(self.states.values()):
             labels = [label for label in self.optimizers if self.states[label] is state]
-            if isinstance(state, ShadowStep):
-                found |= {label: state.directions() for label in labels}
-                continue
-            moves = state.advance()
-            moves = list(moves) if collect else deque(moves, maxlen=0)  # all of its parameters advance either way
+            moves = state.advance(collect)
             if collect:
                 found |= {label: self.optimizers[label].directions(moves) for label in labels}
         if not collect:

@@ -25,7 +25,7 @@ import torch
 
 from algorithm_list import ALGORITHM_LISTS
 from convergence.journal import Journal
-from convergence.learning_rates import HALF_DECADES, TRIALS, learning_rate, tune_rows
+from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from figures.drawing import draw_all
 from runs.flags import (
     Parser,
@@ -49,7 +49,7 @@ from runs.tables import Table, format_table, read_table
 from tasks import TASKS, load_task, task_defaults
 from tasks.loading.hub import quiet_libraries
 from torch_optimizer import Algorithm
-from torch_optimizer.algorithm import choose_list
+from torch_optimizer.rows import choose_list, plain_sgd
 from training.loop import Point, batches_per_epoch, trajectory
 from training.schedules import SCHEDULERS, make_scheduler
 
@@ -174,7 +174,7 @@ class Start:
                 bar.update(len(journal.ended[key]["points"]))
             return Run(**journal.ended[key])
         self.task.model.load_state_dict(self.state)
-        optimizer = row.build([p for p in self.task.model.parameters() if p.requires_grad])
+        optimizer = row.build({name: p for name, p in self.task.model.named_parameters() if p.requires_grad})
         per_epoch = batches_per_epoch(len(self.task.examples), settings.batch_size)
         scheduler = make_scheduler(settings.lr_scheduler, optimizer, num_epochs, per_epoch, settings.warmup_ratio)
         parts = {"model": self.task.model, "optimizer": optimizer}
@@ -244,7 +244,7 @@ def summarise(label: str, row: Algorithm, runs: Sequence[Run], sgd: Sequence[Run
     steps = [run.steps_to(base.final_loss) for run, base in pairs if not (run.diverged or base.diverged)]
     return dict(
         algorithm=label,
-        lr=learning_rate(row),
+        lr=row.lr,
         final_loss_mean=statistics.fmean(finals) if finals else None,
         final_loss_std=statistics.stdev(finals) if len(finals) > 1 else None,
         best_loss=min(min(run.smooth()) for run in finished) if finished else None,
@@ -281,7 +281,7 @@ def run(settings: argparse.Namespace, task, folder: Path, stop: StopRequest) -> 
                 steps, loss = len(result.points), f"loss {result.final_loss:.4g}"
                 end = f"diverged after {steps} steps" if result.diverged else loss
                 log.info("%s, seed %d: %s", label, seed, end)
-    plain = next((k for k, row in settings.algorithms.items() if row.name == "sgd" and not row.is_clipped), None)
+    plain = plain_sgd(settings.algorithms)
     for label, row in settings.algorithms.items():
         summary.append(summarise(label, row, runs[label], runs[plain] if plain else []))
     summary.save()

@@ -47,7 +47,7 @@ from runs.resuming import add_resume_flags, settings_of_run
 from runs.stopping import Stopped, StopRequest
 from tasks import TASKS, load_task, task_defaults
 from torch_optimizer import OPTIMIZERS, Algorithm
-from torch_optimizer.algorithm import choose_list
+from torch_optimizer.rows import choose_list
 from training.loop import SAMPLE, TEST_BATCH, Point, batches_per_epoch, micro_batches, random_stream, trajectory
 
 
@@ -215,7 +215,7 @@ def trained_points(
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     num_batches = batches_per_epoch(len(task.examples), settings.batch_size)
     sampled = sampled_batches(settings, num_batches)
-    optimizer = settings.train_row.build(params.values())
+    optimizer = settings.train_row.build(params)
     updates = PseudoUpdates(params, settings.algorithms, settings.optimizer_device)
     stored, checkpoints = Stored(task, optimizer, updates, recorder, settings), Checkpoints(folder / "checkpoints")
     done = restore(checkpoints, stored)

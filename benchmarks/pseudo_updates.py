@@ -14,7 +14,7 @@ import torch
 from algorithm_list import ALGORITHM_LISTS
 from benchmarks._machine import medians, report, start
 from landscape_utils import PseudoUpdates
-from torch_optimizer.algorithm import labelled
+from torch_optimizer.rows import labeled
 
 EXAMPLES, TOKENS, BATCH_SIZE = 8, 64, 1024
 
@@ -36,7 +36,7 @@ def main() -> None:
         model.zero_grad(set_to_none=False)
         model(input_ids=ids[0], labels=ids[1]).loss.backward()
 
-    rows = labelled(ALGORITHM_LISTS["machine_translation"])
+    rows = labeled(ALGORITHM_LISTS["machine_translation"])
     updates = PseudoUpdates(dict(model.named_parameters()), rows)
     forward_backward()
     found = medians(

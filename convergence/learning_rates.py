@@ -5,11 +5,8 @@ import logging
 import math
 from collections.abc import Sequence
 
-import torch
-
 from runs.messages import progress
 from runs.tables import Table
-from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +47,7 @@ def round_lr(lr: float) -> float:
 def tune_rows(start, settings: argparse.Namespace, table: Table) -> None:
     """Replace every row's lr by the best of its trials; a row that sets its own lr stays as it is."""
     for label, row in progress(list(settings.algorithms.items()), desc="tuning"):
-        lr = learning_rate(row)
+        lr = row.lr
         if lr is None:
             log.info("%s sets its own learning rate; not tuned", label)
             continue
@@ -72,8 +69,3 @@ def tune_rows(start, settings: argparse.Namespace, table: Table) -> None:
         settings.algorithms[label] = row.with_options(lr=best)
         end = ", at the end of them" if best in (min(losses), max(losses)) else ""
         log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), end, losses[best])
-
-
-def learning_rate(row: Algorithm) -> float | None:
-    """The lr that a row trains with; None for Adafactor's relative steps."""
-    return row.build([torch.nn.Parameter(torch.zeros(1, 1))]).param_groups[0]["lr"]

@@ -23,6 +23,7 @@ from landscape_utils import (
 )
 from runs.messages import progress
 from runs.tables import Table, format_table, read_table
+from torch_optimizer.rows import plain_sgd
 from training.loop import Point
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,7 @@ class Recorder:
         self.tables = {name: Table(folder / f"{name}.csv", columns.split()) for name, columns in COLUMNS.items()}
         if settings.from_points:
             del self.tables["training"]
-        plain = [label for label, row in self.algorithms.items() if row.name == "sgd" and not row.is_clipped]
-        self.reference = plain[0] if plain else None
+        self.reference = plain_sgd(self.algorithms)
         if self.reference is None:
             log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
         self.warned = set()

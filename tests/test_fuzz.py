@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 
 from tasks.loading.rows import load_rows, require_label, require_text
 from torch_optimizer import OPTIMIZERS, Algorithm
-from torch_optimizer.algorithm import check_rows
+from torch_optimizer.rows import check_rows
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 MANY = dict(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
@@ -103,6 +103,6 @@ def test_any_row_takes_a_step_or_is_answered(name, step_size, options):
     weight, bias = torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2))
     for p in (weight, bias):
         p.grad = torch.full_like(p, 0.5)
-    optimizer = row.build([weight, bias])
+    optimizer = row.build({"weight": weight, "bias": bias})
     for _ in range(2):
         optimizer.step()

@@ -25,7 +25,7 @@ from landscape_utils import (
 )
 from tests.helpers.tiny_models import random_direction, rows_of, tiny_t5
 from torch_optimizer import Algorithm
-from torch_optimizer.algorithm import labelled
+from torch_optimizer.rows import labeled
 
 # f(x, y) = a/2 (3 x^2 + y^2) per example with weights a: H = mean(a) diag(3, 1)
 BOWL = [{"a": torch.tensor([1.0, 3.0], dtype=torch.float64)}, {"a": torch.tensor([2.0], dtype=torch.float64)}]
@@ -364,7 +364,7 @@ def test_pseudo_update_equals_the_move_step_makes(row):
     params = dict(model.named_parameters())
     updates = PseudoUpdates(params, {"row": row})
     twin = small_net().double()
-    optimizer = row.build(twin.parameters())
+    optimizer = row.build(dict(twin.named_parameters()))
     for seed in range(4):
         gradients(model, seed), gradients(twin, seed)
         before = deepcopy(twin.state_dict())
@@ -399,7 +399,7 @@ def test_pseudo_updates_move_no_parameter_and_no_gradient():
     model = small_net()
     gradients(model, 0)
     before = deepcopy(model.state_dict()), [p.grad.clone() for p in model.parameters()]
-    PseudoUpdates(dict(model.named_parameters()), labelled(OURS + FOREIGN[:1])).advance()
+    PseudoUpdates(dict(model.named_parameters()), labeled(OURS + FOREIGN[:1])).advance()
     assert all(torch.equal(before[0][k], v) for k, v in model.state_dict().items())
     assert all(torch.equal(g, p.grad) for g, p in zip(before[1], model.parameters(), strict=True))
 
@@ -428,7 +428,7 @@ def test_parameter_without_gradient_gets_a_zero_direction():
     model = small_net()
     gradients(model, 0)
     model[0].bias.grad = None
-    for direction in PseudoUpdates(dict(model.named_parameters()), labelled(OURS + FOREIGN[:1])).advance().values():
+    for direction in PseudoUpdates(dict(model.named_parameters()), labeled(OURS + FOREIGN[:1])).advance().values():
         assert not direction["0.bias"].any() and direction["0.weight"].any()
 
 
@@ -460,7 +460,7 @@ def test_norm_is_over_all_tensors_together():
 def shared_rows():
     """Twelve rows with eight states."""
     average = dict(momentum=0.9, dampening=0.9)
-    return labelled([
+    return labeled([
         Algorithm("normalized_sgd", lr=1.0, **average), Algorithm("sgd", lr=2.0, **average),
         Algorithm("sign_sgd", lr=3.0, **average), Algorithm("sgd", lr=1.0, momentum=0.9),
         Algorithm("sgd", lr=1.0, **average, coordinate_clip=0.2), Algorithm("adam", lr=1.0),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.test_optimizers import OURS, SHAPES, every_optimizer, make_params, set_grads, train
-from torch_optimizer import Adafactor, AdamClip, Lion, SGDClip
+from torch_optimizer import Adafactor, AdamClip, Lion, NormalizedSGD, SGDClip, SignSGD
 
 CLIPPED = {
     name: (cls, {**options, "coordinate_clip": 0.2, "threshold_scale": 0.9}) for name, (cls, options) in OURS.items()
@@ -129,6 +129,51 @@ def test_loaded_state_belongs_to_the_loader_alone(dtype):
     assert torch.equal(state_dict["state"][0]["exp_avg"], kept)
 
 
+@every_clipped
+def test_groups_are_the_same_after_save_and_load(optimizer_class, options):
+    params = make_params()
+    optimizer = optimizer_class(params, **options)
+    train(optimizer, params, steps=1)
+    restored = optimizer_class(make_params(), **options)
+    restored.load_state_dict(optimizer.state_dict())
+    restored.add_param_group(dict(params=[torch.nn.Parameter(torch.ones(2))]))
+    optimizer.add_param_group(dict(params=[torch.nn.Parameter(torch.ones(2))]))
+    assert restored.state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+    assert copy.deepcopy(optimizer).state_dict()["param_groups"] == optimizer.state_dict()["param_groups"]
+
+
+HALF, SINGLE, DOUBLE = torch.bfloat16, torch.float32, torch.float64
+
+
+@pytest.mark.parametrize(("saved", "model"), [(SINGLE, DOUBLE), (DOUBLE, SINGLE), (HALF, SINGLE), (SINGLE, HALF)])
+@every_clipped
+def test_state_goes_on_in_a_model_of_another_dtype(optimizer_class, options, saved, model):
+    params, others = make_params(saved), make_params(model)
+    optimizer, restored = optimizer_class(params, **options), optimizer_class(others, **options)
+    train(optimizer, params, steps=2)
+    restored.load_state_dict(optimizer.state_dict())
+    for p, other in zip(params, others, strict=True):
+        other.data.copy_(p)
+    train(restored, others, steps=1, start=2)
+    train(optimizer, params, steps=1, start=2)
+    loose = 40 * max(torch.finfo(saved).eps, torch.finfo(model).eps)
+    for p, other in zip(params, others, strict=True):
+        torch.testing.assert_close(other.double(), p.double(), rtol=loose, atol=loose)
+
+
+@pytest.mark.parametrize("optimizer_class", [AdamClip, Adafactor, Lion, SGDClip])
+def test_loaded_state_has_the_dtype_that_the_rule_keeps(optimizer_class):
+    options = dict(momentum=0.9) if optimizer_class is SGDClip else {}
+    for model in (torch.float16, torch.float32, torch.float64):
+        for saved in (torch.float16, torch.float32, torch.float64):
+            params, others = make_params(saved), make_params(model)
+            source, fresh = optimizer_class(params, **options), optimizer_class(others, **options)
+            train(source, params, steps=1), train(fresh, others, steps=1)
+            kept = [{k: getattr(v, "dtype", None) for k, v in fresh.state[p].items()} for p in others]
+            fresh.load_state_dict(source.state_dict())
+            assert kept == [{k: getattr(v, "dtype", None) for k, v in fresh.state[p].items()} for p in others]
+
+
 def test_half_precision_keeps_second_moments_in_float32():
     params = make_params(torch.float16)
     for optimizer, names in (
@@ -162,6 +207,63 @@ def test_state_of_torch_adam_is_taken_over():
     optimizer.load_state_dict(reference.state_dict())
     for a, b in zip(train(optimizer, ours, start=3), train(reference, theirs, start=3), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
+# --- which optimizers share a state ----------------------------------------------------------------------------
+
+LONG = torch.arange(2000.0)
+
+
+def key(optimizer_class, **options):
+    return optimizer_class(make_params(), **options).state_key()
+
+
+class Weighted(SGDClip):
+    """A user's subclass with options of other kinds, such as a weight of every coordinate."""
+
+    def __init__(self, params, lr=0.1, weights=None):
+        super().__init__(params, lr)
+        self.param_groups[0]["weights"] = weights
+
+
+def test_options_are_compared_by_value_not_by_how_they_print():
+    other = LONG.clone()
+    other[1000] += 1  # not among the entries that print
+    assert repr(LONG) == repr(other)
+    assert key(Weighted, weights=LONG) == key(Weighted, weights=LONG.clone())
+    assert key(Weighted, weights=LONG) != key(Weighted, weights=other)
+    assert key(Weighted, weights=torch.tensor(1.0)) != key(Weighted, weights=torch.tensor(1.0 + 1e-6))
+    assert key(Weighted, weights={"a": [LONG]}) != key(Weighted, weights={"a": [other]})
+    assert key(AdamClip, betas=(0.9, 0.99)) == key(AdamClip, betas=[0.9, 0.99])
+    assert key(SGDClip, momentum=1) == key(SGDClip, momentum=1.0)
+
+
+def test_an_object_that_is_not_hashable_equals_itself_alone():
+    class Thing:
+        __hash__ = None
+
+        def __repr__(self):
+            return "thing"
+
+    thing = Thing()
+    assert key(Weighted, weights=thing) == key(Weighted, weights=thing)
+    assert key(Weighted, weights=thing) != key(Weighted, weights=Thing())
+
+
+def test_what_a_state_depends_on_is_in_its_key():
+    plain = key(SGDClip, momentum=0.9)
+    assert plain == key(SGDClip, momentum=0.9, lr=torch.tensor(5.0), foreach=True)
+    assert plain == key(NormalizedSGD, momentum=0.9) == key(SignSGD, momentum=0.9)
+    for option in (dict(dampening=0.9), dict(coordinate_clip=0.1), dict(weight_decay=0.1), dict(maximize=True)):
+        assert plain != key(SGDClip, momentum=0.9, **option)
+    assert key(AdamClip) == key(AdamClip, clip_update=0.5) != key(Lion)
+    fixed = dict(relative_step=False)
+    assert key(Adafactor, **fixed, lr=1.0) == key(Adafactor, **fixed, lr=2.0)
+    averaged = [key(Adafactor, **fixed, beta1=0.9, lr=lr) for lr in (torch.tensor(0.1), torch.tensor(0.1 + 1e-6))]
+    assert averaged[0] != averaged[1]
+    params = make_params()
+    groups = [dict(params=params[:1]), dict(params=params[1:])]
+    assert SGDClip(groups, momentum=0.9).state_key() != plain
 
 
 # --- the machinery of torch.optim ------------------------------------------------------------------------------

@@ -1,30 +1,15 @@
 """Optimizers with coordinate-wise clipping, and the registry of names that `algorithm_list.py` uses."""
 
-import torch
-
 from torch_optimizer.adafactor import Adafactor
 from torch_optimizer.adam_clip import AdamClip
 from torch_optimizer.algorithm import Algorithm
 from torch_optimizer.direction_optimizer import DirectionOptimizer
 from torch_optimizer.lion import Lion
 from torch_optimizer.normalized_sgd import NormalizedSGD
+from torch_optimizer.registry import OPTIMIZERS
 from torch_optimizer.sgd_clip import SGDClip
+from torch_optimizer.shadow_step import ShadowStep
 from torch_optimizer.sign_sgd import SignSGD
-
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
-    "sgd": SGDClip,
-    "normalized_sgd": NormalizedSGD,
-    "sign_sgd": SignSGD,
-    "adam": AdamClip,
-    "adafactor": Adafactor,
-    "lion": Lion,
-    "adamw": torch.optim.AdamW,
-    "rmsprop": torch.optim.RMSprop,
-    "adagrad": torch.optim.Adagrad,
-    "nadam": torch.optim.NAdam,
-    "radam": torch.optim.RAdam,
-    "muon": torch.optim.Muon,
-}
 
 __all__ = [
     "OPTIMIZERS",
@@ -35,5 +20,6 @@ __all__ = [
     "Lion",
     "NormalizedSGD",
     "SGDClip",
+    "ShadowStep",
     "SignSGD",
 ]

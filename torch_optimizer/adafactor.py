@@ -1,6 +1,7 @@
 """Adafactor with coordinate-wise clipping of its numerator."""
 
 import math
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, require_number, require_range
+from torch_optimizer.values import value_key
 
 
 def rms(x: Tensor) -> Tensor:
@@ -118,12 +120,15 @@ class Adafactor(DirectionOptimizer):
         t = self.state[p]["step"]
         return min(1e-6 * t if group["warmup_init"] else 1e-2, 1 / math.sqrt(t))
 
-    def rule(self) -> tuple:
-        averaging = [(group["beta1"], repr(group["lr"])) for group in self.param_groups if group["beta1"] is not None]
-        return *super().rule(), tuple(averaging)  # the average is of moves, which are as long as lr
+    def state_key(self) -> Hashable:
+        averaged = [group["lr"] for group in self.param_groups if group["beta1"] is not None]
+        return super().state_key(), value_key(averaged)  # the average is of moves, which are as long as lr
 
-    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
-        dtype = torch.promote_types(p.dtype, torch.float32)
+    def _state_dtype(self, p: Parameter) -> torch.dtype:
+        return torch.promote_types(p.dtype, torch.float32)  # half precision would lose the squares
+
+    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+        dtype = self._state_dtype(p)
         state = self.state[p]
         state["step"] = int(state.get("step", 0)) + 1
         if p.numel() == 0:

@@ -76,10 +76,13 @@ class AdamClip(DirectionOptimizer):
         require_range(options, "eps", 0, math.inf)
         require_range(options, "clip_update", 0, 1)
 
-    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _state_dtype(self, p: Parameter) -> torch.dtype:
+        return torch.promote_types(p.dtype, torch.float32)  # half precision would lose the squares
+
+    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         beta1, beta2 = group["betas"]
         state = self.state[p]
-        dtype = torch.promote_types(p.dtype, torch.float32)
+        dtype = self._state_dtype(p)
         if "step" not in state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(p, dtype=dtype)

@@ -3,7 +3,7 @@
 import math
 import numbers
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from torch_optimizer.clipping import clip, clip_threshold
+from torch_optimizer.values import brief, value_key
 
 CACHE_SIZE = 2**18  # elements
 
 Group = dict[str, Any]
 Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor
-FINISHING = ("params", "lr", "initial_lr", "foreach", "clip_update")  # what the rule and its state do not depend on
+NOT_IN_STATE = ("params", "lr", "initial_lr", "foreach", "clip_update")  # options that no state depends on
 
 
 def require_range(options: Group, name: str, low: float, high: float, *, closed: bool = False) -> None:
@@ -31,9 +32,13 @@ def require_range(options: Group, name: str, low: float, high: float, *, closed:
 def require_number(name: str, value: Any, low: float, high: float, *, closed: bool = False) -> None:
     """Raise ValueError unless `value` is a number in [low, high), or in [low, high] if `closed`."""
     is_number = isinstance(value, numbers.Real) or (isinstance(value, Tensor) and value.numel() == 1)
-    if not is_number or not (low <= float(value) < high or closed and float(value) == high):
+    try:
+        number = float(value) if is_number else math.nan
+    except OverflowError:  # an integer beyond every float
+        number = math.nan
+    if not (low <= number < high or closed and number == high):
         bracket = "]" if closed else ")"
-        raise ValueError(f"{name} must be a number in [{low}, {high}{bracket}, got {value!r}")
+        raise ValueError(f"{name} must be a number in [{low}, {high}{bracket}, got {brief(value)}")
 
 
 def require_betas(options: Group) -> None:
@@ -58,8 +63,8 @@ def _pieces(p: Parameter) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
 class DirectionOptimizer(Optimizer):
     r"""An optimizer whose step is `x_t = x_{t-1} + lr v_t`, with v_t to be had without making the step.
 
-    A subclass supplies `_descent`, the rule from gradient and state to -v_t, and `_finish`, where it does something to
-    the result that leaves the state alone, such as taking signs. This class supplies the rest:
+    A subclass supplies `_rule`, from gradient and state to -v_t, and `_shape_move`, where it does something to the
+    result that leaves the state alone, such as taking signs. This class supplies the rest:
 
         g_t   = the gradient, negated if `maximize`
         tau_t = threshold_scale |g_t|_(floor(k N)), over all N coordinates of the optimizer     [arXiv:2306.00204]
@@ -94,12 +99,13 @@ class DirectionOptimizer(Optimizer):
     def __setstate__(self, state: Group) -> None:
         """Restore a copy, or groups saved by another class, whose missing options take this optimizer's defaults."""
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # of torch: groups would have a key more than before they were saved
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
     def load_state_dict(self, state_dict: Group) -> None:
-        """As torch.optim.Optimizer, but state is copied, and keeps the dtype it was saved in.
+        """As torch.optim.Optimizer, but state is copied, and comes in the dtype that the rule computes in.
 
         The base class shares tensors with `state_dict`, and casts them to the parameter's dtype, which would round the
         float32 second moments of half-precision parameters, or drop them to zero.
@@ -115,7 +121,9 @@ class DirectionOptimizer(Optimizer):
         for saved_id, p in zip(saved_ids, parameters, strict=True):
             for name, value in seen[0]["state"].get(saved_id, {}).items():
                 if isinstance(value, Tensor):
-                    self.state[p][name] = value.to(self.state[p][name].device, copy=True)
+                    as_is = name == "step" or not value.is_floating_point()
+                    dtype = value.dtype if as_is else self._state_dtype(p)
+                    self.state[p][name] = value.to(self.state[p][name].device, dtype, copy=True)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -132,7 +140,7 @@ class DirectionOptimizer(Optimizer):
                 loss = closure()
         together: dict[float, tuple[list[Tensor], list[Tensor]]] = {}
         one_by_one = not any(group.get("foreach") or group.get("clip_update") for group in self.param_groups)
-        for group, p, descent in self._finished(self.advance(in_pieces=one_by_one)):
+        for group, p, descent in self._final_moves(self._raw_moves(in_pieces=one_by_one)):
             lr = self.learning_rate(group, p)
             if isinstance(lr, Tensor) and not lr.is_cpu:
                 p.addcmul_(descent, lr, value=-1)  # lr stays on its device: no wait for it
@@ -153,39 +161,46 @@ class DirectionOptimizer(Optimizer):
         Momentum and the other state advance on the present `p.grad`, as `step` would; parameters and gradients stay.
 
         Args:
-            moves: what `advance` gave for another optimizer of the same `rule`, whose state then serves both; None:
-                this one's own.
+            moves: what `advance` gave for another optimizer of the same `state_key`, whose state then serves both;
+                None: this one's own.
 
         Returns: parameter -> v, same shape, with x_{t+1} - x_t = lr * v; new tensors. For a half-precision
             parameter v is float32 where the rule computes in it. Parameters without gradient are left out.
         """
         own = {p: group for group in self.param_groups for p in group["params"]}
-        moves = self.advance() if moves is None else moves
-        return {p: descent.neg() for _, p, descent in self._finished((own[p], p, d) for _, p, d in moves)}
+        moves = self._raw_moves() if moves is None else moves
+        return {p: descent.neg() for _, p, descent in self._final_moves((own[p], p, d) for _, p, d in moves)}
 
-    def rule(self) -> tuple:
-        """Equal for two optimizers whose states are always the same, if they see the same parameters from the start."""
-        groups = [sorted((k, repr(v)) for k, v in g.items() if k not in FINISHING) for g in self.param_groups]
-        return type(self)._descent, str(groups)
+    @torch.no_grad()
+    def advance(self, collect: bool = True) -> list[Move]:
+        """Advance the state of every parameter on the present `p.grad`.
 
-    def advance(self, in_pieces: bool = False) -> Iterator[Move]:
-        """Advance the state on the present `p.grad`, as far as the result is asked for; (group, p, -v_t not finished)
-        of every parameter with a gradient, one at a time. Inside `torch.no_grad`.
-
-        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it; -v_t then is good until
-        the next one is asked for.
+        Returns: (group, p, -v_t before `_shape_move`) of every parameter with a gradient, for `directions` of each
+            optimizer of this `state_key`, good until the next call; empty if not `collect`, which holds one at a time.
         """
-        with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        for _, p in with_grad:
-            self._refuse_unsupported(p.grad)
-        return self._ruled(with_grad, in_pieces)
+        moves = []
+        for move in self._raw_moves():
+            if collect:
+                moves.append(move)
+        return moves
+
+    def state_key(self) -> Hashable:
+        """Equal for two optimizers whose states are always the same, if they see the same parameters from the start."""
+        return type(self)._rule, tuple(
+            (len(group["params"]), value_key({k: v for k, v in group.items() if k not in NOT_IN_STATE}))
+            for group in self.param_groups
+        )
 
     def learning_rate(self, group: Group, p: Parameter) -> float | Tensor:
         """The lr that multiplies the direction of `p` at its latest step."""
         return group["lr"]
 
-    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
-        """The rule: advance self.state[p] and return -v_t, not finished, which may alias the state or `clipped`.
+    def _state_dtype(self, p: Parameter) -> torch.dtype:
+        """The dtype of the tensors that `_rule` keeps in self.state[p]."""
+        return p.dtype
+
+    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+        """Advance self.state[p] and return -v_t before `_shape_move`, which may alias the state or `clipped`.
 
         Args:
             p: the parameter; read only, as are all tensors here.
@@ -194,32 +209,40 @@ class DirectionOptimizer(Optimizer):
         """
         raise NotImplementedError
 
-    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
-        """-v_t from what `_descent` returned, which stays as it is; a new tensor or the same."""
+    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+        """-v_t from what `_rule` returned, which stays as it is; a new tensor or the same."""
         return descent
 
     def _is_coordinatewise(self, group: Group) -> bool:
         """Whether the rule keeps no state and treats each coordinate by itself, so that it can go piece by piece."""
         return False
 
-    def _finished(self, moves: Iterable[Move]) -> Iterator[Move]:
+    def _final_moves(self, moves: Iterable[Move]) -> Iterator[Move]:
         """The moves as they are applied: one at a time unless they must be clipped together."""
-        if not any(group.get("clip_update") for group in self.param_groups):
-            return ((group, p, self._finish(p, descent, group)) for group, p, descent in moves)
-        moves = list(moves)
-        thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in moves])
-        return (
-            (group, p, self._finish(p, self._clip("clip_update", d, group, thresholds), group)) for group, p, d in moves
-        )
+        if any(group.get("clip_update") for group in self.param_groups):
+            moves = self._clipped_together(list(moves))
+        return ((group, p, self._shape_move(p, descent, group)) for group, p, descent in moves)
 
-    def _ruled(self, with_grad: list[tuple[Group, Parameter]], in_pieces: bool) -> Iterator[Move]:
+    def _clipped_together(self, moves: list[Move]) -> Iterator[Move]:
+        thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in moves])
+        return ((group, p, self._clip("clip_update", d, group, thresholds)) for group, p, d in moves)
+
+    def _raw_moves(self, in_pieces: bool = False) -> Iterator[Move]:
+        """Advance the state parameter by parameter, as far as the result is asked for; inside `torch.no_grad`.
+
+        With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it. -v_t then is good until
+        the next one is asked for.
+        """
+        with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        for _, p in with_grad:
+            self._refuse_unsupported(p.grad)
         thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
         for group, p in with_grad:
             in_parts = in_pieces and group.get("coordinate_clip") and self._is_coordinatewise(group)
             for x, grad, place in _pieces(p) if in_parts else [(p, p.grad, None)]:
                 grad = -grad if group.get("maximize") else grad
                 clipped = self._clip("coordinate_clip", grad, group, thresholds, place)
-                yield group, x, self._descent(x, grad, clipped, group)
+                yield group, x, self._rule(x, grad, clipped, group)
 
     def _thresholds(self, option: str, tensors: list[tuple[Group, Tensor]]) -> dict[float, float]:
         """fraction -> order statistic of all `tensors`, for every fraction > 0 that a group asks for in `option`."""

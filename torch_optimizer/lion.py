@@ -64,7 +64,7 @@ class Lion(DirectionOptimizer):
         if options["clip_update"] is not None:
             require_range(options, "clip_update", 0, 1)
 
-    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         beta1, beta2 = group["betas"]
         state = self.state[p]
         if "exp_avg" not in state:
@@ -73,7 +73,7 @@ class Lion(DirectionOptimizer):
         state["exp_avg"].lerp_(clipped, 1 - beta2)
         return u
 
-    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
         if group["clip_update"] is None:
             descent = torch.sign(descent)
         return descent.add(p, alpha=group["weight_decay"]) if group["weight_decay"] != 0 else descent

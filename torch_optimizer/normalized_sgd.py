@@ -43,5 +43,5 @@ class NormalizedSGD(SGDClip):
     def _is_coordinatewise(self, group: Group) -> bool:
         return False  # the norm is the whole tensor's
 
-    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
         return unit_rms(descent)

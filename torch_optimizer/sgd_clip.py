@@ -88,7 +88,7 @@ class SGDClip(DirectionOptimizer):
     def _is_coordinatewise(self, group: Group) -> bool:
         return group["momentum"] == 0
 
-    def _descent(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         if group["weight_decay"] != 0:
             clipped = clipped.add(p, alpha=group["weight_decay"])
         if group["momentum"] == 0:

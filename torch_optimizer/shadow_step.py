@@ -1,36 +1,64 @@
 """The update directions of optimizers of other packages."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from torch_optimizer.algorithm import Algorithm
+from torch_optimizer.exact_moves import ExactMoves
 
 
 class ShadowStep:
-    """The update directions of an optimizer that only knows `step()`: it steps on float64 copies of the parameters.
+    """The update directions of an optimizer that only knows `step()`: it steps on copies of the parameters.
 
-    v = (x' - x) / lr, with x' where its step would go. In float32 the difference would lose the small coordinates.
+        v = (x' - x) / lr,   x' where its step would go
+
+    The copies have the parameters' own dtype, so the rule and its state are those of a real run. The difference is
+    taken beside it in float64 (`ExactMoves`): each coordinate of v has the precision of the optimizer's arithmetic,
+    about 1e-6 of itself in float32, however small it is beside x. The methods are those of `DirectionOptimizer`.
+
+    Args:
+        build: makes the optimizer, any torch.optim.Optimizer, on the copies (name -> copy).
+        params: name -> parameter of the trajectory; they are read, never moved.
     """
 
-    def __init__(self, algorithm: Algorithm, params: Iterable[Tensor]):
-        self.params = list(params)
-        self.copies = [nn.Parameter(p.detach().to(torch.float64, copy=True)) for p in self.params]
-        self.optimizer = algorithm.build(self.copies)
+    def __init__(self, build: Callable[[dict[str, Tensor]], Optimizer], params: Mapping[str, Tensor]) -> None:
+        self.params = list(params.values())
+        self.copies = [nn.Parameter(p.detach().clone()) for p in self.params]
+        self.optimizer = build(dict(zip(params, self.copies, strict=True)))
 
-    def directions(self) -> dict[Tensor, Tensor]:
+    def state_key(self) -> Hashable:
+        """As DirectionOptimizer's. What decides the state of a foreign optimizer is unknown: it is shared with none."""
+        return self
+
+    @torch.no_grad()
+    def advance(self, collect: bool = True) -> dict[Tensor, Tensor]:
+        """Advance the state on the present `p.grad`.
+
+        Returns: parameter -> v, new tensors; empty if not `collect`. Without a gradient, or where the optimizer has not
+            the parameter (Muon has matrices only), it is left out.
+        """
         for copy, p in zip(self.copies, self.params, strict=True):
             copy.data.copy_(p.detach())
-            copy.grad = None if p.grad is None else p.grad.double()
-        self.optimizer.step()
-        # a rate of None is the optimizer's own affair, of 0 no step: v = x' - x then
-        learning_rate = {copy: g["lr"] or 1.0 for g in self.optimizer.param_groups for copy in g["params"]}
+            copy.grad = None if p.grad is None else p.grad.clone()
+        if not collect:
+            self.optimizer.step()
+            return {}
+        with ExactMoves(self.copies) as moves:
+            self.optimizer.step()
+        groups = self.optimizer.param_groups
+        lr = groups[0]["lr"] or 1.0  # a rate of None is the optimizer's own affair, of 0 no step: v = x' - x then
+        moved = {copy for group in groups for copy in group["params"]}
         return {
-            p: ((copy.data - p.detach()) / learning_rate[copy]).to(p.dtype)
+            p: (moves.of(copy) / lr).to(p.dtype)
             for copy, p in zip(self.copies, self.params, strict=True)
-            if copy in learning_rate and p.grad is not None  # Muon takes the matrices only
+            if copy in moved and p.grad is not None
         }
+
+    def directions(self, moves: dict[Tensor, Tensor] | None = None) -> dict[Tensor, Tensor]:
+        """parameter -> v; `moves` is what `advance` gave, None to advance now."""
+        return self.advance() if moves is None else moves
 
     def state_dict(self) -> dict:
         return self.optimizer.state_dict()  # the copies are made anew at every step
@@ -38,7 +66,7 @@ class ShadowStep:
     def load_state_dict(self, state: dict) -> None:
         self.optimizer.load_state_dict(state)
         copies = [copy for group in self.optimizer.param_groups for copy in group["params"]]
-        for i, copy in enumerate(copies):  # torch has cast all of it to float64: NAdam's float32 product, for one
+        for i, copy in enumerate(copies):  # torch has cast all of it to the dtype of the parameters
             for name, value in state["state"].get(i, {}).items():
                 if isinstance(value, Tensor):
                     self.optimizer.state[copy][name] = value.to(self.optimizer.state[copy][name].device)

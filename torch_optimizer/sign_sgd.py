@@ -26,5 +26,5 @@ class SignSGD(SGDClip):
         tensor([-0.5000,  0.5000,  0.0000])
     """
 
-    def _finish(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
         return torch.sign(descent)

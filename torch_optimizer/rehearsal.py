@@ -1,0 +1,51 @@
+"""What a run will ask of a row, done once on a few numbers before it starts."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import Parameter
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+if TYPE_CHECKING:
+    from torch_optimizer.algorithm import Algorithm
+
+
+def rehearse(row: "Algorithm") -> None:
+    """Go the way of a run: float32 parameters, a schedule, two steps and two pseudo-updates, each stored and restored.
+
+    Raises: ValueError, in one line, for what the row lacks; and whatever the optimizer itself objects with.
+    """
+    if row.optimizer_class.step is Optimizer.step:
+        raise ValueError("its class has no method step()")
+    params = {"hidden.weight": Parameter(torch.eye(2)), "hidden.bias": Parameter(torch.ones(2))}
+    optimizer, pseudo = row.build(params), row.build_pseudo(params)
+    for group in optimizer.param_groups:
+        if "lr" not in group:
+            options = ", ".join(name for name in group if name != "params")
+            raise ValueError(f"its rate must be called lr in param_groups, as in torch.optim; it has {options}")
+    if optimizer.param_groups[0]["lr"] is not None:
+        LambdaLR(optimizer, lambda step: 1.0)
+    with torch.random.fork_rng(devices=[]):
+        for size in (1.0, 0.5):
+            params["hidden.weight"].grad = size * torch.tensor([[1.0, -2.0], [3.0, 0.5]])
+            params["hidden.bias"].grad = size * torch.tensor([0.25, -1.5])
+            pseudo.directions()
+            optimizer.step()
+            optimizer = _restored(row.build(params), optimizer)
+            pseudo = _restored(row.build_pseudo(params), pseudo)
+
+
+def _restored(fresh: Any, used: Any) -> Any:
+    """`fresh` with the state of `used`, by way of a file as a checkpoint is one."""
+    file = io.BytesIO()
+    try:
+        torch.save(used.state_dict(), file)
+        file.seek(0)
+        state = torch.load(file, weights_only=True)
+    except Exception as error:  # pickle, torch and the optimizer each have their own
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"its state_dict() cannot be stored in a checkpoint: {reason}") from error
+    fresh.load_state_dict(state)
+    return fresh

@@ -1,0 +1,88 @@
+"""Lists of rows: what makes a list usable, and how its rows are called in tables and figures."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch_optimizer.algorithm import CLIPPING_OPTIONS, Algorithm, did_you_mean
+from torch_optimizer.values import brief, value_key
+
+
+def labeled(rows: Sequence[Algorithm]) -> dict[str, Algorithm]:
+    """label -> row. A label is the optimizer's name and its clipping, "sgd, coordinate_clip=0.1"; where that is not
+    enough, also as few other options as tell its rows apart, the learning rate only if it must: "sgd" and
+    "sgd, momentum=0.9". Expects rows that differ (see `check_rows`)."""
+    return dict(zip(labels_of(rows), rows, strict=True))
+
+
+def labels_of(rows: Sequence[Algorithm]) -> list[str]:
+    """The label of each row, as in `labeled`."""
+    same = defaultdict(list)
+    for row in rows:
+        same[_text(row, CLIPPING_OPTIONS)].append(row)
+    shown = {label: [*CLIPPING_OPTIONS, *_telling_options(twins)] for label, twins in same.items()}
+    return [_text(row, shown[_text(row, CLIPPING_OPTIONS)]) for row in rows]
+
+
+def _text(row: Algorithm, options: Iterable[str]) -> str:
+    return ", ".join([row.name] + [f"{o}={v}" for o, v in row.options.items() if o in options and v is not None])
+
+
+def _telling_options(rows: Sequence[Algorithm]) -> list[str]:
+    """As few options as tell apart rows of one name and clipping. Those that differ are given up one by one, lr first
+    and then the last written: of rows that differ in lr, momentum and eps, momentum alone may be left."""
+    differing = [
+        option
+        for option in dict.fromkeys(option for row in rows for option in row.options)
+        if option not in CLIPPING_OPTIONS and len({value_key(row.options.get(option)) for row in rows}) > 1
+    ]
+    order = [option for option in differing if option == "lr"]
+    order += [option for option in reversed(differing) if option != "lr"]
+    kept = list(differing)
+    for option in order:
+        fewer = [*CLIPPING_OPTIONS, *(other for other in kept if other != option)]
+        if len({_text(row, fewer) for row in rows}) == len(rows):
+            kept.remove(option)
+    return kept
+
+
+def plain_sgd(rows: Mapping[str, Algorithm]) -> str | None:
+    """The label of the row that the others are compared with, the first SGD without clipping; None if there is none."""
+    return next((label for label, row in rows.items() if row.is_plain_sgd), None)
+
+
+def check_rows(list_name: str, rows: Sequence[Algorithm]) -> None:
+    """Raises ValueError naming the list, the row's number and what is wrong with it."""
+    if not isinstance(rows, (list, tuple)):
+        raise ValueError(
+            f"algorithm list {list_name!r} is a list of rows, [Algorithm(...), Algorithm(...)], got {brief(rows)}"
+        )
+    if not rows:
+        raise ValueError(f"algorithm list {list_name!r} is empty")
+    seen = {}
+    for number, row in enumerate(rows, start=1):
+        where = f"algorithm list {list_name!r}, row {number}"
+        if not isinstance(row, Algorithm):
+            raise ValueError(f"{where}: expected Algorithm(...), got {brief(row)}")
+        try:
+            row.check()
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        identity = row.optimizer_class, value_key(row.options)
+        if identity in seen:
+            raise ValueError(f"{where}: {row!r} is the same as row {seen[identity]}")
+        seen[identity] = number
+    labels = labels_of(rows)
+    for number, label in enumerate(labels, start=1):
+        first = labels.index(label) + 1
+        if first < number:
+            where = f"algorithm list {list_name!r}, row {number}"
+            raise ValueError(f"{where}: its label, {label!r}, is that of row {first}; rename the class of one")
+
+
+def choose_list(lists: Mapping[str, Sequence[Algorithm]], name: str) -> dict[str, Algorithm]:
+    """label -> row of the list called `name`, all rows checked. Raises ValueError naming the known lists."""
+    if name not in lists:
+        hint = did_you_mean(name, lists)
+        raise ValueError(f"unknown algorithm list {name!r}; {hint}known: {', '.join(lists)}")
+    check_rows(name, lists[name])
+    return labeled(lists[name])
