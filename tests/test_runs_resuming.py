@@ -218,7 +218,7 @@ def test_a_signal_stores_the_run_and_says_how_to_go_on(number, reference, tmp_pa
 
 def test_a_second_signal_ends_the_process_at_once():
     code = (
-        "import os, signal; from run_lock import StopRequest\n"
+        "import os, signal; from runs.stopping import StopRequest\n"
         "with StopRequest():\n"
         "    os.kill(os.getpid(), signal.SIGINT); print('still here', flush=True)\n"
         "    os.kill(os.getpid(), signal.SIGTERM); print('never', flush=True)"
@@ -440,7 +440,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(error, tmp_pa
 @pytest.fixture
 def holder(stopped):
     """Another process, at work in the folder of a stopped run."""
-    code = "import sys, time; from run_lock import lock; lock(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
+    code = "import sys, time; from runs.lock import lock; lock(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, stopped], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "locked\n"
     yield other
@@ -465,6 +465,7 @@ def test_the_lock_of_a_process_that_was_killed_is_nobodys(stopped, holder, refer
 def test_what_a_run_reads_is_not_removed_for_it(tmp_path, capfd):
     folder = tmp_path / "run"
     assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
+    capfd.readouterr()
     for source in (folder, folder / "model"):
         flags = [*LANDSCAPE, "--model", source, "--output_dir", folder, "--overwrite"]
         refused(flags, f"--overwrite would remove {source}, which this run reads", folder, capfd)
