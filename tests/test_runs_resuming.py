@@ -440,7 +440,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_damaged(error, tmp_pa
 @pytest.fixture
 def holder(stopped):
     """Another process, at work in the folder of a stopped run."""
-    code = "import sys, time; from runs.lock import lock; lock(sys.argv[1]); print('locked', flush=True); time.sleep(60)"
+    code = "import sys, time; from runs.lock import lock; lock(sys.argv[1]); print('locked', flush=1); time.sleep(60)"
     other = subprocess.Popen([sys.executable, "-c", code, stopped], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "locked\n"
     yield other
