@@ -352,5 +352,5 @@ def test_every_example_in_the_docstrings_holds():
 
 
 def test_registry_names_each_optimizer_once():
-    assert list(OPTIMIZERS) == [*OURS, "adamw", "rmsprop", "adagrad", "nadam", "radam", "muon"]
+    assert list(OPTIMIZERS) == [*OURS, "adamw", "rmsprop", "adagrad", "nadam", "radam", "muon", "muon_adamw"]
     assert all(OPTIMIZERS[name] is optimizer_class for name, (optimizer_class, _) in OURS.items())

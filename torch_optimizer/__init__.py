@@ -5,6 +5,7 @@ from torch_optimizer.adam_clip import AdamClip
 from torch_optimizer.algorithm import Algorithm
 from torch_optimizer.direction_optimizer import DirectionOptimizer
 from torch_optimizer.lion import Lion
+from torch_optimizer.muon_adamw import MuonAdamW
 from torch_optimizer.normalized_sgd import NormalizedSGD
 from torch_optimizer.registry import OPTIMIZERS
 from torch_optimizer.sgd_clip import SGDClip
@@ -18,6 +19,7 @@ __all__ = [
     "Algorithm",
     "DirectionOptimizer",
     "Lion",
+    "MuonAdamW",
     "NormalizedSGD",
     "SGDClip",
     "ShadowStep",

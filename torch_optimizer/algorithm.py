@@ -72,8 +72,11 @@ class Algorithm:
     def build(self, params: Mapping[str, Tensor]) -> torch.optim.Optimizer:
         """The optimizer on these parameters (name -> tensor, e.g. `dict(model.named_parameters())`).
 
-        torch.optim.Muon is defined for matrices only and gets no others; the others stay where they are.
+        torch.optim.Muon is defined for matrices only and gets no others; the others stay where they are. A class with
+        `takes_names` gets (name, tensor) pairs.
         """
+        if getattr(self.optimizer_class, "takes_names", False):
+            return self.optimizer_class(list(params.items()), **self.options)
         tensors = list(params.values())
         if self.optimizer_class is torch.optim.Muon:
             tensors = [p for p in tensors if p.ndim == 2]
