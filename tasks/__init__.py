@@ -4,6 +4,7 @@ A new task is one file beside this one and one line in TASKS."""
 
 import difflib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 from tasks import (
@@ -14,10 +15,13 @@ from tasks import (
     text_classification,
 )
 from tasks.base import TOY, Defaults, Request, Task
-from tasks.loading.pretrained import check_twice_differentiable
+from tasks.loading.hub import is_local
+from tasks.loading.pretrained import check_twice_differentiable, existing_folder
+from tasks.loading.rows import existing_file, is_file
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
+_UNITS = {"max_length": "tokens", "windows_per_file": "windows"}
 MOST_TOY_EXAMPLES = 1_000_000  # they are made in memory
 
 
@@ -56,6 +60,7 @@ def load_task(
     hf_key: str | None = None,
     max_length: int | None = None,
     model_seed: int | None = None,
+    windows_per_file: int | None = None,
 ) -> Task:
     """Load a task of the registry.
 
@@ -67,7 +72,8 @@ def load_task(
         seed: of generated data, masks and splits.
         hf_key: Hugging Face access token; None uses HF_TOKEN or the stored login.
         max_length: tokens, of the input and of the target each; longer texts are cut, and still end in the
-            end-of-sequence token.
+            end-of-sequence token. Not for pictures.
+        windows_per_file: examples that one file gives at most, 0: all; of the autoregressive task only.
         model_seed: of freshly initialised weights; None: `seed`.
     None takes the task's default (`task_defaults`).
 
@@ -76,19 +82,35 @@ def load_task(
     """
     defaults = task_defaults(name, dataset, model)
     dataset_size = defaults.dataset_size if dataset_size is None else dataset_size
-    max_length = defaults.max_length if max_length is None else max_length
+    max_length = _option(name, "max_length", max_length, defaults, low=2)
+    windows_per_file = _option(name, "windows_per_file", windows_per_file, defaults, low=0)
     if dataset_size is not None and dataset_size < 1:
         raise ValueError(f"dataset_size is a number of examples, at least 1, got {dataset_size}")
     if (dataset or defaults.dataset) == "toy" and (dataset_size or 0) > MOST_TOY_EXAMPLES:
         raise ValueError(f"dataset_size of generated data is at most {MOST_TOY_EXAMPLES:,}, got {dataset_size}")
-    if max_length < 2:
-        raise ValueError(f"max_length is a number of tokens, 2 or more, got {max_length}")
     model_seed = seed if model_seed is None else model_seed
     dataset, model = dataset or defaults.dataset, model or defaults.model
-    task = TASKS[name].load(Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key))
+    if dataset != "toy" and is_file(dataset):  # what is missing is said before anything slow begins
+        existing_file(dataset)
+    if model != "toy" and is_local(model):
+        existing_folder(model)
+    request = Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file)
+    task = TASKS[name].load(request)
     if model != "toy":
         check_twice_differentiable(task, model)
     return task
+
+
+def _option(task: str, option: str, value: int | None, defaults: Defaults, low: int) -> int | None:
+    """`value`, or the task's default of that name. ValueError if it is below `low`, or the task has no such thing."""
+    default = getattr(defaults, option)
+    if value is None:
+        return default
+    if default is None:
+        raise ValueError(f"--{option} has no effect on the task {task}; leave it out")
+    if value < low:
+        raise ValueError(f"{option} is a number of {_UNITS[option]}, {low} or more, got {value}")
+    return value
 
 
 def task_defaults(name: str, dataset: str | None = None, model: str | None = None) -> Defaults:
@@ -99,4 +121,9 @@ def task_defaults(name: str, dataset: str | None = None, model: str | None = Non
         close = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown task {name!r}; known: {', '.join(TASKS)}{hint}")
-    return TASKS[name].toy if (dataset, model) == ("toy", "toy") else TASKS[name].defaults
+    entry = TASKS[name]
+    if (dataset, model) == ("toy", "toy"):
+        return entry.toy
+    if dataset == "toy":  # there are few generated files, so each gives all that it has
+        return replace(entry.defaults, windows_per_file=entry.toy.windows_per_file)
+    return entry.defaults

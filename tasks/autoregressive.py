@@ -1,6 +1,8 @@
 """The next token of program text with a decoder: GPT-Neo on the-stack's Python files as in the paper, or any rows
-{"content"} or {"text"}. Each file is cut into windows of `max_length` tokens, and a window is an example."""
+{"content"} or {"text"}. A file is cut into windows of `max_length` tokens. Each of the first `windows_per_file` of
+them is an example."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -15,11 +17,13 @@ from tasks.loading.rows import load_rows
 from tasks.toy.python_library import source_files
 from tasks.toy.tokenizer import train_byte_tokenizer
 
+log = logging.getLogger(__name__)
+
 PAPER = Defaults(
     dataset="bigcode/the-stack-smol:data/python", model="flax-community/gpt-neo-125M-code-clippy", dataset_size=10_000,
-    micro_batch_size=4, max_length=2048, algorithm_list="autoregressive",
+    micro_batch_size=4, max_length=2048, windows_per_file=1, algorithm_list="autoregressive",
 )  # fmt: skip
-TOY = replace(TOY, max_length=32, algorithm_list="toy_other")
+TOY = replace(TOY, max_length=32, windows_per_file=0, algorithm_list="toy_other")
 FILES_AT_ONCE = 64  # tokenised together, until there are windows enough
 
 
@@ -48,11 +52,16 @@ class Autoregressive(Task):
 
 
 def load(request: Request) -> Autoregressive:
-    """The first windows of the data set's files, and the model."""
+    """The first windows of the data set's files, and the model.
+
+    With one window per file, an example is the beginning of a file, and those too short for a target are left out.
+    """
+    one_each = request.windows_per_file == 1 and request.dataset != "toy"
     if request.dataset == "toy":
         texts = source_files(request.seed)
     else:
-        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key, fewest=1)
+        fewest = None if one_each else 1
+        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key, fewest)
         texts = [text for row in rows if (text := text_of(row)).strip()]
     if request.model == "toy":
         texts = list(islice(texts, request.dataset_size))
@@ -63,13 +72,16 @@ def load(request: Request) -> Autoregressive:
             request.model, "AutoModelForCausalLM", request.hf_key, request.model_seed
         )
     limit = min(request.max_length, getattr(network.config, "max_position_embeddings", request.max_length))
-    found = windows(tokenizer, texts, limit, cached=request.dataset != "toy")
+    found = windows(tokenizer, texts, limit, request.windows_per_file, cached=request.dataset != "toy")
     examples = [{"input_ids": window} for window in islice(found, request.dataset_size)]
-    if len(examples) < request.dataset_size:
+    missing = request.dataset_size - len(examples)
+    if missing and not (one_each and examples):
         raise ValueError(
             f"the first {request.dataset_size} rows of {request.dataset} give {len(examples)} windows of up to {limit} "
-            f"tokens, fewer than the dataset size; a smaller --max_length gives more"
+            f"tokens, fewer than the dataset size; a smaller --max_length or --windows_per_file 0 gives more"
         )
+    if missing:
+        log.info("%s: %d of %d files have fewer than 2 tokens", request.dataset, missing, request.dataset_size)
     return Autoregressive(request.name, network, tokenizer, examples)
 
 
@@ -83,13 +95,15 @@ def check_row(row: dict) -> None:
         raise ValueError(f"field content (or text) is missing or no text; the row has {', '.join(row)}")
 
 
-def windows(tokenizer, texts: Iterable[str], length: int, cached: bool) -> Iterator[list[int]]:
-    """Consecutive pieces of at most `length` tokens of a text; a last piece of one token has no target; left out"""
+def windows(tokenizer, texts: Iterable[str], length: int, per_text: int, cached: bool) -> Iterator[list[int]]:
+    """Consecutive pieces of at most `length` tokens, the first `per_text` of each text (0: all). A piece of one token
+    has no target and is left out."""
     texts = iter(texts)
     while group := list(islice(texts, FILES_AT_ONCE)):
         for encoding in encode(tokenizer, group, cached=cached):
             ids = encoding["input_ids"]
-            for start in range(0, len(ids) - 1, length):
+            starts = range(0, len(ids) - 1, length)
+            for start in starts[: per_text or None]:
                 yield ids[start : start + length]
 
 

@@ -39,7 +39,8 @@ class Defaults:
     learning_rates: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-3, "adam": 1e-4})
     lr_scheduler: str = "constant"  # one of training.SCHEDULERS, in run_convergence.py
     max_grad_norm: float = 0.0  # longer gradients are scaled down to it there; 0: never
-    max_length: int = 128  # tokens, of the input and of the target each
+    max_length: int | None = 128  # tokens, of the input and of the target each; None: the task has no texts
+    windows_per_file: int | None = None  # examples from one file at most, 0: all; None: files are no texts to be cut
 
 
 # What every task does where both data and model are "toy": a minute on a laptop.
@@ -65,10 +66,11 @@ class Request:
     dataset: str
     model: str
     dataset_size: int | None
-    max_length: int
+    max_length: int | None
     seed: int = 0
     model_seed: int = 0
     hf_key: str | None = None
+    windows_per_file: int | None = None
 
 
 class Task:

@@ -1,7 +1,9 @@
 """What the classification tasks share: the loss, the held-out examples and the scores on them."""
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -9,6 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tasks.base import Task
+from tasks.loading.rows import Refused
+
+log = logging.getLogger(__name__)
 
 METRICS = ("accuracy", "matthews_correlation", "f1")
 
@@ -66,6 +71,65 @@ def score(metric: str, labels: Sequence[int], predicted: Sequence[int], num_labe
     return float(metrics.f1_score(labels, predicted, average=average, zero_division=0))
 
 
+# What the hub's data sets call their splits.
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+
+
+class Splits(NamedTuple):
+    """Splits of a data set by what is done with them: all of `training` are trained and evaluated on; `test` is the
+    official test, or None where a part of the training rows takes its place."""
+
+    training: list
+    test: Any = None
+
+
+def assign_splits(source: str, splits: Mapping[str, Any], test: str) -> Splits:
+    """Decide what each split of a data set is for; a split without labels is left out, which a line of the log says.
+
+    Args:
+        splits: name -> `datasets.Dataset`.
+        test: the official test, "test" or "validation". With "test", the validation split is trained on as well, as
+            in Tomihari & Sato; with "validation", the split called test is left out, for GLUE keeps its labels secret.
+
+    Raises: Refused for a labeled split of any other name, because its rows would be lost, and if there is no "train".
+    """
+    found, left_out = {}, []
+    for name, rows in splits.items():
+        role = next((role for role, names in SPLIT_NAMES.items() if name in names), None)
+        if not _has_labels(rows):
+            left_out.append(f"{_counted(splits, name)} without labels")
+        elif role is None or role in found:
+            raise Refused(
+                f"{source} has the splits {', '.join(splits)}; of {name} it is not known whether to train or to test "
+                f"on it. Save the rows that you want as a file and give it with --dataset FILE"
+            )
+        else:
+            found[role] = name
+    if "train" not in found:
+        raise Refused(f"{source} has the splits {', '.join(splits)}; wanted one that is called train and has labels")
+    roles = ["train"] if test == "validation" else ["train", "validation"]
+    used = [found[role] for role in roles if role in found]
+    official = found.get(test)
+    left_out += [_counted(splits, name) for name in found.values() if name not in (*used, official)]
+    if len(splits) > 1:
+        log.info(
+            "%s: training and evaluation on %s; test on %s; left out: %s", source,
+            " and ".join(_counted(splits, name) for name in used),
+            _counted(splits, official) if official else "a part of these rows", ", ".join(left_out) or "nothing",
+        )  # fmt: skip
+    return Splits([splits[name] for name in used], None if official is None else splits[official])
+
+
+def _counted(splits: Mapping[str, Any], name: str) -> str:
+    return f"{name} ({len(splits[name]):,} rows)"
+
+
+def _has_labels(rows) -> bool:
+    """Whether any row of a `datasets.Dataset` has a label; the hub's data sets write -1 where it is kept secret. A
+    split without the field is left for the check of its rows."""
+    return "label" not in rows.column_names or any(label != -1 for label in rows["label"])
+
+
 class Parts(NamedTuple):
     """Row numbers of a labelled data set; `test` is empty where another split of the data set is the test."""
 
@@ -79,13 +143,14 @@ def partition(source: str, rows: int, size: int | None, share: float, seed: int 
 
     Args:
         size: training examples; None: as many as remain.
-        share: of the rows, for the evaluation, and again for the test if `with_test`.
+        share: of the rows, for the evaluation, and again for the test if `with_test`; a broken number of rows is
+            rounded up, as in Tomihari & Sato's code.
         seed: of the order in which they are taken; None keeps the file's: training first, then evaluation, then test.
 
     Evaluation and test are at most as large as the training part. ValueError if there are too few rows.
     """
     order = shuffled(rows, seed)
-    held_out = max(1, round(rows * share))
+    held_out = math.ceil(rows * share)
     first_test = rows - held_out if with_test else rows
     first_evaluation = first_test - held_out
     if first_evaluation < 1:

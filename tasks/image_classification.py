@@ -2,8 +2,10 @@
 
 Rows are {"image" or "img": picture as `datasets` stores it, "label"}. They stay encoded until a batch wants them."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,10 +13,10 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request
-from tasks.classification import Classification, official_test, partition, rows_for
-from tasks.loading.hub import first_line, is_local, quiet_libraries
+from tasks.classification import Classification, assign_splits, official_test, partition, rows_for
+from tasks.loading.hub import first_line, local_path, quiet_libraries
 from tasks.loading.pretrained import load_pretrained
-from tasks.loading.rows import Refused, explained, load_splits, require_label
+from tasks.loading.rows import Refused, explained, is_file, load_splits, require_label
 from tasks.toy.labeled import pictures
 
 
@@ -23,8 +25,8 @@ class Spec:
     """What distinguishes one of these tasks from the others."""
 
     evaluation_share: float
-    augmented: bool  # random crop and flip in training
-    rotation: float = 0.0  # and turned by up to so many degrees, either way
+    augmented: bool  # a random crop, mirrored or not, in training; the middle of the picture elsewhere
+    rotation: float = 0.0  # before the crop, turned by up to so many degrees either way
 
 
 SPECS = {
@@ -35,13 +37,13 @@ SPECS = {
 
 CIFAR = Defaults(
     dataset="uoft-cs/cifar10", model="microsoft/resnet-152", dataset_size=10_000, micro_batch_size=8,
-    algorithm_list="workshop",
+    algorithm_list="workshop", max_length=None,
 )  # fmt: skip
 FLOWERS = Defaults(
     dataset="dpdl-benchmark/oxford_flowers102", model="microsoft/resnet-18", dataset_size=None, batch_size=32,
     test_batch_size=256, num_epochs=50, test_epochs=(2, 5, 10, 20, 50),
     algorithm_list="gradient_heterogeneity/resnet18-flowers", learning_rates={"sgd": 0.1, "adam": 1e-4},
-    lr_scheduler="epoch_warmup", max_grad_norm=1.0,
+    lr_scheduler="epoch_warmup", max_grad_norm=1.0, max_length=None,
 )  # fmt: skip
 DEFAULTS = {
     "image_classification": CIFAR,
@@ -52,21 +54,27 @@ DEFAULTS = {
     ),
 }
 
-TOY = replace(TOY, algorithm_list="toy_other")
+TOY = replace(TOY, algorithm_list="toy_other", max_length=None)
 
 
 class Pictures(Sequence):
-    """Rows of a data set as examples {"image", "label", "index"}; `index` is the row's place in the whole set."""
+    """Rows of a data set as examples {"image", "label", "index"}; `index` is the row's place in the whole set.
 
-    def __init__(self, rows, indices: Sequence[int], field: str):
-        self.rows, self.indices, self.field = rows, indices, field
+    A row that names a file instead of holding the picture's bytes must name one inside `folder`."""
+
+    def __init__(self, rows, indices: Sequence[int], field: str, folder: Path | None = None):
+        self.rows, self.indices, self.field, self.folder = rows, indices, field, folder
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, i: int) -> dict:
-        row = self.rows[self.indices[i]]
-        return {"image": row[self.field], "label": row["label"], "index": self.indices[i]}
+        index = self.indices[i]
+        row = self.rows[index]
+        image = row[self.field]
+        if not isinstance(image, np.ndarray):
+            image = encoded(image, self.folder, index)
+        return {"image": image, "label": row["label"], "index": index}
 
 
 class ImageClassification(Classification):
@@ -79,20 +87,29 @@ class ImageClassification(Classification):
         return 0  # all pictures are of one size when the model sees them
 
     def collate(self, examples: list[dict]) -> dict[str, Tensor]:
-        """pixel_values [B, 3, height, width], normalised; labels [B]."""
-        return self._batch([decode(example) for example in examples], examples)
+        """pixel_values [B, 3, height, width], normalized; labels [B]."""
+        images = [decode(example) for example in examples]
+        return self._batch([middle(image, self.side) for image in images] if self.augmented else images, examples)
 
     def training_collate(self, examples: list[dict], seed: int) -> dict[str, Tensor]:
         if not self.augmented:
             return self.collate(examples)
-        side = self.tokenizer.size.get("shortest_edge") or self.tokenizer.size["height"]
         views = [
-            random_view(decode(e), np.random.default_rng((seed, e["index"])), self.rotation).resize((side, side))
+            random_view(decode(e), self.side, np.random.default_rng((seed, e["index"])), self.rotation)
             for e in examples
         ]
-        return self._batch(views, examples, do_resize=False, do_center_crop=False)  # it would cut off their margins
+        return self._batch(views, examples)
 
-    def _batch(self, images: list, examples: list[dict], **options: bool) -> dict[str, Tensor]:
+    @property
+    def side(self) -> int:
+        """Width and height of the pictures as the model sees them."""
+        cut = getattr(self.tokenizer, "do_center_crop", None) and self.tokenizer.crop_size
+        size = cut or self.tokenizer.size
+        return size.get("shortest_edge") or size["height"]
+
+    def _batch(self, images: list, examples: list[dict]) -> dict[str, Tensor]:
+        # views have their final size already, and a processor's own crop would cut off their margins
+        options = dict(do_resize=False, do_center_crop=False) if self.augmented else {}
         pixels = self.tokenizer(images, return_tensors="pt", **options)["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
@@ -104,49 +121,90 @@ class ImageClassification(Classification):
         return {"pixel_values": pixels, "labels": torch.arange(4) % config.num_labels}
 
 
-def decode(example: dict):
-    """The example's PIL image in RGB, from an array [height, width, 3] or what `datasets` stores, {"bytes", "path"}."""
-    import datasets
-    import PIL.Image
+def encoded(image: dict, folder: Path | None, index: int) -> bytes:
+    """The bytes of a picture file from what `datasets` stores, {"bytes", "path"}.
 
-    image = example["image"]
-    if isinstance(image, np.ndarray):
-        return PIL.Image.fromarray(image)
+    A data set is not trusted to name just any file, and never an address: Refused unless the path leads to a file
+    inside `folder`, to which a relative one is relative.
+    """
+    if image.get("bytes") is not None:
+        return image["bytes"]
+    name = image.get("path") or ""
+    path = None if folder is None or not name or "://" in name else (folder / name).resolve()
+    if path is None or not path.is_relative_to(folder.resolve()):
+        raise Refused(
+            f"the picture in row {index + 1} is given as {name[:80]!r}; wanted its bytes, or the name of a file in the "
+            f"folder of the data"
+        )
     try:
-        return datasets.Image().decode_example(image).convert("RGB")
+        return path.read_bytes()
+    except OSError as error:
+        raise Refused(f"the picture in row {index + 1} cannot be read: {first_line(error)}") from error
+
+
+def decode(example: dict):
+    """The example's PIL image in RGB, from an array [height, width, 3] or the bytes of a picture file."""
+    import PIL.Image
+    import PIL.ImageOps
+
+    if isinstance(example["image"], np.ndarray):
+        return PIL.Image.fromarray(example["image"])
+    try:
+        return PIL.ImageOps.exif_transpose(PIL.Image.open(io.BytesIO(example["image"]))).convert("RGB")
     except Exception as error:  # each format's decoder has its own kinds
         raise Refused(f"the picture in row {example['index'] + 1} cannot be decoded: {first_line(error)}") from error
 
 
-def random_view(image, random: np.random.Generator, rotation: float = 0.0):
-    """A random part of a picture, 8 to 100 % of its area with sides of 3:4 to 4:3, mirrored every other time: the usual
-    augmentation for ImageNet models (RandomResizedCrop and a flip; the caller stretches it). With `rotation`, turned by
-    up to so many degrees either way."""
+def random_view(image, side: int, random: np.random.Generator, rotation: float = 0.0):
+    """A picture [side, side] as Tomihari & Sato train on it: turned by up to `rotation` degrees either way (nearest
+    pixel, black corners), then a random part of it, stretched, and mirrored every other time. They use torchvision's
+    RandomRotation, RandomResizedCrop and RandomHorizontalFlip."""
+    import PIL.Image
     import PIL.ImageOps
 
-    width, height = image.size
+    if rotation:
+        image = image.rotate(random.uniform(-rotation, rotation))
+    left, top, width, height = random_part(*image.size, random)
+    image = image.crop((left, top, left + width, top + height)).resize((side, side), PIL.Image.Resampling.BILINEAR)
+    return PIL.ImageOps.mirror(image) if random.random() < 0.5 else image
+
+
+def random_part(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
+    """(left, top, width, height) of 8 to 100 % of a picture's area, with sides of 3:4 to 4:3. If ten draws do not fit
+    into the picture, it is the largest part in its middle whose sides are of such a ratio."""
     for _ in range(10):
         area, ratio = random.uniform(0.08, 1) * width * height, np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
             left, top = int(random.integers(width - w + 1)), int(random.integers(height - h + 1))
-            image = image.crop((left, top, left + w, top + h))
-            break
-    image = PIL.ImageOps.mirror(image) if random.random() < 0.5 else image
-    return image.rotate(random.uniform(-rotation, rotation)) if rotation else image
+            return left, top, w, h
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h
+
+
+def middle(image, side: int):
+    """A picture [side, side] as Tomihari & Sato evaluate on it: the shorter edge resized to 256 for a `side` of 224,
+    the rest cut off on all sides alike."""
+    import PIL.Image
+
+    shorter = round(side * 256 / 224)
+    width, height = (shorter * edge // min(image.size) for edge in image.size)
+    image = image.resize((width, height), PIL.Image.Resampling.BILINEAR)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    return image.crop((left, top, left + side, top + side))
 
 
 def load(request: Request) -> ImageClassification:
     """Training examples, held-out examples and the model."""
     spec = SPECS[request.name]
-    rows, own_test, field = labelled_pictures(request, spec)
+    rows, own_test, field, folder = labelled_pictures(request, spec)
     sizes = request.dataset, len(rows), request.dataset_size
     parts = partition(*sizes, spec.evaluation_share, request.seed, with_test=own_test is None)
-    splits = {name: Pictures(rows, indices, field) for name, indices in parts._asdict().items()}
+    splits = {name: Pictures(rows, indices, field, folder) for name, indices in parts._asdict().items()}
     labels = [set(rows["label"] if request.dataset != "toy" else (row["label"] for row in rows))]
     if own_test is not None:
         chosen = official_test(len(own_test), parts, request.dataset_size, request.seed)
-        splits["test"] = Pictures(own_test, chosen, field)
+        splits["test"] = Pictures(own_test, chosen, field, folder)
         labels.append(set(own_test["label"]))
     num_labels = max(2, 1 + max(set.union(*labels)))
     if request.model == "toy":
@@ -163,37 +221,38 @@ def load(request: Request) -> ImageClassification:
 
 
 def labelled_pictures(request: Request, spec: Spec):
-    """(rows to train and evaluate on, rows of the official test or None, name of the image field)."""
+    """(rows to train and evaluate on, rows of the official test or None, name of the image field, the folder that
+    pictures may be read from)."""
     source = request.dataset
     if source == "toy":
         size = request.dataset_size or TOY.dataset_size
-        return pictures(rows_for(size, spec.evaluation_share), request.seed), None, "image"
+        return pictures(rows_for(size, spec.evaluation_share), request.seed), None, "image", None
     with explained(source):
         import datasets
 
         splits = load_splits(source, request.hf_key)
-        names = splits["train"].column_names
+        names = splits["train"].column_names if "train" in splits else []
         field = next((name for name in ("image", "img") if name in names), None)
-        if field is not None:
+        if names and field is None:
+            raise Refused(f"{source} has the fields {', '.join(names)}; wanted image (or img), and label")
+        if field is not None:  # without it `assign_splits` refuses
             splits = {k: v.cast_column(field, datasets.Image(decode=False)) for k, v in splits.items()}
-            rows = datasets.concatenate_datasets([splits[k] for k in ("train", "validation") if k in splits])
-            own_test = None if is_local(source) else splits.get("test")
-    if field is None:
-        raise ValueError(f"{source} has the fields {', '.join(names)}; wanted image (or img), and label")
+        training, own_test = assign_splits(source, splits, test="test")
+        rows = datasets.concatenate_datasets(training)
     for part in filter(None, (rows, own_test)):
         for number, label in enumerate(part["label"] if "label" in names else [None], 1):
             try:
                 require_label({"label": label})
             except ValueError as error:
                 raise ValueError(f"{source}, row {number}: {error}") from error
-    if is_local(source):
-        with explained(source):
-            for index in range(len(rows)):
-                try:
-                    decode({"image": rows[index][field], "index": index})
-                except Refused as error:
-                    raise Refused(f"{source}: {error}") from error
-    return rows, own_test, field
+    folder = local_path(source).parent if is_file(source) else Path(datasets.config.HF_CACHE_HOME)
+    if is_file(source):
+        try:
+            for example in Pictures(rows, range(len(rows)), field, folder):
+                decode(example)
+        except Refused as error:
+            raise Refused(f"{source}: {error}") from error
+    return rows, own_test, field, folder
 
 
 def toy_model(num_labels: int, seed: int):

@@ -14,7 +14,9 @@ from tasks.toy.tokenizer import train_tokenizer
 
 PREFIX = "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
 
-PAPER = Defaults(dataset="Helsinki-NLP/opus_books:en-fr", model="google-t5/t5-small")
+PAPER = Defaults(
+    dataset="Helsinki-NLP/opus_books:en-fr", model="google-t5/t5-small", micro_batch_size=16, max_length=512,
+)  # fmt: skip
 
 
 class MachineTranslation(Task):

@@ -9,9 +9,8 @@ from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import TOY, Defaults, Request, pad, random_ids
-from tasks.classification import Classification, official_test, partition, rows_for
+from tasks.classification import Classification, assign_splits, official_test, partition, rows_for
 from tasks.loading.encoding import encode
-from tasks.loading.hub import is_local
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import check_rows, explained, load_splits, require_label, require_text
 from tasks.toy.labeled import reviews, sentence_pairs
@@ -29,6 +28,7 @@ class Spec:
     metric: str = "accuracy"
     shuffle: bool = False  # where the file is sorted by label
     toy_labels: int = 2
+    question: str | None = None  # rows with a `word` become this one text, as in Tomihari & Sato's code
 
     @property
     def plain_fields(self) -> tuple[str, ...]:
@@ -37,12 +37,15 @@ class Spec:
 
 SPECS = {
     "binary_classification": Spec(("text",), test_split="test", shuffle=True),
-    "glue/rte": Spec(("sentence1", "sentence2")),
+    "glue/rte": Spec(("premise", "hypothesis")),  # SuperGLUE's names; those of GLUE are the plain ones
     "glue/cola": Spec(("sentence",), metric="matthews_correlation"),
     "glue/sst2": Spec(("sentence",)),
     "glue/mrpc": Spec(("sentence1", "sentence2"), metric="f1"),
     "super_glue/cb": Spec(("premise", "hypothesis"), metric="f1", toy_labels=3),
-    "super_glue/wic": Spec(("sentence1", "sentence2")),
+    "super_glue/wic": Spec(
+        ("sentence1", "sentence2"),
+        question="{sentence1} {sentence2} Does {word} have the same meaning in both sentences?",
+    ),
     "super_glue/boolq": Spec(("question", "passage")),
 }
 
@@ -66,7 +69,7 @@ def fine_tuning(dataset: str, batch_size: int = 32, sgd_lr: float = 0.1, adam_lr
 
 DEFAULTS = {
     "binary_classification": IMDB,
-    "glue/rte": fine_tuning("nyu-mll/glue:rte", batch_size=8, sgd_lr=0.01),
+    "glue/rte": fine_tuning("aps/super_glue:rte", batch_size=8, sgd_lr=0.01),  # the same pairs as GLUE's; theirs
     "glue/cola": fine_tuning("nyu-mll/glue:cola", sgd_lr=0.01),
     "glue/sst2": fine_tuning("nyu-mll/glue:sst2"),
     "glue/mrpc": fine_tuning("nyu-mll/glue:mrpc"),
@@ -132,12 +135,13 @@ def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[l
         own_test = []
     else:
         with explained(source):
-            splits = load_splits(source, request.hf_key)
-            rows = splits["train"].to_list()
-            own_test = [] if is_local(source) or spec.test_split not in splits else splits[spec.test_split].to_list()
+            splits = assign_splits(source, load_splits(source, request.hf_key), spec.test_split)
+            rows = [row for split in splits.training for row in split.to_list()]
+            own_test = [] if splits.test is None else splits.test.to_list()
         fields = present_fields(source, rows[0], spec)
+        checked = (*fields, "word") if spec.question and "word" in rows[0] else fields
         for part in (rows, own_test):
-            check_rows(source, part, lambda row: check_row(row, fields))
+            check_rows(source, part, lambda row: check_row(row, checked))
     seed = request.seed if spec.shuffle else None
     parts = partition(source, len(rows), request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test)
     chosen = {name: [rows[i] for i in indices] for name, indices in parts._asdict().items()}
@@ -145,8 +149,7 @@ def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[l
         chosen["test"] = [own_test[i] for i in official_test(len(own_test), parts, request.dataset_size, seed)]
     num_labels = max(2, 1 + max(row["label"] for row in [*rows, *own_test]))
     columns = {
-        name: ([[text_of(row, field) for row in part] for field in fields], [row["label"] for row in part])
-        for name, part in chosen.items()
+        name: (texts_of(part, fields, spec.question), [row["label"] for row in part]) for name, part in chosen.items()
     }
     return columns, num_labels
 
@@ -166,9 +169,11 @@ def check_row(row: dict, fields: tuple[str, ...]) -> None:
     require_label(row)
 
 
-def text_of(row: dict, field: str) -> str:
-    """A row's text; where a word's sense is asked for (WiC), the word goes before its first sentence."""
-    return f"{row['word']}: {row[field]}" if field == "sentence1" and row.get("word") else row[field]
+def texts_of(rows: list[dict], fields: tuple[str, ...], question: str | None) -> list[list[str]]:
+    """One column of texts per field; a single column where rows with a `word` are put into `question` (WiC)."""
+    if question and rows and "word" in rows[0]:
+        return [[question.format(**row) for row in rows]]
+    return [[row[field] for row in rows] for field in fields]
 
 
 def classifier_class(config) -> type:

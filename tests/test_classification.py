@@ -1,5 +1,6 @@
 """Splits, labels, heads and scores of the classification tasks, of text and of pictures."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch.nn.functional as F
 
 import run_convergence
 from runs.tables import read_table
-from tasks import load_task
-from tasks.classification import official_test, partition, rows_for, score
-from tasks.image_classification import decode, random_view
+from tasks import image_classification, load_task, task_defaults, text_classification
+from tasks.classification import assign_splits, official_test, partition, rows_for, score
+from tasks.image_classification import decode, middle, random_part, random_view
+from tasks.loading.rows import Refused
 from tasks.toy.labeled import pictures, reviews, sentence_pairs
+from tests.helpers.hub_repositories import REPOSITORIES
 from tests.helpers.task_examples import examples_of, toy, write
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -30,6 +33,62 @@ def test_partition_keeps_the_order_and_shares_no_row():
     for size in (1, 7, 640):
         for share in (0.1, 0.2):
             assert len(partition("f", rows_for(size, share), size, share, None, with_test=True).train) == size
+
+
+class Counted:
+    """As much of a `datasets.Dataset` as is needed to assign it: its size and its labels."""
+
+    column_names = ("label",)
+
+    def __init__(self, rows: int, label: int = 0):
+        self.rows, self.label = rows, label
+
+    def __len__(self):
+        return self.rows
+
+    def __getitem__(self, field):
+        return [self.label] * self.rows
+
+
+@pytest.mark.parametrize("name", [name for name, repository in REPOSITORIES.items() if repository.used])
+def test_the_rows_of_the_hubs_data_sets_are_used_as_in_the_papers(name):
+    """Counted at the real sizes; those of training, evaluation and test were worked out by hand."""
+    repository = REPOSITORIES[name]
+    splits = {split: Counted(n, -1 if split in repository.unlabeled else 1) for split, n in repository.splits.items()}
+    test_split = text_classification.SPECS[name].test_split if name in text_classification.SPECS else "test"
+    training, test = assign_splits("a/b", splits, test_split)
+    share = image_classification.SPECS[name].evaluation_share if name in image_classification.SPECS else 0.1
+    parts = partition("a/b", sum(map(len, training)), None, share, 0, with_test=False)
+    assert (len(parts.train), len(parts.evaluation), len(test)) == repository.used
+    assert task_defaults(name).dataset == repository.source
+
+
+@pytest.mark.parametrize("name, alias", [("validation", "val"), ("validation", "valid"), ("validation", "dev")])
+def test_a_validation_split_is_known_by_each_of_its_names(name, alias):
+    train, held_out, test = Counted(6), Counted(3), Counted(2)
+    assert assign_splits("a/b", {"train": train, alias: held_out, "test": test}, "test") == ([train, held_out], test)
+    assert assign_splits("a/b", {"train": train, alias: held_out, "test": test}, "validation") == ([train], held_out)
+    assert assign_splits("a/b", {"train": train, alias: held_out}, "test") == ([train, held_out], None)
+
+
+@pytest.mark.parametrize("splits, message", [
+    ({"train": 5, "extra": 2}, "a/b has the splits train, extra; of extra it is not known"),
+    ({"train": 5, "val": 2, "dev": 2}, "a/b has the splits train, val, dev; of dev it is not known"),
+    ({"test": 5}, "a/b has the splits test; wanted one that is called train"),
+])  # fmt: skip
+def test_a_split_of_unknown_use_is_refused_by_name(splits, message):
+    with pytest.raises(Refused, match=message):
+        assign_splits("a/b", {name: Counted(rows) for name, rows in splits.items()}, "test")
+
+
+def test_what_is_left_out_is_said(caplog):
+    splits = {"train": Counted(9_000), "dev": Counted(30), "test": Counted(20), "unsupervised": Counted(7, label=-1)}
+    with caplog.at_level(logging.INFO, "tasks"):
+        assign_splits("a/b", splits, "validation")
+    assert caplog.messages == [
+        "a/b: training and evaluation on train (9,000 rows); test on dev (30 rows); "
+        "left out: unsupervised (7 rows) without labels, test (20 rows)"
+    ]
 
 
 def test_the_official_test_is_used_whole_unless_less_is_asked_for():
@@ -92,11 +151,21 @@ def test_labels_and_fields_follow_the_file(tmp_path):
     assert len(load_task("glue/cola", dataset=write(tmp_path / "s.jsonl", sentences), **options).examples) == 32
 
 
-def test_the_word_in_question_comes_before_its_first_sentence(tmp_path):
-    rows = [row | {"word": "tree"} for row in sentence_pairs(20, 0, 2)]
-    task = load_task("super_glue/wic", dataset=write(tmp_path / "w.jsonl", rows), model="toy", max_length=48)
-    text = task.tokenizer.decode(task.examples[0]["input_ids"], skip_special_tokens=True)
-    assert text == f"tree: {rows[0]['sentence1']}{rows[0]['sentence2']}"
+def test_a_word_in_context_is_asked_about_after_both_sentences(tmp_path):
+    """Tomihari & Sato's template, as one text; without a word it is a pair of texts."""
+    pairs = sentence_pairs(20, 0, 2)
+    texts = {}
+    for name, extra in (("word", {"word": "tree"}), ("plain", {})):
+        path = write(tmp_path / f"{name}.jsonl", [row | extra for row in pairs])
+        task = load_task("super_glue/wic", dataset=path, model="toy", max_length=80)
+        texts[name] = task.tokenizer.decode(task.examples[3]["input_ids"])
+    first, second = pairs[3]["sentence1"], pairs[3]["sentence2"]
+    assert texts["word"] == f"<s>{first} {second} Does tree have the same meaning in both sentences?</s>"
+    assert texts["plain"] == f"<s>{first}</s></s>{second}</s>"
+    some = [row | ({"word": "tree"} if i < 9 else {}) for i, row in enumerate(pairs)]
+    missing = write(tmp_path / "missing.jsonl", some)
+    with pytest.raises(ValueError, match="row 10: field word is missing"):
+        load_task("super_glue/wic", dataset=missing, model="toy")
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------
@@ -124,6 +193,46 @@ def test_pictures_of_a_file_reach_the_model_as_they_are(field, tmp_path):
         torch.testing.assert_close(batch["pixel_values"][0], pixels, rtol=0, atol=1e-5)
 
 
+def test_pictures_are_read_from_the_folder_of_the_data_and_from_nowhere_else(tmp_path):
+    """A data file could name any file of this machine, or an address that its author listens at."""
+    import PIL.Image
+
+    folder = tmp_path / "data"
+    (folder / "pictures").mkdir(parents=True)
+    paths = [tmp_path / "secret.png", *[folder / f"{i}.png" for i in range(19)]]
+    for row, path in zip(pictures(20, 0), paths, strict=True):
+        PIL.Image.fromarray(row["image"]).save(path)
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+
+    def load(name: str):
+        rows = [{"image": f"{i}.png", "label": i % 2} for i in range(19)] + [{"image": name, "label": 0}]
+        path = write(folder / "rows.jsonl", rows)
+        return load_task("image_classification", dataset=path, model="toy", dataset_size=12)
+
+    for name in ("0.png", "pictures/../0.png", str(folder / "0.png")):
+        task = load(name)
+        assert len(task.examples) == 12
+    row = pictures(20, 0)[1 + task.examples[0]["index"]]
+    assert np.array_equal(np.array(decode(task.examples[0])), row["image"])
+    elsewhere = [str(tmp_path / "secret.png"), "../secret.png", "pictures/../../secret.png", "link.png", "",
+                 "http://127.0.0.1:1/x.png", "https://a.b/x.png", f"file://{folder}/0.png", "hf://datasets/a/b/x.png",
+                 "zip://0.png::http://a.b/x.zip"]  # fmt: skip
+    for name in elsewhere:
+        with pytest.raises(ValueError, match="row 20 is given as .*; wanted its bytes, or the name of a file in the"):
+            load(name)
+    for name in ("absent.png", "pictures", "."):
+        with pytest.raises(ValueError, match="row 20 cannot be read"):
+            load(name)
+
+
+def test_the_length_of_texts_has_no_effect_on_pictures_and_is_refused():
+    for name in ("image_classification", "flowers102", "aircraft"):
+        with pytest.raises(ValueError, match=f"--max_length has no effect on the task {name}; leave it out"):
+            toy(name, max_length=32)
+    with pytest.raises(ValueError, match="--windows_per_file has no effect on the task glue/rte; leave it out"):
+        toy("glue/rte", windows_per_file=1)
+
+
 def test_a_picture_that_cannot_be_decoded_ends_a_run_in_one_line(tmp_path, monkeypatch, capfd):
     """Those of a local file are looked at before; one from the hub may come up in the middle of the run."""
     task = toy("image_classification", 8)
@@ -142,31 +251,110 @@ def test_augmented_pictures_are_those_of_seed_and_example_alone():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(first, task.training_collate(examples[::-1], 1)["pixel_values"].flip(0))
+    twins = [examples[0], examples[0] | {"index": 99}]
+    assert not torch.equal(*task.training_collate(twins, 1)["pixel_values"]), "the same picture in another row"
     plain = task.collate(examples)["pixel_values"]
     assert not torch.equal(first, plain) and torch.equal(plain, task.collate(examples)["pixel_values"])
+    assert not torch.equal(toy("aircraft").training_collate(examples, 1)["pixel_values"], plain)
     unchanged = toy("image_classification")
-    assert torch.equal(unchanged.training_collate(examples, 1)["pixel_values"], plain)
+    assert torch.equal(
+        unchanged.training_collate(examples, 1)["pixel_values"], unchanged.collate(examples)["pixel_values"]
+    )
 
 
-def test_a_random_view_is_stretched_to_the_models_size_and_keeps_its_margins(monkeypatch):
+class Drawn:
+    """In place of a random generator: gives the numbers that it was made with, in turn."""
+
+    def __init__(self, *numbers):
+        self.numbers, self.ranges = list(numbers), []
+
+    def _next(self, *low_high):
+        self.ranges.append(low_high)
+        return self.numbers.pop(0)
+
+    uniform = integers = random = _next
+
+
+def test_a_view_is_turned_then_cut_out_then_mirrored():
+    """A picture of 40 by 40, red on the left and blue on the right, white in the upper half."""
     import PIL.Image
+
+    image = PIL.Image.new("RGB", (40, 40), "white")
+    image.paste((255, 0, 0), (0, 20, 20, 40))
+    image.paste((0, 0, 255), (20, 20, 40, 40))
+    whole = (1.0, 0.0, 0, 0)  # all of the area, ratio e^0, from the upper left corner
+    upright = random_view(image, 40, Drawn(*whole, 0.9))
+    assert upright.tobytes() == image.tobytes()
+    mirrored = random_view(image, 40, Drawn(*whole, 0.4))
+    assert mirrored.getpixel((5, 35)) == (0, 0, 255) and mirrored.getpixel((35, 35)) == (255, 0, 0)
+    turned = random_view(image, 40, Drawn(90.0, *whole, 0.9), rotation=90.0)  # against the clock
+    assert turned.getpixel((35, 35)) == (255, 0, 0) and turned.getpixel((35, 5)) == (0, 0, 255)
+    random = Drawn(45.0, *whole, 0.9)
+    corners = random_view(image, 40, random, rotation=45.0)
+    assert random.ranges[0] == (-45.0, 45.0)
+    assert corners.getpixel((0, 0)) == corners.getpixel((39, 39)) == (0, 0, 0), "turned first, so the corners are black"
+    quarter = random_view(image, 16, Drawn(0.25, 0.0, 0, 20, 0.9))
+    assert quarter.size == (16, 16) and set(quarter.get_flattened_data()) == {(255, 0, 0)}
+
+
+def test_a_random_part_has_the_papers_area_and_ratio():
+    random = np.random.default_rng(0)
+    parts = np.array([random_part(500, 400, random) for _ in range(2_000)])
+    left, top, width, height = parts.T
+    assert (left >= 0).all() and (top >= 0).all() and (left + width <= 500).all() and (top + height <= 400).all()
+    area, ratio = width * height / (500 * 400), width / height
+    assert 0.079 < area.min() < 0.09 and 0.95 < area.max() <= 1
+    assert 0.74 < ratio.min() < 0.76 and 1.32 < ratio.max() < 1.35
+    assert 0.4 < np.mean(np.log(ratio) > 0) < 0.6
+    assert left.std() > 50 and top.std() > 50
+    never = Drawn(*[1.0, np.log(4 / 3)] * 10)  # the whole area at 4:3 does not fit into a picture of 1:2
+    assert random_part(30, 60, never) == (0, 10, 30, 40)
+    assert random_part(60, 30, Drawn(*[1.0, np.log(3 / 4)] * 10)) == (10, 0, 40, 30)
+
+
+def test_elsewhere_the_model_sees_the_middle_of_a_picture():
+    """As torchvision's Resize(256) and CenterCrop(224): 1/16 of the shorter edge is cut off at each of its ends."""
+    import PIL.Image
+
+    image = PIL.Image.new("RGB", (640, 320), "black")
+    image.paste((255, 255, 255), (200, 40, 440, 280))
+    small = middle(image, 224)  # 640 by 320 becomes 512 by 256; (512 - 224) / 2 = 144 and 16 are cut off
+    assert small.size == (224, 224)
+    white = np.array(small)[..., 0] > 127
+    rows, columns = np.flatnonzero(white.any(1)), np.flatnonzero(white.any(0))
+    assert (rows[0], rows[-1]) == (40 * 0.8 - 16, 280 * 0.8 - 16 - 1)
+    assert (columns[0], columns[-1]) == (200 * 0.8 - 144, 440 * 0.8 - 144 - 1)
+    task = toy("aircraft")
+    example = examples_of(task)[0]
+    pixels = torch.tensor(np.array(middle(decode(example), 32))).permute(2, 0, 1) / 127.5 - 1
+    torch.testing.assert_close(task.collate([example])["pixel_values"][0], pixels, rtol=0, atol=1e-5)
+
+
+def test_views_are_resized_with_the_papers_filter():
+    """Bilinear: of a step from black to white no pixel is darker than black or lighter than white, as bicubic ones are
+    before they are cut off; between the two the values are those of a straight line."""
+    import PIL.Image
+
+    step = PIL.Image.fromarray(np.repeat(np.array([[0, 0, 100, 100]], np.uint8), 4, 0)).convert("RGB")
+    row = np.array(random_view(step, 8, Drawn(1.0, 0.0, 0, 0, 0.9)))[0, :, 0]
+    assert row.tolist() == [0, 0, 0, 25, 75, 100, 100, 100]
+
+
+def test_a_processors_own_crop_does_not_cut_the_margins_of_a_view(monkeypatch):
     from transformers import ConvNextImageProcessor
 
-    bordered = PIL.Image.new("RGB", (64, 40), "black")
-    bordered.paste((255, 255, 255), (8, 8, 56, 32))
     task = toy("aircraft")
     task.tokenizer = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875)  # as ResNet's
-    monkeypatch.setattr("tasks.image_classification.random_view", lambda *_: bordered)
+    bordered = np.zeros((32, 32, 3), np.uint8)
+    bordered[4:-4, 4:-4] = 255
+    monkeypatch.setattr("tasks.image_classification.random_view", lambda *_: decode({"image": bordered}))
     (pixels,) = task.training_collate(examples_of(task)[:1], 0)["pixel_values"]  # [3, 32, 32]
     edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]])
     assert pixels.shape == (3, 32, 32) and edge.max() < pixels[:, 16, 16].min()
 
 
-def test_flowers_are_turned_as_well():
-    image = decode(examples_of(toy("flowers102"))[0])
-    turned, straight = (random_view(image, np.random.default_rng(5), rotation) for rotation in (45.0, 0.0))
-    assert turned.size == straight.size and turned.tobytes() != straight.tobytes()
-    assert toy("flowers102").rotation == 45.0 and toy("aircraft").rotation == 0.0
+def test_flowers_alone_are_turned():
+    assert (toy("flowers102").rotation, toy("aircraft").rotation) == (45.0, 0.0)
 
 
 def test_an_epochs_scores_are_those_of_the_model_at_its_end(tmp_path):

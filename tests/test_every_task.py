@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import run_convergence
 import run_landscape
 from runs.tables import read_table
-from tasks import TASKS, load_task
+from tasks import TASKS, load_task, task_defaults
 from tasks.architectures import TINY
 from tasks.base import IGNORED
 from tasks.masked_language_modeling import draw_masks
@@ -71,9 +71,10 @@ def test_same_seed_same_task_and_model_seed_moves_the_weights_alone(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_saved_model_is_a_model_to_start_from(name, tmp_path):
-    task = toy(name, size=8, max_length=48)
+    length = {} if task_defaults(name).max_length is None else {"max_length": 48}
+    task = toy(name, size=8, **length)
     task.save_model(tmp_path)
-    again = load_task(name, dataset="toy", model=str(tmp_path), dataset_size=8, max_length=48)
+    again = load_task(name, dataset="toy", model=str(tmp_path), dataset_size=8, **length)
     assert type(again.model) is type(task.model) and again.model.training
     task.model.eval(), again.model.eval()
     examples = examples_of(task)[:4]
@@ -162,9 +163,10 @@ def test_windows_cover_every_file_and_only_their_tokens_are_scored(tmp_path):
     texts = ["def f(x):\n    return x\n" * 7, "", "a = 1\n", "import os\n" * 30]
     path = write(tmp_path / "a.jsonl", [{"content": text} for text in texts])
     with pytest.raises(ValueError, match="give [0-9]+ windows of up to 16 tokens, fewer than the dataset") as caught:
-        load_task("autoregressive", dataset=path, model="toy", dataset_size=400, max_length=16)
+        load_task("autoregressive", dataset=path, model="toy", dataset_size=400, max_length=16, windows_per_file=0)
     count = int(str(caught.value).split(" give ")[1].split()[0])
-    task = load_task("autoregressive", dataset=path, model="toy", dataset_size=count, max_length=16)
+    options = dict(dataset=path, model="toy", max_length=16)
+    task = load_task("autoregressive", **options, dataset_size=count, windows_per_file=0)
     tokens = [task.tokenizer(text)["input_ids"] for text in texts]
     found = [e["input_ids"] for e in task.examples]
     pieces = [ids[i : i + 16] for ids in tokens for i in range(0, len(ids), 16)]
@@ -173,6 +175,25 @@ def test_windows_cover_every_file_and_only_their_tokens_are_scored(tmp_path):
     batch = task.collate(examples_of(task))
     assert (batch["labels"] != IGNORED).sum() == sum(len(window) - 1 for window in found)
     assert batch["attention_mask"].sum() == sum(len(window) - 1 for window in found)
+
+
+def test_a_program_is_one_example_unless_more_windows_are_asked_for(tmp_path, caplog):
+    """As in Pan & Li's code: the first tokens of each file, so that long files count no more than short ones."""
+    texts = ["def f(x):\n    return x\n" * 7, "a = 1\n", "import os\n" * 30, "\n", "b = 2\n"]
+    path = write(tmp_path / "a.jsonl", [{"content": text} for text in texts])
+    options = dict(dataset=path, model="toy", dataset_size=5, max_length=16)
+    with caplog.at_level("INFO", "tasks"):
+        task = load_task("autoregressive", **options)
+    assert [e["input_ids"] for e in task.examples] == [
+        task.tokenizer(text)["input_ids"][:16] for text in texts if text.strip()
+    ]
+    assert f"{path}: 1 of 5 files have fewer than 2 tokens" in caplog.messages
+    two = load_task("autoregressive", **options, windows_per_file=2)
+    whole = [two.tokenizer(texts[i])["input_ids"] for i in (0, 0, 1, 2, 2)]
+    starts = (0, 16, 0, 0, 16)
+    assert [e["input_ids"] for e in two.examples] == [ids[s : s + 16] for ids, s in zip(whole, starts, strict=True)]
+    with pytest.raises(ValueError, match="has 5 rows, fewer than the dataset size of 6; --dataset_size 5 would do"):
+        load_task("autoregressive", **options | {"dataset_size": 6})
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM"])
@@ -224,7 +245,8 @@ REAL = [
 def test_real_files_drive_their_tasks(name, file):
     if not (SHARED_DATA / file).exists():
         pytest.skip(f"no {SHARED_DATA / file}: set SHARED_DATA to the folder that holds it")
-    task = load_task(name, dataset=str(SHARED_DATA / file), model="toy", dataset_size=64, max_length=64)
+    length = {} if task_defaults(name).max_length is None else {"max_length": 64}
+    task = load_task(name, dataset=str(SHARED_DATA / file), model="toy", dataset_size=64, **length)
     assert len(task.examples) == 64
     assert torch.isfinite(task.losses(task.model, task.collate(examples_of(task)[:8]))).all()
     labels = {"glue/rte": 3, "image_classification": 10}.get(name, 2)

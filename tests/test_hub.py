@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tasks import TASKS, load_task, task_defaults
-from tasks.toy.corpus import toy_corpus
-from tasks.toy.labeled import pictures, reviews, sentence_pairs
+from tasks.toy.labeled import reviews
+from tests.helpers.hub_repositories import REPOSITORIES, small_splits
 from tests.helpers.hub_stand_in import HubStandIn
 
 ROOT = Path(__file__).parent.parent
@@ -23,7 +23,8 @@ for name, options, environment in json.load(sys.stdin):
     os.environ.update(environment)
     try:
         task = tasks.load_task(name, **options)
-        print("loaded", name, len(task.examples), sorted(task.evaluation), type(task.model).__name__, flush=True)
+        sizes = [len(task.evaluation[split]) for split in sorted(task.evaluation)]
+        print("loaded", name, len(task.examples), *sizes, type(task.model).__name__, flush=True)
     except ValueError as error:
         print("refused", name, error, flush=True)
     for variable in environment:
@@ -46,21 +47,10 @@ def put_file(path: Path, rows: list[dict]):
     import datasets
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = datasets.Dataset.from_list(rows)
+    data = datasets.Dataset.from_list(rows)  # an image is found by its type
     for column in {"image", "img"} & set(data.column_names):
         data = data.cast_column(column, datasets.Image())
     data.to_parquet(path)
-
-
-def images(count: int, field: str) -> list[dict]:
-    import PIL.Image
-
-    return [{field: PIL.Image.fromarray(row["image"]), "label": row["label"]} for row in pictures(count, 0)]
-
-
-def pairs(count: int, labels: int, first: str, second: str) -> list[dict]:
-    rows = sentence_pairs(count, 0, labels)
-    return [{first: row["sentence1"], second: row["sentence2"], "label": row["label"]} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -68,31 +58,26 @@ def repositories(tmp_path_factory):
     """A folder with every data set and model that the tasks take by default, small."""
     folder = tmp_path_factory.mktemp("hub")
     data = folder / "datasets"
-    put(data / "Helsinki-NLP/opus_books", {"en-fr": {"train": toy_corpus(30, 0)}, "en-de": {"train": [{"x": 1}]}})
-    put(data / "stanfordnlp/imdb", {"plain_text": {"train": reviews(40, 0), "test": reviews(9, 1)}})
-    single = [{"sentence": row["text"], "label": row["label"]} for row in reviews(40, 0)]
-    glue = {name: pairs(40, 2, "sentence1", "sentence2") for name in ("rte", "mrpc")} | dict(cola=single, sst2=single)
-    put(data / "nyu-mll/glue", {name: {"train": rows, "validation": rows[:8]} for name, rows in glue.items()})
-    wic = [row | {"word": "red"} for row in glue["rte"]]
-    super_glue = dict(cb=pairs(40, 3, "premise", "hypothesis"), wic=wic, boolq=pairs(40, 2, "question", "passage"))
-    put(data / "aps/super_glue", {name: {"train": r, "validation": r[:8]} for name, r in super_glue.items()})
-    put(data / "uoft-cs/cifar10", {"plain_text": {"train": images(40, "img"), "test": images(8, "img")}})
-    put(data / "dpdl-benchmark/oxford_flowers102", {"": dict(
-        train=images(20, "image"), validation=images(20, "image"), test=images(8, "image"))})  # fmt: skip
-    put(data / "Donghyun99/FGVC-Aircraft", {"": dict(train=images(40, "image"), test=images(8, "image"))})
+    configurations = {"Helsinki-NLP/opus_books": {"en-de": {"train": [{"x": 1}]}}}
+    for task, repository in REPOSITORIES.items():
+        name, _, configuration = repository.source.partition(":")
+        if task not in ("autoregressive", "masked_language_modeling"):  # below; and the second is IMDb once more
+            configurations.setdefault(name, {})[configuration] = small_splits(task)
+    for name, splits in configurations.items():
+        put(data / name, splits)
     for repository in ("broken/dropped", "broken/truncated"):
         put(data / repository, {"": {"train": reviews(400, 0)}})
     stack = data / "bigcode/the-stack-smol"
-    for language, line in (("python", "import this\nprint('hello')\n"), ("java", "class A {}\n")):
+    for language in ("python", "java"):
         (stack / "data" / language).mkdir(parents=True)
-        rows = [{"content": line * 5, "path": f"{i}"} for i in range(30)]
+        rows = small_splits("autoregressive")["train"]
         (stack / "data" / language / "data.json").write_text("\n".join(map(json.dumps, rows)))
     for i in range(20):
         rows = [{"content": f"file = {i}\n" * 9}] * 8
         put_file(data / "many/files" / "data" / f"train-{i:05}-of-00020.parquet", rows)
     by_model = {task_defaults(name).model: name for name in TASKS if name != "toy"}
     for model, name in by_model.items():
-        toy = load_task(name, dataset="toy", model="toy", dataset_size=16, max_length=32)
+        toy = load_task(name, dataset="toy", model="toy", **small(name))
         toy.save_model(folder / "models" / model)
     (folder / "models/broken/cut").mkdir(parents=True)
     source = folder / "models/google-t5/t5-small"
@@ -125,9 +110,14 @@ SMALL = dict(dataset_size=16, max_length=32)
 TOY = SMALL | {"model": "toy"}
 
 
+def small(name: str) -> dict:
+    """16 examples, of texts cut at 32 tokens."""
+    return dict(dataset_size=16) if task_defaults(name).max_length is None else SMALL
+
+
 def test_every_task_loads_from_the_hub_by_its_default_names(ask):
     names = [name for name in TASKS if name != "toy"]
-    cases = [(name, SMALL | {"hf_key": HubStandIn.key}, {}) for name in names]
+    cases = [(name, small(name) | {"hf_key": HubStandIn.key}, {}) for name in names]
     lines, hub = ask([*cases, ("autoregressive", TOY | {"dataset": "many/files"}, {})])
     assert lines.pop().startswith("loaded autoregressive 16")
     assert [line.split()[:3] for line in lines] == [["loaded", name, "16"] for name in names], lines
@@ -135,8 +125,18 @@ def test_every_task_loads_from_the_hub_by_its_default_names(ask):
     assert not any("java" in path for method, path, _ in hub.requests if method == "GET" and "resolve" in path)
     fetched = {path for method, path, _ in hub.requests if method == "GET" and "many/files/resolve" in path}
     assert 0 < len(fetched) < 8, "only the first of the 20 files are read"
-    classified = [line for line in lines if "ification" in line or "glue" in line]
-    assert all("['evaluation', 'test']" in line for line in classified)
+
+
+def test_no_labeled_row_of_the_hub_is_lost(ask):
+    """Training, evaluation and test, of 40 rows to train on, 20 of a validation split and 8 of a test split."""
+    sizes = {name: "36 4 8" for name in ("binary_classification", "image_classification")}
+    sizes |= {name: "48 12 8" for name in ("flowers102", "aircraft")}
+    sizes |= {name: "36 4 20" for name in TASKS if "glue" in name}
+    length = {name: {} if task_defaults(name).max_length is None else {"max_length": 32} for name in sizes}
+    # the first paper's tasks take 10,240 rows unless told otherwise
+    whole = {name: {"dataset_size": 36} if "_classification" in name else {} for name in sizes}
+    lines, _ = ask([(name, {"model": "toy"} | length[name] | whole[name], {}) for name in sizes])
+    assert [" ".join(line.split()[1:5]) for line in lines] == [f"{name} {counts}" for name, counts in sizes.items()]
 
 
 GATED = "is gated: accept its terms at {url}/datasets/bigcode/the-stack-smol and give your access token with --hf_key"

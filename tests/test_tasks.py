@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -273,6 +274,73 @@ def test_an_incomplete_model_folder_is_refused_by_name(missing, what, toy, tmp_p
 def test_missing_model_folder_is_refused():
     with pytest.raises(ValueError, match="no such model folder: absent"):
         load_task("toy", model="./absent", dataset_size=4)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"dataset": "data/pairs.jsonl"}, "no such file: data/pairs.jsonl; "),
+    ({"dataset": "data/pairs"}, "no such file: data/pairs; "),
+    ({"dataset": "pairs.csv"}, "no such file: pairs.csv; "),
+    ({"dataset": "table.csv"}, "table.csv is no data file; wanted a file ending in .jsonl, "),
+    ({"dataset": "~nobody/pairs.jsonl"}, "~nobody/pairs.jsonl: this machine has no user 'nobody'"),
+    ({"dataset": "toy", "model": "data/absent"}, "no such model folder: data/absent; "),
+    ({"dataset": "toy", "model": "data/runs/absent"}, "no such model folder: data/runs/absent; "),
+    ({"dataset": "toy", "model": "~nobody/model"}, "~nobody/model: this machine has no user 'nobody'"),
+])  # fmt: skip
+def test_what_is_not_there_is_said_at_once(options, message, tmp_path, monkeypatch):
+    """`data` is a folder here, so nothing below it is looked for on the hub."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/nobody")
+    monkeypatch.setattr("pwd.getpwnam", {}.__getitem__)
+    monkeypatch.setattr("tasks.machine_translation.load_rows", None)  # must not be reached
+    monkeypatch.setattr("tasks.machine_translation.toy_corpus", None)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "table.csv").write_text("en,fr\n")
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        load_task("machine_translation", **{"model": "toy"} | options, dataset_size=4)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_rows_is_said_to_hold_none(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "empty.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": pyarrow.array([], "string")}), path)
+    for name in ("machine_translation", "masked_language_modeling", "binary_classification", "flowers102"):
+        with pytest.raises(ValueError, match=re.escape(f"{path} holds no rows")):
+            load_task(name, dataset=str(path), model="toy")
+
+
+@pytest.mark.parametrize("damaged, part", [("config.json", "configuration"), ("tokenizer.json", "tokenizer")])
+def test_the_damaged_part_of_a_model_folder_is_named(damaged, part, toy, tmp_path):
+    toy.save_model(tmp_path / "model")
+    (tmp_path / "model" / damaged).write_text("{ no JSON")
+    with pytest.raises(ValueError, match=f"model folder .*model cannot be used: its {part} is damaged: ") as caught:
+        load_task("toy", model=str(tmp_path / "model"), dataset_size=4)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["config.json", "tokenizer_config.json"])
+def test_a_models_own_code_is_neither_run_nor_asked_for(place, toy, tmp_path, monkeypatch):
+    folder, trace = tmp_path / "model", tmp_path / "it_ran"
+    toy.save_model(folder)
+    (folder / "evil.py").write_text(f"open({str(trace)!r}, 'w')\nEvilConfig = EvilModel = EvilTokenizer = object\n")
+    settings = json.loads((folder / place).read_text())
+    code = {"AutoConfig": "evil.EvilConfig", "AutoModelForSeq2SeqLM": "evil.EvilModel"}
+    evil = {
+        "config.json": {"model_type": "evil", "auto_map": code},
+        "tokenizer_config.json": {"auto_map": {"AutoTokenizer": ["evil.EvilTokenizer", None]}},
+    }
+    (folder / place).write_text(json.dumps(settings | evil[place]))
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *question: asked.append(question) or "y")
+    if place == "config.json":
+        with pytest.raises(ValueError, match="can only be loaded with Python code of its own, which is never run") as e:
+            load_task("toy", model=str(folder), dataset_size=4)
+        assert "\n" not in str(e.value)
+    else:  # transformers has a tokenizer of its own for this model
+        assert len(load_task("toy", model=str(folder), dataset_size=4).examples) == 4
+    assert not asked and not trace.exists()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,22 @@ from pathlib import Path
 
 
 def is_local(name: str) -> bool:
-    """Whether `name` means a file or folder rather than a hub id (`owner/name` or `name`)."""
+    """Whether `name` means a file or folder rather than a hub id (`owner/name` or `name`).
+
+    A name of two parts is local, too, if its first part is a folder here, whether or not the second is in it."""
     repository = name.partition(":")[0]
-    return name.startswith((".", "/", "~")) or repository.count("/") > 1 or Path(name).exists()
+    if name.startswith((".", "/", "~")) or repository.count("/") > 1 or Path(name).exists():
+        return True
+    folder, slash, _ = repository.partition("/")
+    return bool(slash) and Path(folder).is_dir()
+
+
+def local_path(name: str) -> Path:
+    """`name` as a path, with the home folder of its user in place of `~` or `~user`. ValueError for an unknown user."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise ValueError(f"{name}: this machine has no user {name.split('/')[0].removeprefix('~')!r}") from None
 
 
 def quiet_libraries() -> None:

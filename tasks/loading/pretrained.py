@@ -8,7 +8,7 @@ import torch
 
 from curvature.borrowing import differentiable_attention, measuring
 from curvature.objective import functional_loss, trainable_parameters
-from tasks.loading.hub import first_line, hub_refusal, is_local, quiet_libraries
+from tasks.loading.hub import first_line, hub_refusal, is_local, local_path, quiet_libraries
 
 WEIGHTS = (
     "model.safetensors",
@@ -40,23 +40,30 @@ def load_pretrained(
         options: of the model's configuration, such as `num_labels`.
     """
     if local := is_local(source):
-        source = _check_folder(Path(source).expanduser(), processor_class)
+        source = _check_folder(existing_folder(source), processor_class)
     import transformers  # takes seconds to import, and toy models need only a part of it
 
     quiet_libraries()
-    part = "its tokenizer" if processor_class == "AutoTokenizer" else "its image processor"
+    access = dict(token=hf_key, trust_remote_code=False)  # neither run a model's own Python code nor ask whether to
+    part = "its configuration"
     try:
-        processor = getattr(transformers, processor_class).from_pretrained(source, token=hf_key)
+        config = transformers.AutoConfig.from_pretrained(source, **access, **options)
+        part = "its tokenizer" if processor_class == "AutoTokenizer" else "its image processor"
+        processor = getattr(transformers, processor_class).from_pretrained(source, **access)
         part = model_class if isinstance(model_class, str) else "a classifier"
-        config = transformers.AutoConfig.from_pretrained(source, token=hf_key, **options)
         loader = getattr(transformers, model_class) if isinstance(model_class, str) else model_class(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, report = loader.from_pretrained(
-                source, config=config, token=hf_key, dtype=torch.float32, ignore_mismatched_sizes=True,
+                source, config=config, **access, dtype=torch.float32, ignore_mismatched_sizes=True,
                 output_loading_info=True,
             )  # fmt: skip
     except Exception as error:  # the library raises OSError, ValueError, KeyError, safetensors' own, ...
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"model {source} can only be loaded with Python code of its own, which is never run here; --model "
+                f"takes an architecture that transformers {transformers.__version__} knows"
+            ) from error
         if local:
             what = f"cannot be loaded as {part}" if not part.startswith("its") else f"cannot be used: {part} is damaged"
             raise ValueError(f"model folder {source} {what}: {first_line(error)}") from error
@@ -109,9 +116,15 @@ def check_twice_differentiable(task, source: str) -> None:
             ) from error
 
 
-def _check_folder(folder: Path, processor_class: str) -> str:
+def existing_folder(source: str) -> Path:
+    """The path of a saved model's folder. ValueError if there is none; what it holds is not looked at."""
+    folder = local_path(source)
     if not folder.is_dir():
         raise ValueError(f"no such model folder: {folder}; --model takes a saved model's folder, a hub id, or toy")
+    return folder
+
+
+def _check_folder(folder: Path, processor_class: str) -> str:
     processor = {"AutoTokenizer": "tokenizer", "AutoImageProcessor": "image processor"}[processor_class]
     needed = (("configuration", ("config.json",)), ("weights", WEIGHTS), (processor, PROCESSORS[processor_class]))
     for what, names in needed:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tasks.loading.hub import first_line, hub_refusal, is_local, quiet_libraries
+from tasks.loading.hub import first_line, hub_refusal, is_local, local_path, quiet_libraries
 
 FORMATS = {".jsonl": "json", ".json": "json", ".jsonl.gz": "json", ".json.gz": "json", ".parquet": "parquet"}
+OTHER_ENDINGS = (".csv", ".tsv", ".txt", ".xml", ".zip", ".tar", ".gz", ".bz2", ".xz", ".zst", ".arrow", ".npy", ".npz")
 MANY_FILES = 8  # of a hub data set's training split: more are streamed where only the first rows are wanted
 MOST_LABELS = 100_000  # a larger label is a mistake, and a model with a head for it would fill the memory
 
@@ -64,11 +65,13 @@ def load_splits(source: str, hf_key: str | None = None, count: int | None = None
     `count`: only the first so many rows of "train" are wanted. A data set of many files then is read over the network
     as far as needed instead of downloaded whole.
     """
+    path = _checked_file(source) if is_file(source) else None
     import datasets  # takes a second to import, and only runs on files or the hub need it
 
     quiet_libraries()
-    if _is_file(source):
-        path = _checked_path(source)
+    if path is not None:
+        if _format(path.name) == "parquet" and not _parquet_rows(path):
+            raise Refused(f"{path} holds no rows")
         return {"train": datasets.load_dataset(_format(path.name), data_files=glob.escape(str(path)), split="train")}
     name, _, part = source.partition(":")
     where = dict(data_dir=part) if "/" in part else dict(name=part or None)
@@ -89,10 +92,10 @@ def explained(source: str) -> Iterator[None]:
     except Refused:
         raise
     except Exception as error:  # refused, absent, offline, cut off, not decodable: each layer has its own kinds
-        if not _is_file(source):
+        if not is_file(source):
             instead = f"--dataset FILE ({', '.join(FORMATS)}) or --dataset toy"
             raise hub_refusal("dataset", source.partition(":")[0], error, instead) from error
-        raise ValueError(f"{Path(source).expanduser()}: {first_line(error.__cause__ or error)}") from error
+        raise ValueError(f"{local_path(source)}: {first_line(error.__cause__ or error)}") from error
 
 
 class Refused(ValueError):
@@ -130,23 +133,35 @@ def _format(name: str) -> str | None:
     return next((reader for ending, reader in FORMATS.items() if name.endswith(ending)), None)
 
 
-def _is_file(source: str) -> bool:
-    """Whether the user means a local file; `_checked_path` says if it is a good one."""
-    return is_local(source) or _format(source) is not None
+def is_file(source: str) -> bool:
+    """Whether the user means a local file; `existing_file` and `_checked_file` say if it is a good one."""
+    return is_local(source) or source.endswith((*FORMATS, *OTHER_ENDINGS))
 
 
-def _checked_path(source: str) -> Path:
-    path = Path(source).expanduser()
+def existing_file(source: str) -> Path:
+    """The path of a local data file. Refused if there is none, or none of FORMATS; its content is not looked at."""
+    path = local_path(source)
     if not path.exists():
         raise Refused(f"no such file: {path}; --dataset takes a file ({', '.join(FORMATS)}), a hub id, or toy")
     if path.is_dir() or _format(path.name) is None:
         kind = "a folder" if path.is_dir() else "no data file"
         raise Refused(f"{path} is {kind}; wanted a file ending in {', '.join(FORMATS)}")
+    return path
+
+
+def _checked_file(source: str) -> Path:
+    path = existing_file(source)
     if path.stat().st_size == 0:
         raise Refused(f"{path} is empty")
     if _format(path.name) == "json" and (fault := _text_fault(path)):
         raise Refused(f"{path}: {fault}")
     return path
+
+
+def _parquet_rows(path: Path) -> int:
+    import pyarrow.parquet  # `datasets` has imported it
+
+    return pyarrow.parquet.read_metadata(path).num_rows
 
 
 def _text_fault(path: Path) -> str | None:
