@@ -307,6 +307,7 @@ def load(settings: argparse.Namespace, model_seed: int):
     return load_task(
         settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
         seed=settings.seeds[0], model_seed=model_seed, hf_key=settings.hf_key, max_length=settings.max_length,
+        windows_per_file=settings.windows_per_file,
     )  # fmt: skip
 
 

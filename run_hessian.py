@@ -147,7 +147,7 @@ def inherit(settings: argparse.Namespace, model: Path) -> None:
         return
     its = read_config(run)["settings"]
     its.setdefault("seed", its.get("seeds", [0])[0])
-    for name in ("task", "dataset", "dataset_size", "max_length", "seed"):
+    for name in ("task", "dataset", "dataset_size", "max_length", "windows_per_file", "seed"):
         if getattr(settings, name) is None:
             setattr(settings, name, its.get(name))
 
@@ -308,6 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         task = load_task(
             settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
             seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
+            windows_per_file=settings.windows_per_file,
         )  # fmt: skip
         names = selected(task.model, settings.parameters)
         batch_indices(settings, len(task.examples))

@@ -309,6 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         task = load_task(
             settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
             seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
+            windows_per_file=settings.windows_per_file,
         )  # fmt: skip
         fit_to_data(settings, len(task.examples))
         folder = open_run(settings, earlier)

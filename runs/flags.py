@@ -99,6 +99,12 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "t
     )
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
     group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target, of texts")
+    group.add_argument(
+        "--windows_per_file",
+        type=number(int, 0),
+        metavar="N",
+        help="the first N windows of each file are examples, 0: all; of the autoregressive task",
+    )
     group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
     if lists is not None:
         group.add_argument(

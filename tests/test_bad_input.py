@@ -15,6 +15,7 @@ import run_convergence
 import run_hessian
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
+from tasks import task_defaults
 from tests.helpers.task_examples import toy, write
 from torch_optimizer import Algorithm
 
@@ -33,6 +34,8 @@ FLAGS = [
     ("landscape", "--num_epochs two", "--num_epochs: expected int"),
     ("landscape", "--batch_size -3", "--batch_size: expected int"),
     ("landscape", "--dataset_size 100000000", "dataset_size of generated data is at most 1,000,000, got 100000000"),
+    ("landscape", "--task flowers102 --max_length 64", "--max_length has no effect on the task flowers102; leave it"),
+    ("landscape", "--windows_per_file 2", "--windows_per_file has no effect on the task toy; leave it out"),
     ("landscape", "--max_length 1", "max_length is a number of tokens, 2 or more, got 1"),
     ("landscape", "--lr 0", r"--lr: expected float in \(0, inf\), got '0'"),
     ("landscape", "--lr nan", "--lr: expected float"),
@@ -128,7 +131,7 @@ FILES = [  # task, name, rows or bytes, answer
     ("binary_classification", "few.jsonl", REVIEWS[:9], "has 9 rows, 7 of them for training .*--dataset_size 7 would"),
     ("binary_classification", "table.csv", b"text,label\n", "no data file; wanted a file ending in .jsonl"),
     ("binary_classification", "broken.parquet", b"PAR1nothing", "broken.parquet: "),
-    ("glue/rte", "reviews.jsonl", REVIEWS, "has the fields text, label; wanted sentence1, sentence2, and label"),
+    ("glue/rte", "reviews.jsonl", REVIEWS, "wanted premise, hypothesis or sentence1, sentence2, and"),
     ("super_glue/cb", "unlabelled.jsonl", [{**PAIR, "label": -1}] * 40, "row 1: field label is int -1"),
     ("masked_language_modeling", "code.jsonl", [{"content": "x"}] * 40, "row 1: field text is missing"),
     ("autoregressive", "program.jsonl", [{"program": "x"}] * 40, r"row 1: field content .or text. is missing"),
@@ -137,7 +140,7 @@ FILES = [  # task, name, rows or bytes, answer
     ("image_classification", "damaged.parquet", [*[picture()] * 7, picture(b"no picture"), *[picture()] * 30],
      "damaged.parquet: the picture in row 8 cannot be decoded"),
     ("image_classification", "path.parquet", [{"img": "picture.png", "label": 1}] * 40,
-     "the picture in row 1 cannot be decoded: .*No such file"),
+     "path.parquet: the picture in row 1 cannot be read: .*No such file"),
     ("flowers102", "unlabelled.parquet", [{"img": "x"}] * 40, "row 1: field label is missing"),
 ]  # fmt: skip
 
@@ -182,7 +185,7 @@ FOLDERS = [  # task, what happens to a saved toy translation model, answer
      "those of another model than its config.json describes: .*shared.weight"),
     ("toy", lambda folder: replace_weights(folder, lambda w: {"x": torch.zeros(1)}), "those of another model"),
     ("toy", pickle_weights, "cannot be loaded as AutoModelForSeq2SeqLM: Weights only load failed"),
-    ("toy", demand_remote_code, "contains custom code"),
+    ("toy", demand_remote_code, "can only be loaded with Python code of its own, which is never run here"),
     ("autoregressive", lambda folder: None, "cannot be loaded as AutoModelForCausalLM: .*T5Config"),
     ("image_classification", lambda folder: None, "holds no image processor; expected preprocessor_config.json"),
 ]  # fmt: skip
@@ -245,7 +248,8 @@ def test_a_data_file(task, name, content, answer, tmp_path, capfd):
         datasets.Dataset.from_list(content).to_parquet(str(path))
     else:
         write(path, content)
-    flags = ["--task", task, "--dataset", str(path), "--model", "toy", "--dataset_size", "16", "--max_length", "16"]
+    flags = ["--task", task, "--dataset", str(path), "--model", "toy", "--dataset_size", "16"]
+    flags += [] if task_defaults(task).max_length is None else ["--max_length", "16"]
     refused("landscape", flags, answer, tmp_path, capfd)
 
 

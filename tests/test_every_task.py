@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 import run_convergence
+import run_hessian
 import run_landscape
 from runs.tables import read_table
 from tasks import TASKS, load_task, task_defaults
@@ -194,6 +195,24 @@ def test_a_program_is_one_example_unless_more_windows_are_asked_for(tmp_path, ca
     assert [e["input_ids"] for e in two.examples] == [ids[s : s + 16] for ids, s in zip(whole, starts, strict=True)]
     with pytest.raises(ValueError, match="has 5 rows, fewer than the dataset size of 6; --dataset_size 5 would do"):
         load_task("autoregressive", **options | {"dataset_size": 6})
+
+
+@pytest.mark.parametrize("script", [run_landscape, run_convergence, run_hessian])
+def test_what_the_flags_say_about_the_data_reaches_the_task(script, tmp_path, monkeypatch, capsys):
+    asked = {}
+
+    def load(name, **options):
+        asked.update(options, name=name)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(script, "load_task", load)
+    flags = "--task autoregressive --dataset a.jsonl --model some/model --dataset_size 7 --max_length 9"
+    flags += " --windows_per_file 3 --hf_key KEY --batch_size 2 --output_dir"
+    with pytest.raises(SystemExit):
+        script.main([*flags.split(), str(tmp_path / "run")])
+    expected = dict(name="autoregressive", dataset="a.jsonl", model="some/model", dataset_size=7, max_length=9,
+                    windows_per_file=3, hf_key="KEY")  # fmt: skip
+    assert expected.items() <= asked.items(), capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM"])
