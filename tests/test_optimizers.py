@@ -153,6 +153,34 @@ def test_momentum_starts_at_the_first_clipped_gradient():
     assert optimizer.state[p]["momentum_buffer"].tolist() == [4.0, -2.0, 1.0, 4.0]
 
 
+def test_momentum_from_zero_is_the_papers_average():
+    # m_1 = (4, -2) / 2, m_2 = m_1 / 2 + (0, 4) / 2 = (1, 1.5); torch's m_2 is (2, 1), along another direction
+    p, optimizer = one([0.0, 0.0], [4.0, -2.0], SGDClip, lr=1.0, momentum=0.5, dampening=0.5, zero_start=True)
+    optimizer.step()
+    assert p.tolist() == [-2.0, 1.0]
+    p.grad = torch.tensor([0.0, 4.0], dtype=torch.float64)
+    optimizer.step()
+    assert p.tolist() == [-3.0, -0.5]
+
+
+@pytest.mark.parametrize("optimizer_class", [SGDClip, SignSGD, NormalizedSGD])
+def test_without_dampening_it_does_not_matter_where_momentum_starts(optimizer_class):
+    zero, first = make_params(), make_params()
+    options = dict(lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1, coordinate_clip=0.2)
+    got = train(optimizer_class(zero, zero_start=True, **options), zero)
+    assert_same(got, train(optimizer_class(first, **options), first), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("optimizer_class", [SGDClip, SignSGD, NormalizedSGD])
+def test_where_momentum_starts_is_an_option_of_the_whole_family(optimizer_class):
+    def end(**options):
+        params = make_params()
+        return train(optimizer_class(params, momentum=0.9, dampening=0.9, **options), params, steps=3)
+
+    assert any(not torch.equal(a, b) for a, b in zip(end(), end(zero_start=True), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(end(), end(zero_start=False), strict=True))
+
+
 def test_normalized_sgd_moves_every_tensor_by_lr_in_root_mean_square():
     p, optimizer = one([0.0] * 4, [30.0, 0, -4, 3], NormalizedSGD, lr=2.0, coordinate_clip=0.25)
     optimizer.step()  # clipped: [4, 0, -4, 3], norm sqrt(41)

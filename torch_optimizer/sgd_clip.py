@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -21,11 +22,13 @@ class SGDClip(DirectionOptimizer):
         tau_t = threshold_scale |g_t|_(floor(k N))       entry of the N sorted magnitudes, descending
         c_t   = sign(g_t) min(|g_t|, tau_t)              [Pan & Li, arXiv:2306.00204]
         h_t   = c_t + weight_decay x_t
-        m_t   = mu m_{t-1} + (1 - d) h_t,  m_1 = h_1
+        m_t   = mu m_{t-1} + (1 - d) h_t,  m_1 = h_1, or m_1 = (1 - d) h_1 with zero_start
         v_t   = -m_t,  or -(h_t + mu m_t) with nesterov;   x_{t+1} = x_t + lr v_t
 
     All tensors and groups of the optimizer share the N coordinates. Without clipping this is torch.optim.SGD to the
-    bit, first step included; the paper starts from m_0 = 0, which makes the first steps shorter by 1 - d.
+    bit, first step included. The paper's algorithms 1 and 2 start from m_0 = 0: that is `zero_start`. Where d > 0 the
+    two differ in direction, not in length alone: in torch's m_t the first gradient weighs 1 / (1 - d) times as much
+    beside the later ones, and it fades as mu^t. At d = 0 both are the same.
 
     Args:
         params: parameters, or groups of them with options of their own.
@@ -34,6 +37,7 @@ class SGDClip(DirectionOptimizer):
         dampening: d, in [0, 1].
         weight_decay: strength of the L2 term, in [0, inf); added after clipping.
         nesterov: look one step ahead; needs momentum > 0 and dampening = 0.
+        zero_start: let the momentum start from 0, as in the paper; False: from the first gradient, as in torch.
         maximize: climb instead; the gradient is negated before anything else.
         foreach: move all parameters by one fused operation; None: on CUDA. The result is the same, bit for bit.
         coordinate_clip: k, the fraction of coordinates set aside, in [0, 1); 0 clips nothing.
@@ -57,6 +61,7 @@ class SGDClip(DirectionOptimizer):
         weight_decay: float = 0,
         nesterov: bool = False,
         *,
+        zero_start: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
         coordinate_clip: float = 0.0,
@@ -68,6 +73,7 @@ class SGDClip(DirectionOptimizer):
             dampening=dampening,
             weight_decay=weight_decay,
             nesterov=nesterov,
+            zero_start=zero_start,
             maximize=maximize,
             foreach=foreach,
             coordinate_clip=coordinate_clip,
@@ -94,6 +100,8 @@ class SGDClip(DirectionOptimizer):
         if group["momentum"] == 0:
             return clipped
         state = self.state[p]
+        if state.get("momentum_buffer") is None and group["zero_start"]:
+            state["momentum_buffer"] = torch.zeros_like(clipped)
         if state.get("momentum_buffer") is None:
             state["momentum_buffer"] = clipped.clone()
             first = state["momentum_buffer"]
