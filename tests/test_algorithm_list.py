@@ -34,6 +34,7 @@ def test_rows_of_the_sgd_family_have_the_papers_momentum(name):
     for row in ALGORITHM_LISTS[name]:
         if row.name in ("sgd", "normalized_sgd", "sign_sgd"):
             assert (row.options["momentum"], row.options["dampening"]) == (0.9, 0.9)
+            assert row.options.get("zero_start", False) == name.startswith("workshop")
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS])
