@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from figures.run_tables import Row, Run
+from figures.run_tables import Row, RunTables
 from figures.style import Style, new_figure
 
 Curve = dict[int, float]  # epoch or iteration -> value of one seed, ascending
@@ -58,7 +58,7 @@ class Progress:
     verdict: str  # for the legend: "", " (diverged)" or " (1/3 diverged)"
 
 
-def diverged_seeds(run: Run) -> dict[str, list[int]]:
+def diverged_seeds(run: RunTables) -> dict[str, list[int]]:
     """Algorithm -> its seeds that diverged: as many as the summary counts, namely those whose losses end first (where
     several end together, highest). An algorithm that the summary does not list yet is still training."""
     rows = run.table("losses", "algorithm seed iteration loss")
@@ -120,7 +120,7 @@ def _draw_band(ax: Axes, style: Style, curves: Sequence[Curve], markers: bool) -
 
 # ---- loss ----------------------------------------------------------------------------------------------------
 
-def loss_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def loss_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """The training loss of every algorithm, by epoch and by iteration, with the loss at which plain SGD ended."""
     rows = run.table("losses", "algorithm seed epoch iteration examples loss")
     if all(row["loss"] is None for row in rows):
@@ -178,7 +178,7 @@ def _loss_axis(ax: Axes, losses: Sequence[float], factor: float = 3.0) -> float:
 
 # ---- learning rates ------------------------------------------------------------------------------------------
 
-def learning_rate_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def learning_rate_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """The final loss of every trial of the tuning against its learning rate, with the chosen ones."""
     rows = [row for row in run.table("tuned_learning_rates", "algorithm lr final_loss diverged chosen") if row["lr"]]
     losses = [row["final_loss"] for row in rows if not _is_lost(row)]
@@ -217,7 +217,7 @@ def _draw_trials(ax: Axes, style: Style, rows: Sequence[Row], top: float) -> Non
 
 # ---- scores --------------------------------------------------------------------------------------------------
 
-def score_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def score_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """Every metric by epoch, a row of panels a metric and a column a split of the data."""
     rows = [row for row in run.table("scores", "algorithm seed epoch split metric value") if row["value"] is not None]
     if not rows:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from figures.convergence import learning_rate_figures, loss_figures, score_figures
 from figures.heterogeneity import block_figures, overlay_figure
 from figures.landscape import histogram_figures, ratio_figures, scan_figures, training_figures
-from figures.run_tables import Run, open_run
+from figures.run_tables import RunTables, read_run
 from figures.style import RC, save_figure
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 # ---- a whole run ---------------------------------------------------------------------------------------------
 
 # Table -> its figures (file name, figure). A new kind of figure is one function and one line here.
-FIGURES: dict[str, Callable[[Run], Iterator[tuple[str, Figure]]]] = {
+FIGURES: dict[str, Callable[[RunTables], Iterator[tuple[str, Figure]]]] = {
     "training": training_figures,
     "scan": scan_figures,
     "histogram": histogram_figures,
@@ -38,7 +38,7 @@ def draw_all(folder: str | Path) -> list[Path]:
     The same tables give the same bytes. Raises ValueError, in one line, if the folder is none of a run, or a table
     does not fit, or a figure cannot be written.
     """
-    run, paths = open_run(folder), []
+    run, paths = read_run(folder), []
     with matplotlib.rc_context(RC):
         for table, figures in FIGURES.items():
             drawn = [
@@ -62,4 +62,4 @@ def draw_overlay(folders: Sequence[str | Path], output: str | Path) -> list[Path
     except OSError as error:
         raise ValueError(f"cannot create folder {output}: {error.strerror or error}") from error
     with matplotlib.rc_context(RC):
-        return save_figure(overlay_figure([open_run(folder) for folder in folders]), output / "heterogeneity_overlay")
+        return save_figure(overlay_figure([read_run(folder) for folder in folders]), output / "heterogeneity_overlay")

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from figures.run_tables import Row, Run
+from figures.run_tables import Row, RunTables
 from figures.style import new_figure
 from hessian.heterogeneity import gini, lorenz_curve, resolved, spearman
 
@@ -31,7 +31,7 @@ ROUNDING = 1e-7  # an unconverged tensor whose gradient is a smaller share of th
 
 
 @dataclass(frozen=True)
-class Point:
+class TensorPoint:
     """One parameter tensor, averaged over the batches."""
     name: str
     kind: str
@@ -52,7 +52,7 @@ class Point:
                 "markerfacecolor": color if self.converged else "white", "markeredgewidth": 0.9}
 
 
-def points_of(run: Run) -> list[Point]:
+def points_of(run: RunTables) -> list[TensorPoint]:
     """In the model's order; without tensors whose block is not finite. Empty where the run did not measure to its end.
 
     Raises: ValueError naming a column that is missing."""
@@ -62,14 +62,14 @@ def points_of(run: Run) -> list[Point]:
     return [_point(row, largest) for row in rows]
 
 
-def _point(row: Row, largest: float) -> Point:
+def _point(row: Row, largest: float) -> TensorPoint:
     value = resolved(row["eigenvalue"], row["residual"])
     kind = row["kind"] if row["kind"] in KINDS else "other"
-    return Point(row["block"], kind, row["layer"], row["numel"], row["gradient_norm"], value,
+    return TensorPoint(row["block"], kind, row["layer"], row["numel"], row["gradient_norm"], value,
                  bool(row["converged"]), not row["converged"] and row["gradient_norm"] < ROUNDING * largest)
 
 
-def block_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def block_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """All figures of one run."""
     points = points_of(run)
     if any(point.drawable for point in points):
@@ -81,7 +81,7 @@ def block_figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 # ---- gradient against curvature ------------------------------------------------------------------------------
 
-def _scatter_figure(run: Run, points: Sequence[Point]) -> Figure:
+def _scatter_figure(run: RunTables, points: Sequence[TensorPoint]) -> Figure:
     """The largest eigenvalue over the gradient norm, coloured by kind (Tomihari & Sato, figure 1)."""
     figure, (ax,) = new_figure(1, 1, _kind_handles(points) + _mark_handles(points), width=5.6, height=3.9)
     _draw_points(ax, points, [KIND_COLORS[point.kind] for point in points])
@@ -89,33 +89,33 @@ def _scatter_figure(run: Run, points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _correlation(points: Sequence[Point]) -> str:
+def _correlation(points: Sequence[TensorPoint]) -> str:
     rank = spearman([point.gradient_norm for point in points], [point.eigenvalue for point in points])
     if math.isnan(rank.value):
         return f"{len(points)} tensors"
     return f"{len(points)} tensors, rank correlation {rank.value:.2f} (95 %: {rank.low:.2f} to {rank.high:.2f})"
 
 
-def _draw_points(ax: Axes, points: Sequence[Point], colors: Sequence[str], alpha: float = 1.0) -> None:
+def _draw_points(ax: Axes, points: Sequence[TensorPoint], colors: Sequence[str], alpha: float = 1.0) -> None:
     for point, color in zip(points, colors, strict=True):
         if point.drawable:
             ax.plot(point.gradient_norm, abs(point.eigenvalue), zorder=3, alpha=alpha, **point.marker(color))
     ax.set(xscale="log", yscale="log")
 
 
-def _and_left_out(title: str, points: Sequence[Point]) -> str:
+def _and_left_out(title: str, points: Sequence[TensorPoint]) -> str:
     """The title, and below it how many tensors a logarithmic plot cannot show."""
     left_out = sum(not point.drawable for point in points)
     return f"{title}\n{left_out} of zero curvature or gradient not shown" if left_out else title
 
 
-def _kind_handles(points: Sequence[Point]) -> list[Line2D]:
+def _kind_handles(points: Sequence[TensorPoint]) -> list[Line2D]:
     present = {point.kind for point in points if point.drawable}
     return [Line2D([], [], marker="o", markersize=4.5, linestyle="", color=color, label=kind)
             for kind, color in KIND_COLORS.items() if kind in present]
 
 
-def _mark_handles(points: Sequence[Point]) -> list[Line2D]:
+def _mark_handles(points: Sequence[TensorPoint]) -> list[Line2D]:
     """What hollow and a triangle mean, as far as they occur."""
     drawn, black = [point for point in points if point.drawable], {"color": "0.35", "linestyle": "", "markersize": 4.5}
     handles = []
@@ -128,7 +128,7 @@ def _mark_handles(points: Sequence[Point]) -> list[Line2D]:
 
 # ---- along depth ---------------------------------------------------------------------------------------------
 
-def _depth_figure(run: Run, points: Sequence[Point]) -> Figure:
+def _depth_figure(run: RunTables, points: Sequence[TensorPoint]) -> Figure:
     """Gradient norm above, largest eigenvalue below, of the tensors in the model's order."""
     width = min(12.0, max(6.0, 0.08 * len(points)))
     figure, (top, bottom) = new_figure(2, 1, _kind_handles(points) + _mark_handles(points), width=width, height=2.2)
@@ -160,7 +160,7 @@ def _readable_decades(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _label_layers(top: Axes, bottom: Axes, starts: Sequence[int], points: Sequence[Point], width: float) -> None:
+def _label_layers(top: Axes, bottom: Axes, starts: Sequence[int], points: Sequence[TensorPoint], width: float) -> None:
     """A tick where a layer begins, its name below the lower axes: upright only where it does not fit lying. Where two
     are too close, a numbered layer goes before a single tensor, and else the first one."""
     apart: list[int] = []
@@ -180,14 +180,14 @@ def _label_layers(top: Axes, bottom: Axes, starts: Sequence[int], points: Sequen
 
 # ---- Lorenz curves -------------------------------------------------------------------------------------------
 
-def _measures(points: Sequence[Point]) -> dict[str, list[float]]:
+def _measures(points: Sequence[TensorPoint]) -> dict[str, list[float]]:
     """What is shared out among the tensors, each >= 0."""
     return {"gradient norm": [point.gradient_norm for point in points],
             "gradient norm / sqrt(size)": [point.gradient_norm / math.sqrt(point.numel) for point in points],
             "largest eigenvalue (negative as 0)": [max(point.eigenvalue, 0.0) for point in points]}
 
 
-def _lorenz_figure(run: Run, points: Sequence[Point]) -> Figure:
+def _lorenz_figure(run: RunTables, points: Sequence[TensorPoint]) -> Figure:
     """Which share of the tensors holds which share of the total, the smallest first; equal tensors: the diagonal."""
     drawn = {name: values for name, values in _measures(points).items() if any(values)}
     handles = [Line2D([], [], color=color, label=f"{name}: Gini {gini(values):.2f}")
@@ -207,7 +207,7 @@ def _draw_lorenz(ax: Axes, values: Sequence[float], color: str) -> None:
 
 # ---- several runs --------------------------------------------------------------------------------------------
 
-def overlay_figure(runs: Sequence[Run]) -> Figure:
+def overlay_figure(runs: Sequence[RunTables]) -> Figure:
     """Gradient against curvature, and the Lorenz curves of both, a colour a run; pre-norm beside post-norm, say.
 
     Raises: ValueError naming a run without a measured block."""
@@ -233,12 +233,12 @@ def overlay_figure(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[RunTables]) -> list[str]:
     """The folders' own names, or their whole paths where two are alike."""
     short = [run.folder.resolve().name for run in runs]
     return short if len(set(short)) == len(short) else [str(run.folder) for run in runs]
 
 
-def _summary(name: str, points: Sequence[Point]) -> str:
+def _summary(name: str, points: Sequence[TensorPoint]) -> str:
     of_gradient, _, of_curvature = map(gini, _measures(points).values())
     return f"{name}: Gini of gradients {of_gradient:.2f}, of eigenvalues {of_curvature:.2f}; {_correlation(points)}"

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from figures.run_tables import Row, Run
+from figures.run_tables import Row, RunTables
 from figures.style import Style, label_outside, new_figure
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 # ---- training loss -------------------------------------------------------------------------------------------
 
 
-def training_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def training_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """The loss of every batch as it was trained on, and its mean over each epoch."""
     rows = [row for row in run.table("training", "epoch iteration loss") if row["loss"] is not None]
     if not rows:
@@ -86,7 +86,7 @@ class Curve:
         return self.losses[0] + slope * distance + sharpness * distance**2 / 2
 
 
-def scan_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def scan_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """The loss along every direction at one point, in panels that zoom out (Pan & Li, figures 2 to 4)."""
     measured = run.points("sharpness", "slope sharpness")
     for (epoch, batch), scans in run.points("scan", "distance loss").items():
@@ -172,7 +172,7 @@ def _scan_panel(ax: Axes, curves: Sequence[Curve], limit: float) -> None:
 # ---- histograms ----------------------------------------------------------------------------------------------
 
 
-def histogram_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def histogram_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """How the sizes of one step spread over the coordinates, a panel per optimizer name (Pan & Li, figure 1).
 
     The first row of a name is filled, its clipped variants are outlines. Magnitudes of exactly zero, or below the
@@ -222,7 +222,7 @@ def _bars(bins: Sequence[Row]) -> tuple[list[float], list[float]]:
 # ---- sharpness ratios ----------------------------------------------------------------------------------------
 
 
-def ratio_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def ratio_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """Directional sharpness relative to SGD's over the epochs, mean and spread (Pan & Li, tables 3 to 6).
 
     The axis is logarithmic: a negative mean (the loss bends down) is a hollow marker at its size, and a bar that

@@ -14,7 +14,7 @@ PLACES = {"epoch", "iteration", "distance", "bin_low", "bin_high", "count"}  # w
 
 
 @dataclass(frozen=True)
-class Run:
+class RunTables:
     """A run folder as the figures need it."""
 
     folder: Path
@@ -49,10 +49,10 @@ class Run:
         return {point: {label: rows[label] for label in self.styles if label in rows} for point, rows in points.items()}
 
 
-def open_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path) -> RunTables:
     """Raises ValueError, in one line, if the folder is none of a run."""
     config, folder = read_config(folder), Path(folder)
     settings = config["settings"]
     by = f", trained by {settings['train_optimizer']}" if "train_optimizer" in settings else ""
     rows = [*config["algorithms"], *config.get("gone", [])]
-    return Run(folder, styles_of(rows), settings.get("task", folder.name) + by)
+    return RunTables(folder, styles_of(rows), settings.get("task", folder.name) + by)

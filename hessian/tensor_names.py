@@ -1,8 +1,12 @@
 """What the name of a tensor tells: its kind, its layer, whether the second paper measures it. No torch at import."""
 
-import re
+from __future__ import annotations
 
-from torch import nn
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # ---- groups ------------------------------------------------------------------------------------------------------
 

@@ -1,15 +1,19 @@
 """What a script says while it works: log lines, progress bars, one-line answers to wrong input."""
 
+from __future__ import annotations
+
 import logging
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from runs.flags import Parser
+if TYPE_CHECKING:  # figures import this module, and never torch
+    from runs.flags import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,7 +8,7 @@ import pytest
 
 from figures.convergence import CHOSEN, curves_by_seed, learning_rate_figures, loss_figures, running_mean, score_figures
 from figures.drawing import draw_all
-from figures.run_tables import open_run
+from figures.run_tables import read_run
 from figures.style import RC
 from runs.config import write_config
 from runs.folder import create_run_folder
@@ -72,7 +72,7 @@ def believable_run(folder, epochs=20, seeds=(0, 1, 2), algorithms=ALGORITHMS):
 def figures_of(figures, folder):
     """File name -> figure of this kind, laid out."""
     with matplotlib.rc_context(RC):
-        drawn = dict(figures(open_run(folder)))
+        drawn = dict(figures(read_run(folder)))
         for figure in drawn.values():
             figure.canvas.draw()
     return drawn

@@ -8,7 +8,7 @@ import pytest
 from figures.__main__ import main
 from figures.drawing import draw_all
 from figures.heterogeneity import KIND_COLORS, block_figures, overlay_figure, points_of
-from figures.run_tables import open_run
+from figures.run_tables import read_run
 from figures.style import RC
 from runs.config import write_config
 from runs.folder import create_run_folder
@@ -35,7 +35,7 @@ def run_with(folder, *measured, batch="mean", layers=None):
 
 def figures(folder):
     with matplotlib.rc_context(RC):
-        return dict(block_figures(open_run(folder)))
+        return dict(block_figures(read_run(folder)))
 
 
 def legend(figure):
@@ -121,7 +121,7 @@ def test_without_any_gradient_or_means_nothing_is_drawn(tmp_path):
 
 def test_overlay_has_a_colour_and_a_line_of_numbers_for_each_run(tmp_path):
     draw = random.Random(0)
-    runs = [open_run(run_with(tmp_path / name, *((draw.random(), draw.random(), 0, 1) for _ in range(9))))
+    runs = [read_run(run_with(tmp_path / name, *((draw.random(), draw.random(), 0, 1) for _ in range(9))))
             for name in ("pre-norm", "post-norm")]
     figure = overlay_figure(runs)
     assert [text.split(":")[0] for text in legend(figure)] == ["pre-norm", "post-norm"]
@@ -133,13 +133,13 @@ def test_overlay_has_a_colour_and_a_line_of_numbers_for_each_run(tmp_path):
 def test_runs_of_the_same_name_are_told_apart_by_their_paths(tmp_path):
     for place in ("a", "b"):
         (tmp_path / place).mkdir()
-    runs = [open_run(run_with(tmp_path / place / "run", PLAIN)) for place in ("a", "b")]
+    runs = [read_run(run_with(tmp_path / place / "run", PLAIN)) for place in ("a", "b")]
     assert [text.split(":")[0] for text in legend(overlay_figure(runs))] == [str(run.folder) for run in runs]
 
 
 def test_overlay_refuses_a_run_without_blocks(tmp_path):
     with pytest.raises(ValueError, match="empty has no blocks.csv of a finished run_hessian.py"):
-        overlay_figure([open_run(run_with(tmp_path / "empty"))])
+        overlay_figure([read_run(run_with(tmp_path / "empty"))])
 
 
 def test_overlay_from_the_command_line(tmp_path, capsys):
@@ -164,4 +164,4 @@ def test_missing_column_is_named(tmp_path):
     table = folder / "blocks.csv"
     table.write_text(table.read_text().replace("residual", "remainder"))
     with pytest.raises(ValueError, match="blocks.csv has no column 'residual'"):
-        points_of(open_run(folder))
+        points_of(read_run(folder))

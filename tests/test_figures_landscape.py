@@ -15,7 +15,7 @@ from figures import drawing
 from figures.__main__ import main
 from figures.drawing import draw_all
 from figures.landscape import histogram_figures, ratio_figures, scan_figures, zoom_limits
-from figures.run_tables import open_run
+from figures.run_tables import read_run
 from figures.style import RC, styles_of
 from runs.config import write_config
 from runs.folder import create_run_folder
@@ -87,7 +87,7 @@ def drawn(tmp_path_factory):
 def one_figure(figures, folder):
     """The only figure of this kind in the run, laid out."""
     with matplotlib.rc_context(RC):
-        ((_, figure),) = figures(open_run(folder))
+        ((_, figure),) = figures(read_run(folder))
         figure.canvas.draw()
     return figure
 
@@ -121,7 +121,7 @@ def test_config_and_tables_alone_redraw_the_same_bytes_elsewhere(drawn, tmp_path
 
 
 def test_every_measured_point_has_figures_of_its_own(tmp_path):
-    run = open_run(believable_run(tmp_path, epochs=(2, 5)))
+    run = read_run(believable_run(tmp_path, epochs=(2, 5)))
     assert [stem for stem, _ in scan_figures(run)] == ["scan_epoch2_batch6", "scan_epoch5_batch6"]
     assert [stem for stem, _ in histogram_figures(run)] == ["histogram_epoch2_batch6", "histogram_epoch5_batch6"]
 
@@ -268,7 +268,7 @@ def test_empty_cells_leave_out_a_point_and_a_scan_of_empty_cells_is_no_figure(tm
     figure = scanned(tmp_path, [(0, 5.0), (1, None), (2, 4.0)])
     assert list(figure.axes[0].lines[0].get_xdata()) == [0, 2]
     rewrite(tmp_path, "scan", lambda row: row | {"loss": None})
-    assert list(scan_figures(open_run(tmp_path))) == []
+    assert list(scan_figures(read_run(tmp_path))) == []
 
 
 @pytest.mark.parametrize("figures", [scan_figures, histogram_figures, ratio_figures])
