@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from curvature.borrowing import differentiable_attention, measuring
+from curvature.borrowing import check_twice_differentiable, differentiable_attention, measuring
 from curvature.objective import objective_at
 from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
@@ -310,6 +310,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
             windows_per_file=settings.windows_per_file,
         )  # fmt: skip
+        if settings.model != "toy":
+            batch = task.collate(task.shortest_and_longest()[:1])
+            check_twice_differentiable(task.model, task.losses, batch, settings.model)
         names = selected(task.model, settings.parameters)
         batch_indices(settings, len(task.examples))
         folder = open_run(settings, earlier)

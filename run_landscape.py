@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from algorithm_list import ALGORITHM_LISTS
-from curvature.borrowing import measuring
+from curvature.borrowing import check_twice_differentiable, measuring
 from curvature.objective import objective_at
 from figures.drawing import draw_all
 from landscape.cross_checks import check_at_point, check_on_tiny_model
@@ -311,6 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
             windows_per_file=settings.windows_per_file,
         )  # fmt: skip
+        if settings.model != "toy":
+            batch = task.collate(task.shortest_and_longest()[:1])
+            check_twice_differentiable(task.model, task.losses, batch, settings.model)
         fit_to_data(settings, len(task.examples))
         folder = open_run(settings, earlier)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from curvature.objective import Batch, halves
+from curvature.objective import Batch, functional_loss, halves, trainable_parameters
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,25 @@ def measuring(model: nn.Module) -> Iterator[None]:
 def differentiable_attention():
     """Context in which attention can be differentiated twice; the fused kernels cannot."""
     return sdpa_kernel(SDPBackend.MATH)
+
+
+def check_twice_differentiable(
+    model: nn.Module, losses: Callable[[Callable, Batch], Tensor], batch: Batch, name: str
+) -> None:
+    """ValueError naming the model, as `name`, if its loss on `batch` has no second derivative: some fused kernels have
+    none, and then no sharpness can be measured. `losses` is as in `functional_loss`. Costs a forward pass and two
+    backward passes."""
+    with measuring(model), differentiable_attention():
+        params = {key: p.requires_grad_() for key, p in trainable_parameters(model).items()}
+        loss = functional_loss(model, losses)(params, batch).sum()
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
+        try:  # backward, because autograd.grad walks past a function that is marked as differentiable once only
+            sum(g.square().sum() for g in grads if g is not None).backward()
+        except RuntimeError as error:
+            raise ValueError(
+                f"model {name} ({type(model).__name__}) cannot be differentiated twice, and without that there is no "
+                f"sharpness to measure: {str(error).strip().splitlines()[0]}"
+            ) from error
 
 
 def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch]) -> Any:

@@ -16,7 +16,7 @@ from tasks import (
 )
 from tasks.base import TOY, Defaults, Request, Task
 from tasks.loading.hub import is_local
-from tasks.loading.pretrained import check_twice_differentiable, existing_folder
+from tasks.loading.pretrained import check_runs_examples, existing_folder
 from tasks.loading.rows import existing_file, is_file
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
@@ -97,7 +97,7 @@ def load_task(
     request = Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file)
     task = TASKS[name].load(request)
     if model != "toy":
-        check_twice_differentiable(task, model)
+        check_runs_examples(task, model)
     return task
 
 

@@ -8,6 +8,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +77,14 @@ class Request:
 class Task:
     """Tokenised examples, a float32 model on the CPU in train mode, and the per-example loss that joins them.
 
-    A subclass gives `length`, `collate`, `losses` and `tiny_batch`. Attributes: name, model, tokenizer (of
-    images: the image processor), and examples, a sequence of dicts indexed by ints.
+    A subclass gives `length`, `collate`, `losses` and `tiny_batch`. Attributes: name, model, processor (the tokenizer,
+    or the image processor), and examples, a sequence of dicts indexed by ints.
     """
 
     evaluation: dict[str, Sequence[dict]] = {}  # held-out examples by split, of tasks that have `scores`
 
-    def __init__(self, name: str, model: nn.Module, tokenizer, examples: Sequence[dict]):
-        self.name, self.model, self.tokenizer, self.examples = name, model, tokenizer, examples
+    def __init__(self, name: str, model: nn.Module, processor: Any, examples: Sequence[dict]):
+        self.name, self.model, self.processor, self.examples = name, model, processor, examples
 
     def length(self, index: int) -> int:
         """Tokens of one example, input and target together; groups of similar length waste little padding."""
@@ -109,6 +110,11 @@ class Task:
         """Four random examples of different lengths, collated, for the tiny model that `model` is at that moment."""
         raise NotImplementedError
 
+    def shortest_and_longest(self) -> list[dict]:
+        """The two examples that a model is tried on."""
+        order = sorted(range(len(self.examples)), key=self.length)
+        return [self.examples[order[0]], self.examples[order[-1]]]
+
     def tiny(self) -> tuple[nn.Module, Callable, dict[str, Tensor]]:
         """(model, losses, batch): this task in a size whose full Hessian can be formed.
 
@@ -120,14 +126,14 @@ class Task:
         return small.model, small.losses, small.tiny_batch()
 
     def save_model(self, folder: str | Path) -> None:
-        """Write model and tokenizer or image processor; `--model FOLDER` reads them again. Raises: CannotWrite."""
+        """Write model and processor; `--model FOLDER` reads them again. Raises: CannotWrite."""
         from safetensors import SafetensorError  # slow to import; the model's own library has it
 
         folder = Path(folder)
         unfinished = folder / ".model.tmp"
         try:
             self.model.save_pretrained(unfinished)
-            self.tokenizer.save_pretrained(unfinished)
+            self.processor.save_pretrained(unfinished)
             for path in unfinished.iterdir():
                 path.replace(folder / path.name)
             unfinished.rmdir()

@@ -26,9 +26,10 @@ class Classification(Task):
     """
 
     def __init__(
-        self, name, model, tokenizer, examples, evaluation: dict[str, Sequence[dict]], metric: str = "accuracy"
-    ):
-        super().__init__(name, model, tokenizer, examples)
+        self, name: str, model: torch.nn.Module, processor: Any, examples: Sequence[dict],
+        evaluation: dict[str, Sequence[dict]], metric: str = "accuracy",
+    ):  # fmt: skip
+        super().__init__(name, model, processor, examples)
         self.evaluation, self.metric = evaluation, metric
 
     def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:

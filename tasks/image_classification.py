@@ -78,7 +78,7 @@ class Pictures(Sequence):
 
 
 class ImageClassification(Classification):
-    """`tokenizer` is the model's image processor: it resizes, scales and normalises."""
+    """`processor` is the model's image processor: it resizes, scales and normalizes."""
 
     augmented = False
     rotation = 0.0  # degrees
@@ -103,14 +103,14 @@ class ImageClassification(Classification):
     @property
     def side(self) -> int:
         """Width and height of the pictures as the model sees them."""
-        cut = getattr(self.tokenizer, "do_center_crop", None) and self.tokenizer.crop_size
-        size = cut or self.tokenizer.size
+        cut = getattr(self.processor, "do_center_crop", None) and self.processor.crop_size
+        size = cut or self.processor.size
         return size.get("shortest_edge") or size["height"]
 
     def _batch(self, images: list, examples: list[dict]) -> dict[str, Tensor]:
         # views have their final size already, and a processor's own crop would cut off their margins
         options = dict(do_resize=False, do_center_crop=False) if self.augmented else {}
-        pixels = self.tokenizer(images, return_tensors="pt", **options)["pixel_values"]
+        pixels = self.processor(images, return_tensors="pt", **options)["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
     def tiny_batch(self) -> dict[str, Tensor]:

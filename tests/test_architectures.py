@@ -1,15 +1,20 @@
 """Slope and directional sharpness of every architecture that a task can have, in float64, by three routes."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from curvature.borrowing import differentiable_attention, measuring
+import run_convergence
+import run_hessian
+import run_landscape
+from curvature.borrowing import check_twice_differentiable, differentiable_attention, measuring
 from curvature.objective import functional_loss, trainable_parameters
 from landscape.cross_checks import central_differences
 from landscape_utils import directional_sharpness
 from tasks import load_task
 from tasks.architectures import TINY
-from tasks.loading.pretrained import check_twice_differentiable
+from tasks.loading.pretrained import check_runs_examples
 
 # model class -> a task that takes it; its configuration's defaults but for the size, which `Task.tiny` sets
 MODELS = {
@@ -91,7 +96,8 @@ def test_a_model_that_cannot_run_two_examples_together_is_refused_by_name(monkey
     task = load_task("toy", dataset_size=8)
     monkeypatch.setattr(task.model.lm_head, "forward", alone)
     with pytest.raises(ValueError, match="model a/b .T5.*. cannot run the examples of toy: index out of range in self"):
-        check_twice_differentiable(task, "a/b")
+        check_runs_examples(task, "a/b")
+    assert task.model.training
 
 
 def test_a_model_without_second_derivative_is_refused_by_name(monkeypatch):
@@ -108,12 +114,34 @@ def test_a_model_without_second_derivative_is_refused_by_name(monkeypatch):
             return grad
 
     task = load_task("toy", dataset_size=8)
-    check_twice_differentiable(task, "some/model")
+    check = partial(check_twice_differentiable, task.model, task.losses, task.collate(task.examples[:1]), "some/model")
+    check()
     monkeypatch.setattr(task.model.lm_head, "forward", lambda x: Once.apply(x @ task.model.lm_head.weight.T))
     with pytest.raises(ValueError, match="model some/model .T5.*. cannot be differentiated twice"):
-        check_twice_differentiable(task, "some/model")
+        check()
     assert task.model.training
     assert all(p.grad is None for p in task.model.parameters())
+
+
+def test_only_what_measures_asks_for_a_second_derivative(tmp_path, monkeypatch, capsys):
+    """Training needs none; both scripts that measure curvature say so before they write anything."""
+    load_task("toy", dataset_size=8).save_model(tmp_path / "model")
+    flags = ["--dataset", "toy", "--model", str(tmp_path / "model"), "--dataset_size", "8", "--batch_size", "4"]
+
+    def refuse(model, losses, batch, name):
+        assert losses(model, batch).shape == (1,)
+        raise ValueError(f"{name} bends nowhere")
+
+    for script in (run_landscape, run_hessian):
+        monkeypatch.setattr(script, "check_twice_differentiable", refuse)
+        with pytest.raises(SystemExit):
+            script.main([*flags, "--output_dir", str(tmp_path / "run")])
+        assert "model bends nowhere" in capsys.readouterr().err
+        assert not (tmp_path / "run").exists()
+    monkeypatch.setattr("curvature.borrowing.check_twice_differentiable", None)
+    settings = run_convergence.make_parser().parse_args([*flags, "--task", "toy"])
+    run_convergence.resolve(settings)
+    assert len(run_convergence.load(settings, 0).examples) == 8
 
 
 def test_batch_norm_runs_on_its_running_statistics_while_measuring():

@@ -158,7 +158,7 @@ def test_a_word_in_context_is_asked_about_after_both_sentences(tmp_path):
     for name, extra in (("word", {"word": "tree"}), ("plain", {})):
         path = write(tmp_path / f"{name}.jsonl", [row | extra for row in pairs])
         task = load_task("super_glue/wic", dataset=path, model="toy", max_length=80)
-        texts[name] = task.tokenizer.decode(task.examples[3]["input_ids"])
+        texts[name] = task.processor.decode(task.examples[3]["input_ids"])
     first, second = pairs[3]["sentence1"], pairs[3]["sentence2"]
     assert texts["word"] == f"<s>{first} {second} Does tree have the same meaning in both sentences?</s>"
     assert texts["plain"] == f"<s>{first}</s></s>{second}</s>"
@@ -344,7 +344,7 @@ def test_a_processors_own_crop_does_not_cut_the_margins_of_a_view(monkeypatch):
     from transformers import ConvNextImageProcessor
 
     task = toy("aircraft")
-    task.tokenizer = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875)  # as ResNet's
+    task.processor = ConvNextImageProcessor(size={"shortest_edge": 32}, crop_pct=0.875)  # as ResNet's
     bordered = np.zeros((32, 32, 3), np.uint8)
     bordered[4:-4, 4:-4] = 255
     monkeypatch.setattr("tasks.image_classification.random_view", lambda *_: decode({"image": bordered}))

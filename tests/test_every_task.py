@@ -51,7 +51,7 @@ def test_an_examples_loss_does_not_depend_on_its_company_or_padding(name):
             pad_id = task.model.config.pad_token_id
             wide = {k: F.pad(t, (0, 3), value=fill.get(k, pad_id)) if t.ndim == 2 else t for k, t in batch.items()}
             longest = max(t.shape[1] for t in wide.values() if t.ndim == 2)
-            if name != "machine_translation" and longest <= task.tokenizer.model_max_length:
+            if name != "machine_translation" and longest <= task.processor.model_max_length:
                 torch.testing.assert_close(task.losses(task.model, wide), together, rtol=1e-9, atol=0)
 
 
@@ -150,12 +150,12 @@ def test_masks_are_fifteen_percent_drawn_once_and_of_each_text_alone():
     words = sum(len(e["input_ids"]) - 2 for e in task.examples)  # <s> and </s> are never masked
     assert 0.13 < sum(map(len, scored)) / words < 0.17
     hidden = [i for e in task.examples for i, t in zip(e["input_ids"], e["labels"], strict=True) if t != IGNORED]
-    assert 0.75 < hidden.count(task.tokenizer.mask_token_id) / len(hidden) < 0.85
+    assert 0.75 < hidden.count(task.processor.mask_token_id) / len(hidden) < 0.85
     rows = [zip(e["input_ids"], e["labels"], strict=True) for e in task.examples]
     texts = [[i if label == IGNORED else label for i, label in row] for row in rows]
-    assert draw_masks(task.tokenizer, texts, seed=0) == examples_of(task)
-    assert draw_masks(task.tokenizer, texts[:9], seed=0) == examples_of(task)[:9]
-    assert draw_masks(task.tokenizer, texts[:9], seed=1) != examples_of(task)[:9]
+    assert draw_masks(task.processor, texts, seed=0) == examples_of(task)
+    assert draw_masks(task.processor, texts[:9], seed=0) == examples_of(task)[:9]
+    assert draw_masks(task.processor, texts[:9], seed=1) != examples_of(task)[:9]
     batch = task.collate(examples_of(task)[:30])
     assert (batch["labels"] != IGNORED).sum() == sum(map(len, scored[:30]))
 
@@ -168,11 +168,11 @@ def test_windows_cover_every_file_and_only_their_tokens_are_scored(tmp_path):
     count = int(str(caught.value).split(" give ")[1].split()[0])
     options = dict(dataset=path, model="toy", max_length=16)
     task = load_task("autoregressive", **options, dataset_size=count, windows_per_file=0)
-    tokens = [task.tokenizer(text)["input_ids"] for text in texts]
+    tokens = [task.processor(text)["input_ids"] for text in texts]
     found = [e["input_ids"] for e in task.examples]
     pieces = [ids[i : i + 16] for ids in tokens for i in range(0, len(ids), 16)]
     assert found == [piece for piece in pieces if len(piece) > 1]
-    assert task.tokenizer.decode(tokens[0]) == texts[0], "white space is kept"
+    assert task.processor.decode(tokens[0]) == texts[0], "white space is kept"
     batch = task.collate(examples_of(task))
     assert (batch["labels"] != IGNORED).sum() == sum(len(window) - 1 for window in found)
     assert batch["attention_mask"].sum() == sum(len(window) - 1 for window in found)
@@ -186,11 +186,11 @@ def test_a_program_is_one_example_unless_more_windows_are_asked_for(tmp_path, ca
     with caplog.at_level("INFO", "tasks"):
         task = load_task("autoregressive", **options)
     assert [e["input_ids"] for e in task.examples] == [
-        task.tokenizer(text)["input_ids"][:16] for text in texts if text.strip()
+        task.processor(text)["input_ids"][:16] for text in texts if text.strip()
     ]
     assert f"{path}: 1 of 5 files have fewer than 2 tokens" in caplog.messages
     two = load_task("autoregressive", **options, windows_per_file=2)
-    whole = [two.tokenizer(texts[i])["input_ids"] for i in (0, 0, 1, 2, 2)]
+    whole = [two.processor(texts[i])["input_ids"] for i in (0, 0, 1, 2, 2)]
     starts = (0, 16, 0, 0, 16)
     assert [e["input_ids"] for e in two.examples] == [ids[s : s + 16] for ids, s in zip(whole, starts, strict=True)]
     with pytest.raises(ValueError, match="has 5 rows, fewer than the dataset size of 6; --dataset_size 5 would do"):
@@ -221,9 +221,9 @@ def test_other_decoders_are_one_flag_away(name, tmp_path):
 
     model_class = getattr(transformers, name)
     task = toy("autoregressive", size=4)
-    sizes = TINY[model_class.config_class.model_type] | dict(vocab_size=len(task.tokenizer))
+    sizes = TINY[model_class.config_class.model_type] | dict(vocab_size=len(task.processor))
     model_class(model_class.config_class(**sizes)).save_pretrained(tmp_path)
-    task.tokenizer.save_pretrained(tmp_path)
+    task.processor.save_pretrained(tmp_path)
     loaded = load_task("autoregressive", dataset="toy", model=str(tmp_path), dataset_size=4)
     assert type(loaded.model).__name__ == name
     assert max(len(e["input_ids"]) for e in loaded.examples) == 20, "as far as its positions reach"

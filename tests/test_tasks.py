@@ -120,15 +120,15 @@ def test_loading_leaves_the_global_random_state_alone():
 
 def test_every_input_starts_with_the_prefix_and_ends_with_the_end_of_sequence(toy):
     for example in toy.examples:
-        assert toy.tokenizer.decode(example["input_ids"]).startswith(PREFIX)
-        assert example["input_ids"][-1] == example["labels"][-1] == toy.tokenizer.eos_token_id
+        assert toy.processor.decode(example["input_ids"]).startswith(PREFIX)
+        assert example["input_ids"][-1] == example["labels"][-1] == toy.processor.eos_token_id
 
 
 def test_the_length_limit_keeps_the_end_of_sequence_token(toy):
     short = load_task("toy", dataset_size=48, max_length=7)
     for cut, full in zip(short.examples, toy.examples, strict=True):
         for field in ("input_ids", "labels"):
-            eos = [toy.tokenizer.eos_token_id]
+            eos = [toy.processor.eos_token_id]
             assert cut[field] == (full[field] if len(full[field]) <= 7 else full[field][:6] + eos)
 
 
@@ -203,14 +203,14 @@ def test_tokenizer_loses_nothing_of_the_texts_it_learned_from():
 
 
 def test_frequent_words_stay_whole(toy):
-    words = toy.tokenizer.convert_ids_to_tokens(toy.examples[0]["input_ids"])
+    words = toy.processor.convert_ids_to_tokens(toy.examples[0]["input_ids"])
     assert words[:3] == ["▁translate", "▁English", "▁to"]
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.parquet", "with [brackets].jsonl"])
 def test_every_local_format_loads_the_same_rows(name, tmp_path):
     task = from_file(write(tmp_path / name))
-    decoded = [task.tokenizer.decode(e["labels"], skip_special_tokens=True) for e in task.examples]
+    decoded = [task.processor.decode(e["labels"], skip_special_tokens=True) for e in task.examples]
     assert decoded == [fr for _, fr in PAIRS]
 
 
@@ -218,9 +218,9 @@ def test_the_first_rows_are_used_and_a_changed_file_is_read_again(tmp_path):
     path = tmp_path / "a.jsonl"
     first = from_file(write(path), size=2)
     assert len(first.examples) == 2
-    assert first.tokenizer.decode(first.examples[0]["labels"], skip_special_tokens=True) == "Bonjour."
+    assert first.processor.decode(first.examples[0]["labels"], skip_special_tokens=True) == "Bonjour."
     second = from_file(write(path, ROWS[::-1]), size=2)
-    assert second.tokenizer.decode(second.examples[0]["labels"], skip_special_tokens=True) == PAIRS[2][1]
+    assert second.processor.decode(second.examples[0]["labels"], skip_special_tokens=True) == PAIRS[2][1]
 
 
 GOOD = json.dumps(ROWS[0]).encode() + b"\n"
@@ -377,5 +377,5 @@ def test_real_pairs_load_whole():
         pytest.skip(f"no {path}: set SHARED_DATA to the folder that holds en_fr_tatoeba")
     task = from_file(path, size=256)
     assert len(task.examples) == 256
-    text = task.tokenizer.decode(task.examples[0]["input_ids"], skip_special_tokens=True)
+    text = task.processor.decode(task.examples[0]["input_ids"], skip_special_tokens=True)
     assert text == PREFIX + "All that you have to do is to wait for his reply."

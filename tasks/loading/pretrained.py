@@ -6,8 +6,7 @@ from pathlib import Path
 
 import torch
 
-from curvature.borrowing import differentiable_attention, measuring
-from curvature.objective import functional_loss, trainable_parameters
+from tasks.base import Task
 from tasks.loading.hub import first_line, hub_refusal, is_local, local_path, quiet_libraries
 
 WEIGHTS = (
@@ -88,32 +87,20 @@ def _is_head(key: str, model: torch.nn.Module) -> bool:
     return "head" in key or key.startswith("classifier")
 
 
-def check_twice_differentiable(task, source: str) -> None:
-    """ValueError naming the model if it cannot run the task's shortest and longest example together (too few positions
-    or tokens, no padding, ...), or if its loss has no second derivative: some fused kernels have none, and then no
-    sharpness can be measured. Costs a forward pass of the two, and another with two backward passes of the shortest."""
-    order = sorted(range(len(task.examples)), key=task.length)
-    shortest, longest = task.examples[order[0]], task.examples[order[-1]]
-    batch = task.collate([shortest])
-    with measuring(task.model), differentiable_attention():
-        try:
-            with torch.no_grad():
-                task.losses(task.model, task.collate([shortest, longest]))
-        except Exception as error:  # each model has its own
-            raise ValueError(
-                f"model {source} ({type(task.model).__name__}) cannot run the examples of {task.name}: "
-                f"{first_line(error)}"
-            ) from error
-        params = {name: p.requires_grad_() for name, p in trainable_parameters(task.model).items()}
-        loss = functional_loss(task.model, task.losses)(params, batch).sum()
-        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
-        try:  # backward, because autograd.grad walks past a function that is marked as differentiable once only
-            sum(g.square().sum() for g in grads if g is not None).backward()
-        except RuntimeError as error:
-            raise ValueError(
-                f"model {source} ({type(task.model).__name__}) cannot be differentiated twice, and without that there "
-                f"is no sharpness to measure: {first_line(error)}"
-            ) from error
+def check_runs_examples(task: Task, source: str) -> None:
+    """ValueError naming the model if it cannot run the task's shortest and longest example together: too few positions
+    or tokens, no padding, ... Costs one forward pass of the two."""
+    training = task.model.training
+    task.model.eval()
+    try:
+        with torch.no_grad():
+            task.losses(task.model, task.collate(task.shortest_and_longest()))
+    except Exception as error:  # each model has its own
+        raise ValueError(
+            f"model {source} ({type(task.model).__name__}) cannot run the examples of {task.name}: {first_line(error)}"
+        ) from error
+    finally:
+        task.model.train(training)
 
 
 def existing_folder(source: str) -> Path:
