@@ -410,7 +410,7 @@ def test_state_advances_at_iterations_that_are_not_collected():
     for seed in range(3):
         for model in models:
             gradients(model, seed)
-        assert updates[0].advance(collect=False) == {} or seed == 3
+        assert updates[0].advance(collect=False) == {}
         every = updates[1].advance()["sgd"]
     gradients(models[0], 3), gradients(models[1], 3)
     late, every = updates[0].advance()["sgd"], updates[1].advance()["sgd"]
@@ -492,7 +492,8 @@ def test_rows_of_one_state_keep_it_once_and_give_the_bits_of_each_by_itself():
         found = advance(together, gradient, collect=step != 1)
         for label, updates in alone.items():
             expected = advance(updates, gradient)[label]
-            assert step == 1 or all(torch.equal(found[label][n], expected[n]) for n in params), (label, step)
+            if step != 1:
+                assert all(torch.equal(found[label][n], expected[n]) for n in params), (label, step)
     assert list(found) == list(rows)
 
 

@@ -346,16 +346,83 @@ def test_nan_and_infinity_stay_where_they_are(optimizer_class, options):
     assert bool(params[1].isfinite().all())
 
 
-@pytest.mark.parametrize(
-    "options", [{}, dict(weight_decay=0.1, maximize=True), dict(momentum=0.9), dict(coordinate_clip=0.1)], ids=str
-)
-@pytest.mark.parametrize("optimizer_class", [SGDClip, SignSGD, NormalizedSGD])
-def test_stepping_piece_by_piece_changes_no_bit(monkeypatch, optimizer_class, options):
-    whole, in_pieces = make_params(), make_params()
-    expected = train(optimizer_class(whole, **options), whole)
+@pytest.fixture
+def count_rules(monkeypatch):
+    """How many tensors or pieces each optimizer's rule was asked for."""
+    calls, rule = [], SGDClip._rule
+    monkeypatch.setattr(SGDClip, "_rule", lambda *args: (calls.append(args), rule(*args))[1])
+    return calls
+
+
+PIECEWISE = [{}, dict(weight_decay=0.1), dict(maximize=True), dict(threshold_scale=0.5)]
+
+
+@pytest.mark.parametrize("options", PIECEWISE, ids=str)
+@pytest.mark.parametrize("optimizer_class", [SGDClip, SignSGD])
+def test_stepping_piece_by_piece_makes_the_move_of_whole_tensors(monkeypatch, count_rules, optimizer_class, options):
     monkeypatch.setattr("torch_optimizer.direction_optimizer.CACHE_SIZE", 3)
-    got = train(optimizer_class(in_pieces, **options), in_pieces)
-    assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    whole, in_pieces = make_params(), make_params()
+    options = {**options, "coordinate_clip": 0.1}
+    measured, stepping = optimizer_class(whole, **options, lr=0.1), optimizer_class(in_pieces, **options, lr=0.1)
+    for step in range(3):
+        set_grads(whole, step), set_grads(in_pieces, step)
+        for p, v in measured.directions().items():
+            p.data.add_(v, alpha=0.1)
+        assert len(count_rules) == len(SHAPES)
+        count_rules.clear()
+        stepping.step()
+        assert len(count_rules) == 7 + 3 + 1 + 8 + 1  # tensors of 20, 7, 1, 24 and 0 coordinates, three at a time
+        count_rules.clear()
+        assert all(torch.equal(a, b) for a, b in zip(whole, in_pieces, strict=True))
+
+
+WHOLE = [
+    (SGDClip, dict(momentum=0.9)),
+    (SGDClip, dict(foreach=True)),
+    (SGDClip, dict(coordinate_clip=0)),
+    (NormalizedSGD, {}),
+]
+
+
+@pytest.mark.parametrize(("optimizer_class", "options"), WHOLE, ids=str)
+def test_a_rule_that_needs_whole_tensors_gets_them(monkeypatch, count_rules, optimizer_class, options):
+    monkeypatch.setattr("torch_optimizer.direction_optimizer.CACHE_SIZE", 3)
+    params = make_params()
+    train(optimizer_class(params, **{"coordinate_clip": 0.1, **options}), params, steps=1)
+    assert len(count_rules) == len(SHAPES)
+
+
+CLIMBING = [(name, clip) for name in ("sgd", "normalized_sgd", "sign_sgd", "adam") for clip in (0.0, 0.2)]
+
+
+@pytest.mark.parametrize(("name", "clip"), CLIMBING)
+def test_maximize_climbs_along_the_step_that_a_negated_gradient_gives(name, clip):
+    optimizer_class, options = OURS[name]
+    options = {**options, "weight_decay": 0.0, "coordinate_clip": clip}
+    up, down = make_params(), make_params()
+    climbing, descending = optimizer_class(up, **options, maximize=True), optimizer_class(down, **options)
+    for step in range(4):
+        set_grads(up, step), set_grads(down, step)
+        for p in down:
+            p.grad.neg_()
+        climbing.step(), descending.step()
+        assert all(torch.equal(a, b) for a, b in zip(up, down, strict=True))
+
+
+def test_maximize_climbs_a_clipped_gradient():
+    p, optimizer = one([0.0] * 4, [8.0, -2, 1, 4], SGDClip, lr=1.0, coordinate_clip=0.25, maximize=True)
+    optimizer.step()
+    assert p.tolist() == [4.0, -2.0, 1.0, 4.0]
+
+
+@pytest.mark.parametrize("foreach", [None, False, True])
+def test_each_group_moves_by_its_own_lr(foreach):
+    params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
+    for p in params:
+        p.grad = torch.tensor([1.0, -2.0])
+    groups = [dict(params=[params[0]]), dict(params=params[1:], lr=0.5)]
+    SGDClip(groups, lr=0.25, foreach=foreach).step()
+    assert [p.tolist() for p in params] == [[-0.25, 0.5], [-0.5, 1.0], [-0.5, 1.0]]
 
 
 def test_infinity_is_capped_to_the_threshold():
