@@ -14,16 +14,17 @@ parameters together.
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from curvature import NotTraceable, vhv_by_recording
-from curvature.borrowing import differentiable_attention
+from curvature.borrowing import twice_differentiable
+from curvature.checks import NO_DEPENDENCE, check_count, check_losses, checked_batches, checked_directions
+from curvature.direction import Direction, norm
 from curvature.objective import Batch, LossFunction, Params, halves
 from torch_optimizer import Algorithm
 
@@ -57,12 +58,15 @@ class PseudoUpdates:
         self.states = {label: by_key.setdefault(own.state_key(), own) for label, own in self.optimizers.items()}
 
     @torch.no_grad()
-    def advance(self, collect: bool = True) -> dict[str, Params]:
+    def advance(self, collect: bool = True) -> dict[str, Direction]:
         """Show the present gradients to every algorithm.
 
         Returns: label -> update direction (name -> tensor, on the algorithms' device; zero where a parameter has no
         gradient); empty if not `collect`, so that twelve copies of a large model are held only where they are measured.
+        Raises: ValueError if no parameter has a gradient.
         """
+        if all(p.grad is None for p in self.params.values()):
+            raise ValueError("no parameter has a gradient: call backward() on the mean loss before advance()")
         if self.mirrors:
             for name, p in self.params.items():
                 self.mirrors[name].data.copy_(p.detach())
@@ -77,11 +81,11 @@ class PseudoUpdates:
         if not collect:
             return {}
         return {
-            label: {n: found[label][p] if p in found[label] else torch.zeros_like(p) for n, p in seen.items()}
-            for label in self.optimizers
+            label: Direction({n: own[p] if p in own else torch.zeros_like(p) for n, p in seen.items()})
+            for label, own in ((label, found[label]) for label in self.optimizers)
         }
 
-    def not_finite(self, directions: dict[str, Params]) -> list[str]:
+    def not_finite(self, directions: Mapping[str, Params]) -> list[str]:
         """The labels of `directions` (of `advance`) where a coordinate, or a number of the state, is not finite."""
 
         def is_finite(tensors: Iterable) -> bool:
@@ -112,7 +116,51 @@ class PseudoUpdates:
             state.load_state_dict(content)
 
 
-# ---- slope and curvature ----------------------------------------------------------------------------------------
+# ---- slope and curvature: the definition ------------------------------------------------------------------------
+
+
+@torch.enable_grad()
+def vhv_by_double_backward(
+    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
+) -> tuple[Tensor, Tensor, Tensor]:
+    """<grad f, v> and v' H v of the summed loss of one micro-batch, by a Hessian-vector product (HVP) per direction.
+
+    The graph of the gradient is differentiated once more along each v. This is the definition; it serves any model that
+    can be differentiated twice. `vhv_by_recording` gives the same numbers about twice as fast.
+
+    Args: as those of `vhv_by_recording`.
+    Returns: the losses [B]; the slopes d/ds of their sum [K]; the curvatures d2/ds2 [K]. The latter two in float64.
+    Raises: ValueError if the losses are not [B] or do not depend on `params`.
+    """
+    point = {n: p.detach().requires_grad_() for n, p in params.items()}
+    leaves = list(point.values())
+    with twice_differentiable():
+        losses = loss_fn(point, batch)
+    check_losses(losses)
+    grads = [None]
+    if losses.requires_grad:
+        grads = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
+    if all(g is None for g in grads):
+        raise ValueError(NO_DEPENDENCE)
+    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
+    for k, direction in enumerate(directions):
+        used = [(g, direction[n]) for n, g in zip(point, grads, strict=True) if g is not None]
+        slopes[k] = _dot((g.detach(), v) for g, v in used)
+        curved = [(g, v) for g, v in used if g.requires_grad]  # the others are constant
+        if curved:
+            along, weights = zip(*curved, strict=True)
+            hv = torch.autograd.grad(along, leaves, weights, retain_graph=True, materialize_grads=True)  # H v
+            curvatures[k] = _dot((h, direction[n]) for n, h in zip(point, hv, strict=True))
+    return losses.detach(), slopes, curvatures
+
+
+def _dot(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Inner product over all tensors together, 0-d float64. A complex number counts as two real ones."""
+    flat = [[torch.view_as_real(t) if t.is_complex() else t for t in pair] for pair in pairs]
+    return torch.stack([torch.dot(x.flatten(), y.flatten()).double() for x, y in flat]).sum()
+
+
+# ---- slope and curvature: the fast route ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -138,150 +186,94 @@ class QuadraticModel:
 
     @property
     def predicted_decrease(self) -> float:
-        """How far the quadratic model falls up to there, slope^2 / (2 sharpness)."""
+        """How far the quadratic model falls up to there, slope^2 / (2 sharpness); inf where that exceeds a float."""
         best = self.best_distance
-        return best if best in (0.0, math.inf) or math.isnan(best) else self.slope**2 / (2 * self.sharpness)
-
-
-def norm(direction: Params) -> float:
-    """Euclidean norm over all tensors together, accumulated in float64."""
-    if not direction:
-        return 0.0
-    norms = [torch.linalg.vector_norm(v, dtype=torch.float64) for v in direction.values()]
-    return torch.linalg.vector_norm(torch.stack(norms)).item()
-
-
-def unit(direction: Params, like: Params | None = None) -> Params | None:
-    """v / |v|, on the devices and in the number types of `like`; None if v is zero or not finite."""
-    length = norm(direction)
-    if not 0 < length < math.inf:
-        return None
-    like = like or direction
-    # divided before it is rounded to the target type: a float16 target must not see the unscaled v
-    return {n: (v.to(torch.promote_types(v.dtype, like[n].dtype)) / length).to(like[n]) for n, v in direction.items()}
-
-
-class _Tangents(Sequence):
-    """The directions that have a length, as a route takes them, in the number types and on the devices of `like`: those
-    that fit, as they are; others, and those of extreme length, as unit vectors made one at a time, so that no copies
-    pile up."""
-
-    def __init__(self, directions: Sequence[Params], like: Params):
-        self.like, self.directions = like, []
-        self.places, self.lengths = [], []  # in `directions`; |v| of what a route is given
-        for place, direction in enumerate(directions):
-            length = norm(direction)
-            if 0 < length < math.inf:
-                alike = all((v.dtype, v.device) == (like[n].dtype, like[n].device) for n, v in direction.items())
-                self.lengths.append(length if alike and 1e-4 < length < 1e5 else 1.0)  # float32 can square it
-                self.directions.append(direction)
-                self.places.append(place)
-
-    def __len__(self) -> int:
-        return len(self.directions)
-
-    def __getitem__(self, k: int) -> Params:
-        return self.directions[k] if self.lengths[k] != 1.0 else unit(self.directions[k], self.like)
+        if best in (0.0, math.inf) or math.isnan(best):
+            return best
+        return self.slope * self.slope / (2 * self.sharpness)
 
 
 def directional_sharpness(
-    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch], progress=iter
+    loss_fn: LossFunction,
+    params: Params,
+    directions: Sequence[Params],
+    batches: Sequence[Batch],
+    *,
+    per_example: Collection[str] = (),
+    progress: Callable[[Sequence[Batch]], Iterable[Batch]] = iter,
 ) -> list[QuadraticModel]:
     """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
 
-    One forward and one backward pass per micro-batch serve all directions (`curvature`, two to three forward passes
-    more a direction); a model that it cannot follow is measured by `vhv_by_double_backward`, which the log says once.
-    H is never formed. The length of v cancels; its sign turns the slope only. Peak memory beyond parameters and
-    directions is up to 1.4 times that of one forward and backward pass of a micro-batch, however many there are.
+    One forward and one backward pass per micro-batch serve all directions; each direction then costs two to three
+    forward passes (`curvature`). A model that this route cannot follow is measured by `vhv_by_double_backward`, which
+    the log says once. H is never formed. The length of v cancels; its sign turns the slope only.
 
     Args:
-        loss_fn: per-example losses [B], twice differentiable and deterministic (see curvature/borrowing.py).
+        loss_fn: (params, batch) -> per-example losses [B]; twice differentiable and deterministic (dropout off).
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the names and shapes of `params`.
-        batches: micro-batches; how the examples are grouped does not matter. Each is measured in two halves.
+        batches: micro-batches, in any grouping of the examples.
+        per_example: names of the entries of a batch that hold its examples along their first dimension. A micro-batch
+            is then measured in two halves, for 1.4 times the memory of one forward and backward pass of the whole
+            micro-batch, beyond parameters and directions. Without names it is measured whole, for up to three times.
         progress: wraps the iteration over `batches`, such as tqdm.
 
     Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
-    Raises: ValueError naming the first tensor whose name or shape differs, if there are no examples, or if the losses
-        of a micro-batch are not as many as its examples.
+    Raises: ValueError, in one line, for a direction whose names or shapes differ (it names the tensor), no examples,
+        losses that are not [B], do not depend on `params` or change from one evaluation to the next.
     """
-    for direction in directions:
-        _check_direction(params, direction)
-    tangents, route = _Tangents(directions, like=params), vhv_by_recording
+    directions = checked_directions(params, directions)
+    measurable = {place: v.tangent(params) for place, v in enumerate(directions) if v.has_length}
+    tangents, route = list(measurable.values()), vhv_by_recording
 
     def measured(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         nonlocal route
-        try:
-            return route(loss_fn, params, tangents, batch)
-        except NotTraceable as reason:
-            _say_once("measuring by double backward, about half as fast: %s", str(reason))
-            route = vhv_by_double_backward
+        if route is vhv_by_recording:
+            try:
+                return _finite_where_possible(loss_fn, params, tangents, batch)
+            except NotTraceable as reason:
+                _say_once(f"measuring by double backward, about half as fast: {reason}")
+                route = vhv_by_double_backward
         return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
     examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
-    for batch in progress(batches):
+    for batch in progress(checked_batches(batches)):
         # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
-        for part in halves(batch):
+        for part in halves(batch, per_example):
             losses, slopes, curvatures = measured(part)
-            _check_count(losses, part)
+            check_count(losses, part, per_example)
             examples += len(losses)
             sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
     if not examples:
         raise ValueError("directional_sharpness got no examples: `batches` is empty")
     loss, *rest = (sums / examples).tolist()
     result = [QuadraticModel(loss, math.nan, math.nan)] * len(directions)
-    for i, (place, length) in enumerate(zip(tangents.places, tangents.lengths, strict=True)):
-        result[place] = QuadraticModel(loss, rest[i] / length, rest[len(tangents) + i] / length**2)
+    for i, (place, v) in enumerate(measurable.items()):
+        result[place] = QuadraticModel(loss, rest[i] / v.length, rest[len(tangents) + i] / v.length**2)
     return result
 
 
-@cache
-def _say_once(message: str, reason: str) -> None:
-    log.info(message, reason)
-
-
-@torch.enable_grad()
-def vhv_by_double_backward(
-    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
+def _finite_where_possible(
+    loss_fn: LossFunction, params: Params, directions: list[Direction], batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `vhv_by_recording`, for any model: the graph of the gradient is differentiated once more a direction."""
-    point = {n: p.detach().requires_grad_() for n, p in params.items()}
-    with differentiable_attention():
-        losses = loss_fn(point, batch)
-    grads = torch.autograd.grad(losses.sum(), list(point.values()), create_graph=True, materialize_grads=True)
-    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
-    for k, direction in enumerate(directions):
-        v = [direction[n] for n in point]
-        slopes[k] = _dot([g.detach() for g in grads], v)
-        curved = [(g, dx) for g, dx in zip(grads, v, strict=True) if g.requires_grad]  # the others are constant
-        if curved:
-            along, weights = zip(*curved, strict=True)
-            product = torch.autograd.grad(
-                along, list(point.values()), weights, retain_graph=True, materialize_grads=True
-            )  # H v
-            curvatures[k] = _dot(product, v)
-    return losses.detach(), slopes, curvatures
+    """By recording; where a number is not finite although the losses are, by double backward. A rule may divide zero by
+    zero where autograd does not."""
+    losses, slopes, curvatures = vhv_by_recording(loss_fn, params, directions, batch)
+    places = (~torch.isfinite(slopes + curvatures)).nonzero().flatten().tolist()
+    if places and torch.isfinite(losses).all():
+        _say_once("the fast route gave numbers that are not finite: measuring these again by double backward")
+        again = [directions[k] for k in places]
+        _, slopes[places], curvatures[places] = vhv_by_double_backward(loss_fn, params, again, batch)
+    return losses, slopes, curvatures
 
 
-def _dot(a: Iterable[Tensor], b: Iterable[Tensor]) -> Tensor:
-    """Inner product over all tensors together, 0-d float64."""
-    return torch.stack([torch.dot(x.flatten(), y.flatten()).double() for x, y in zip(a, b, strict=True)]).sum()
+_said = set()
 
 
-def _check_count(losses: Tensor, batch: Batch) -> None:
-    sizes = {len(t) for t in batch.values() if t.dim()}
-    if len(sizes) == 1 and len(losses) not in sizes:
-        raise ValueError(
-            f"loss_fn gave {len(losses)} losses for {sizes.pop()} examples: it returns one for each, [B], and a batch "
-            f"holds them along the first dimension of its tensors"
-        )
-
-
-def _check_direction(params: Params, direction: Params) -> None:
-    for name in params.keys() | direction.keys():
-        expected, got = (tuple(d[name].shape) if name in d else "no such tensor" for d in (params, direction))
-        if expected != got:
-            raise ValueError(f"a direction has the names and shapes of the parameters: {name} is {expected}, got {got}")
+def _say_once(message: str) -> None:
+    if message not in _said:
+        _said.add(message)
+        log.info(message)
 
 
 # ---- loss scan --------------------------------------------------------------------------------------------------
@@ -298,7 +290,9 @@ def scan_spacing(derivatives: QuadraticModel, params: Params, num_points: int = 
 @torch.inference_mode()
 def mean_loss(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]) -> float:
     """f(params): the mean over all examples of `batches` of their own losses."""
-    losses = [loss_fn(params, batch) for batch in batches]
+    losses = [loss_fn(params, batch) for batch in checked_batches(batches)]
+    for part in losses:
+        check_losses(part)
     return (torch.stack([part.sum(dtype=torch.float64) for part in losses]).sum() / sum(map(len, losses))).item()
 
 
@@ -324,9 +318,9 @@ def scan_loss(
         spacing: s, a distance in parameter space.
         refine: False for a direction known to lead uphill.
     """
-    u = unit(direction, like=params)
-    if u is None or not 0 < spacing < math.inf:
-        raise ValueError(f"a scan needs a direction with a length and a positive spacing, got spacing {spacing}")
+    if not 0 < spacing < math.inf:
+        raise ValueError(f"a scan needs a positive spacing, got {spacing}")
+    u = dict(Direction.of(direction).unit(like=params))
     floor = torch.finfo(next(iter(params.values())).dtype).eps * norm(params)
     moved = {n: torch.empty_like(p) for n, p in params.items()}
     while True:

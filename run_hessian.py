@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from curvature.borrowing import check_twice_differentiable, differentiable_attention, measuring
+from curvature.borrowing import check_twice_differentiable, measuring, twice_differentiable
 from curvature.objective import objective_at
 from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
@@ -221,7 +221,7 @@ def curvatures(
     dtype = DTYPES[settings.dtype]
     inputs = list(micro_batches(task, indices, settings.micro_batch_size, settings.device, dtype))
     objective = objective_at(task.model, task.losses, inputs, dtype)
-    with measuring(objective.model), differentiable_attention():
+    with measuring(objective.model), twice_differentiable():
         yield from block_curvatures(
             objective.loss_fn, objective.params, inputs, names, tolerance=settings.tolerance,
             max_iterations=settings.max_iterations, generator=generator, keep_graphs=not settings.rebuild_graphs,

@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 import run_landscape
 from benchmarks._machine import report, start, timed
-from curvature.borrowing import differentiable_attention, measuring
+from curvature.borrowing import measuring, twice_differentiable
 from curvature.objective import functional_loss, trainable_parameters
 from runs.config import read_config
 from runs.tables import read_table
@@ -48,7 +48,7 @@ def seconds_an_example(task, length: int | None, examples: int) -> dict[str, flo
             "scan": scan,
         }
         for name, function in passes.items():
-            with measuring(task.model), differentiable_attention():
+            with measuring(task.model), twice_differentiable():
                 taken, _ = timed(function)
             spent[name] += taken / examples if i >= 0 else 0
     return spent

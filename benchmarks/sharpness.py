@@ -76,7 +76,8 @@ class ForwardOf(torch.nn.Module):
 
 
 def ours(problem, directions):
-    found = directional_sharpness(problem.loss_fn, problem.params, directions, [problem.batch])
+    names = list(problem.batch)
+    found = directional_sharpness(problem.loss_fn, problem.params, directions, [problem.batch], per_example=names)
     return [d.sharpness * length**2 for d, length in zip(found, problem.norms, strict=True)]
 
 

@@ -14,6 +14,11 @@ def push_linear(op: Operation, tangents: list):
     return op.run(nested(lambda dx, x: x if dx is None else dx, tangents, op.values)), None
 
 
+def push_view(op: Operation, tangents: list):
+    """y = x in another shape. A tangent may lie in memory otherwise than its value, which a view would not take."""
+    return tangents[0].reshape(op.outputs[0].shape), None
+
+
 def push_embedding(op: Operation, tangents: list):
     """y = W[indices]. The padding row stands still, as for autograd, which sends it no gradient."""
     indices, padding = op.values[1], op.values[2] if len(op.values) > 2 else -1

@@ -1,24 +1,26 @@
 """The objective at a point: a loss function of parameters and a batch, and the batches it is measured on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-Params = dict[str, Tensor]  # name -> tensor
-Batch = dict[str, Tensor]  # one micro-batch: its examples lie along the first dimension of each tensor
+Params = Mapping[str, Tensor]  # name -> tensor
+Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
 
 
 def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:
     """The closure that the measurements take, for a module: `losses(forward, batch)` are the per-example losses [B] of
-    a micro-batch when `forward(**inputs)` runs the model. Parameters that are not passed in stay the module's own."""
+    a micro-batch when `forward` runs the model, with the arguments that the model takes. Parameters that are not passed
+    in stay the module's own."""
 
     def loss_fn(params: Params, batch: Batch) -> Tensor:
-        return losses(lambda **inputs: functional_call(model, params, (), inputs), batch)
+        return losses(lambda *args, **inputs: functional_call(model, dict(params), args, inputs), batch)
 
     return loss_fn
 
@@ -28,13 +30,34 @@ def trainable_parameters(model: nn.Module) -> Params:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def halves(batch: Batch) -> list[Batch]:
-    """The first and the second half of the examples of a micro-batch, which lie along the first dimension of all its
-    tensors; itself where they cannot be parted."""
-    sizes = {len(t) if t.dim() else 0 for t in batch.values()}
-    if len(sizes) != 1 or max(sizes) < 2:
+def halves(batch: Batch, per_example: Collection[str]) -> list[Batch]:
+    """The first and the second half of the examples, which lie along the first dimension of the entries `per_example`;
+    the other entries go with both. The batch itself where it has a single example, or none of these entries."""
+    size = examples_of(batch, per_example)
+    if size < 2:
         return [batch]
-    return [dict(zip(batch, half, strict=True)) for half in zip(*(t.chunk(2) for t in batch.values()), strict=True)]
+    middle = (size + 1) // 2
+    return [
+        {name: value[part] if name in per_example else value for name, value in batch.items()}
+        for part in (slice(middle), slice(middle, None))
+    ]
+
+
+def examples_of(batch: Batch, per_example: Collection[str]) -> int:
+    """How many examples a micro-batch has, by its entries `per_example`; 0 without such entries.
+
+    Raises: ValueError if such an entry is missing, has no first dimension, or another length than the others.
+    """
+    sizes = {}
+    for name in per_example:
+        value = batch.get(name)
+        if value is None or isinstance(value, Tensor) and not value.dim():
+            raise ValueError(f"per_example names {name!r}, which holds no examples in this batch: it is {value}")
+        sizes[name] = len(value)
+    if len(set(sizes.values())) > 1:
+        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(f"per_example names entries that hold one item per example, but their lengths differ: {found}")
+    return next(iter(sizes.values()), 0)
 
 
 @dataclass
@@ -45,6 +68,11 @@ class Objective:
     loss_fn: LossFunction
     params: Params
     batches: list[Batch]
+
+    @property
+    def per_example(self) -> list[str]:
+        """A task's batch holds one item per example in every entry."""
+        return list(self.batches[0])
 
 
 def objective_at(

@@ -1,6 +1,7 @@
 """What a recording holds: operations, and the rules that tell how tangents pass through them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -11,6 +12,19 @@ from torch import Tensor
 
 class NotTraceable(RuntimeError):
     """The recorded route cannot serve this loss; the message names the operation that stands in the way."""
+
+
+@contextmanager
+def refusing(task: str) -> Iterator[None]:
+    """Turns any error in this context into NotTraceable, so that a defect here ends in the other route and not in a
+    traceback. Memory that runs out stays what it is."""
+    try:
+        yield
+    except (NotTraceable, torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise NotTraceable(f"{task} failed: {type(error).__name__}: {reason}") from error
 
 
 class Slot:
@@ -86,8 +100,7 @@ class Operation:
         """Take the adjoints of the outputs, None where the loss does not use one."""
         self.adjoints = adjoints
         if self.rule.prepare:
-            first = torch.zeros_like(self.results[0]) if adjoints[0] is None else adjoints[0]
-            self.prepared = self.rule.prepare(self, first)
+            self.prepared = self.rule.prepare(self, adjoints[0])
         if self.rule.only_prepared:
             self.values = self.results = self.adjoints = []
 
@@ -106,7 +119,10 @@ def flatten(args: Sequence) -> list:
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a * b, []; pairwise summation keeps float32 rounding near 1e-7."""
+    """Sum of a * b, []; pairwise summation keeps float32 rounding near 1e-7. Complex numbers count as two real ones, as
+    for autograd, whose adjoint of z = x + iy is d loss / dx + i d loss / dy."""
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     return (a * b).sum()
 
 

@@ -15,7 +15,6 @@ import math
 import torch
 from torch import Tensor
 
-from curvature.any_operation import push_any_operation
 from curvature.operation import Operation, inner, per_channel
 
 LARGEST_POWER = 60  # of two, for t: the square of 2^60 is a float32
@@ -54,8 +53,6 @@ def prepare_two_products(op: Operation, a: Tensor, b: Tensor, bias: Tensor | Non
 
 def push_matmul(op: Operation, tangents: list):
     """y = a b for matrices or batches of them, or bias + a b:  dy = da b + a db,  D2y = 2 da db."""
-    if op.kwargs:  # addmm's beta, alpha
-        return push_any_operation(op, tangents)
     *bias, a, b = op.values
     *dbias, da, db = tangents
     shift = dbias[0] if dbias else None

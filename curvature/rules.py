@@ -20,6 +20,7 @@ import torch
 
 from curvature import elementwise
 from curvature.any_operation import push_any_operation
+from curvature.borrowing import weight_norm
 from curvature.elementwise import from_derivatives
 from curvature.linear import (
     push_add,
@@ -29,6 +30,7 @@ from curvature.linear import (
     push_masked_fill,
     push_max_pool,
     push_relu,
+    push_view,
     push_where,
 )
 from curvature.normalization import (
@@ -71,14 +73,16 @@ ANY_OPERATION = Rule(push_any_operation, keep_inputs=True)
 TABLE = [
     (
         linear(push_linear),
-        """view.default _unsafe_view.default t.default transpose.int permute.default expand.default
+        """t.default transpose.int permute.default expand.default
         unsqueeze.default squeeze.dim squeeze.default squeeze.dims slice.Tensor select.int
         split.Tensor split_with_sizes.default unbind.int index.Tensor index_select.default
         gather.default clone.default alias.default _to_copy.default neg.default sum.default
         sum.dim_IntList mean.default mean.dim cumsum.default repeat.default roll.default
         flip.default tril.default triu.default nll_loss_forward.default nll_loss2d_forward.default
-        avg_pool2d.default _adaptive_avg_pool2d.default""",
+        avg_pool2d.default _adaptive_avg_pool2d.default
+        _fft_r2c.default _fft_c2r.default _fft_c2c.default view_as_real.default _conj.default""",
     ),
+    (linear(push_view), "view.default _unsafe_view.default"),
     (linear(push_embedding), "embedding.default"),
     (linear(push_add), "add.Tensor add.Scalar"),
     (linear(partial(push_add, sign=-1)), "sub.Tensor sub.Scalar"),
@@ -110,12 +114,19 @@ TABLE = [
 RULES = {attrgetter(name)(torch.ops.aten): rule for rule, names in TABLE for name in names.split()}
 
 
-def rule_for(func: Callable, slots: list) -> Rule:
+def rule_for(func: Callable, slots: list, kwargs: dict, is_complex: bool) -> Rule:
     """The rule of an operation, given which of its arguments are tracked: `curved` is then settled. A product with one
     tracked factor is linear in it: it needs neither the adjoint nor the tracked values."""
     rule = RULES.get(func, ANY_OPERATION)
+    if is_complex and rule.curved is not Curved.NEVER:  # the curved rules are written for real numbers
+        return ANY_OPERATION
+    if kwargs and isinstance(rule.curved, IfAll):  # a product with factors of its own: addmm's alpha and beta
+        return ANY_OPERATION
     if not isinstance(rule.curved, IfAll):
         return rule
     if all(slots[i] is not None for i in rule.curved.places):
         return replace(rule, curved=Curved.ALWAYS)
     return Rule(rule.push, Curved.NEVER)
+
+
+DECOMPOSED = {torch.ops.aten._weight_norm_interface.default: weight_norm}  # what the rule of any operation runs instead

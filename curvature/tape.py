@@ -5,14 +5,16 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from curvature.borrowing import math_attention
+from curvature.checks import NO_DEPENDENCE, check_losses, check_repeatable
 from curvature.objective import Batch, LossFunction, Params
-from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested
-from curvature.rules import rule_for
+from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested, refusing
+from curvature.rules import DECOMPOSED, rule_for
 
 TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 
@@ -35,9 +37,9 @@ def vhv_by_recording(
     Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    tape = Tape(leaves)
     with torch.enable_grad():
-        with sdpa_kernel(SDPBackend.MATH), Tape(leaves) as tape:
-            losses = loss_fn(leaves, batch)
+        losses = record(tape, loss_fn, leaves, batch)
         tape.finish(losses)
     losses = losses.detach()  # lets go of what is left of autograd's graph
     slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
@@ -46,6 +48,18 @@ def vhv_by_recording(
             some = [directions[i] for i in range(k, min(k + TOGETHER, len(directions)))]
             slopes[k : k + TOGETHER], curvatures[k : k + TOGETHER] = tape.push(some)
     return losses, slopes, curvatures
+
+
+def record(tape: "Tape", loss_fn: LossFunction, leaves: Params, batch: Batch) -> Tensor:
+    """The losses, computed under the tape. Random numbers in them are allowed as long as they change nothing."""
+    try:
+        with refusing("recording the loss"), math_attention(), tape:
+            losses = loss_fn(leaves, batch)
+    finally:
+        if tape.draws:
+            check_repeatable(loss_fn, leaves, batch, tape.draws)
+    check_losses(losses)
+    return losses
 
 
 class Tape(TorchDispatchMode):
@@ -64,6 +78,8 @@ class Tape(TorchDispatchMode):
         self.kept: list[tuple[Tensor, int]] = []  # (tensor that a rule will read, its count of writes)
         self.spare: dict[int, Operation] = {}  # address of an output that its rule could use -> its operation
         self.loss: Slot | None = None
+        self.needed: set[Slot] = set()  # what the loss depends on
+        self.draws = ""  # an operation that drew random numbers
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -72,10 +88,12 @@ class Tape(TorchDispatchMode):
         if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
             return func(*args, **kwargs)
         if traits(func).draws:
-            raise NotTraceable(f"{func} draws random numbers: is dropout off?")
+            self.draws = str(func)
         slots = [self.slot_of(a, func) for a in args]
         if kwargs and any(self.slot_of(value, func) for value in kwargs.values()):
             raise NotTraceable(f"{func} takes a tensor that depends on the parameters as a keyword")
+        if traits(func).draws and any(slots):
+            raise NotTraceable(f"{func} draws random numbers")
         result = func(*args, **kwargs)
         if any(slots):
             self.record(func, slots, args, kwargs, result)
@@ -89,7 +107,7 @@ class Tape(TorchDispatchMode):
         if not isinstance(value, Tensor) or not value.requires_grad:
             return None
         slot = self.slots.get(value)
-        if slot is None:
+        if slot is None or isinstance(value.grad_fn, BackwardCFunction):  # a custom function's own backward is not ours
             raise NotTraceable(f"{reader} reads a tensor that autograd follows but no recorded operation made")
         if slot.version != value._version:
             raise NotTraceable(f"{reader} reads a tensor that was overwritten through another view")
@@ -104,8 +122,9 @@ class Tape(TorchDispatchMode):
         # a view or a write shares its target's count of writes; autograd raises it only after we return
         writes = traits(func).writes
         version = args[0]._version + writes if traits(func).shares else 0
-        func = functional_twin(func, args[0]) if writes else func
-        rule = rule_for(func, slots)
+        func = functional_twin(func, args[0]) if writes else DECOMPOSED.get(func, func)
+        is_complex = any(isinstance(t, Tensor) and t.is_complex() for t in flatten([*args, *results]))
+        rule = rule_for(func, slots, kwargs, is_complex)
         keep = rule.keep_inputs
         values = list(args) if keep else nested(lambda slot, a: a if slot is None else None, slots, args)
         op = Operation(func, slots, values, kwargs, [Slot(y, version) for y in results], rule)
@@ -134,17 +153,19 @@ class Tape(TorchDispatchMode):
         """After the forward pass: make ready for `push`."""
         self.loss = self.slot_of(losses, "the caller")
         if self.loss is None:
-            raise NotTraceable("the loss does not depend on the parameters")
+            raise ValueError(NO_DEPENDENCE)
         if any(tensor._version != version for tensor, version in self.kept):
             raise NotTraceable("a value that a derivative needs was overwritten in place")
         self.kept.clear()
         self.spare.clear()
-        self.prune()
-        self.prepare(losses)
+        with refusing("the backward pass of the loss"):
+            self.prune()
+            self.prepare(losses)
 
     def prune(self) -> None:
         """Keep the operations that the loss needs, and note after which one a tangent is no longer read."""
-        needed, live = {self.loss}, []
+        needed, live = self.needed, []
+        needed.add(self.loss)
         for op in reversed(self.operations):
             if needed.isdisjoint(op.outputs):
                 continue
@@ -157,11 +178,17 @@ class Tape(TorchDispatchMode):
     def prepare(self, losses: Tensor) -> None:
         """Fetch the adjoints of all curved operations in one backward pass, and let their rules prepare."""
         curved = [op for op in self.operations if op.rule.curved is Curved.ALWAYS]
-        edges = [y.edge for op in curved for y in op.outputs if y.edge]
-        adjoints = iter(torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ())
+        slots = [y for op in curved for y in op.outputs if y in self.needed]
+        edges = [y.edge for y in slots]
+        found = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
+        adjoints = dict(zip(slots, found, strict=True))
         with torch.no_grad():
             for op in curved:
-                op.prepare([next(adjoints) if y.edge else None for y in op.outputs])
+                given = [adjoints.get(y) for y in op.outputs]
+                if any(y in self.needed and adjoint is None for y, adjoint in zip(op.outputs, given, strict=True)):
+                    raise NotTraceable(f"autograd's backward pass goes around {op.func}, whose output the loss reads")
+                with refusing(f"the rule of {op.func}"):
+                    op.prepare(given)
 
     def push(self, directions: list[Params]) -> tuple[Tensor, Tensor]:
         """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
@@ -179,7 +206,8 @@ class Tape(TorchDispatchMode):
     def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:
         """Add the tangents of the outputs, drop those that no later operation reads. Returns: the bend, if there is."""
         inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
-        dys, bend = op.rule.push(op, inputs)
+        with refusing(f"the rule of {op.func}"):
+            dys, bend = op.rule.push(op, inputs)
         if isinstance(dys, Tensor):
             tangents[op.outputs[0]] = dys
         else:

@@ -52,7 +52,7 @@ def block_curvatures(
 
     Args:
         loss_fn: (params, batch) -> losses [B]. Deterministic (no dropout: `measuring` of curvature/borrowing.py), twice
-            differentiable: fused attention kernels are not (`differentiable_attention` there). With `keep_graphs` False
+            differentiable: fused attention kernels are not (`twice_differentiable` there). With `keep_graphs` False
             the loop over the result belongs inside these contexts too.
         params: name -> tensor. Not modified, nor are their `.grad`s.
         batches: the micro-batches of one batch; their sizes may differ.

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvature.borrowing import differentiable_attention, measuring
+from curvature.borrowing import measuring, twice_differentiable
 from curvature.objective import Batch, LossFunction, Objective, Params, objective_at
 from landscape.rounding import in_float64
-from landscape_utils import PseudoUpdates, directional_sharpness, mean_loss, unit, vhv_by_double_backward
+from landscape_utils import Direction, PseudoUpdates, directional_sharpness, mean_loss, vhv_by_double_backward
 from runs.tables import format_table
 from torch_optimizer import Algorithm
 
@@ -36,7 +36,7 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
 
     `objective` is as it was measured; directions without a length are left out.
     """
-    directions = {label: v for label, v in directions.items() if unit(v) is not None}
+    directions = {label: Direction.of(v) for label, v in directions.items() if Direction.of(v).has_length}
     vectors = list(directions.values())
     with measuring(objective.model):
         found = directional_sharpness(objective.loss_fn, objective.params, vectors, objective.batches)
@@ -44,7 +44,7 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
     one = [{name: tensor[:1] for name, tensor in exact.batches[0].items()}]
     rows = []
     with measuring(exact.model):
-        units = [unit(v, like=exact.params) for v in vectors]
+        units = [v.unit(like=exact.params) for v in vectors]
         parts = [vhv_by_double_backward(exact.loss_fn, exact.params, units, batch) for batch in exact.batches]
         examples = sum(len(losses) for losses, _, _ in parts)
         by_float64 = sum(curvatures for _, _, curvatures in parts) / examples
@@ -94,7 +94,7 @@ def central_differences(
     fourth order. A route without automatic differentiation; its error is of order h^4 + eps / h^2: pass float64. A
     network of ReLUs has kinks, seen by these differences and not by v'Hv: h must be so small that none is near.
     """
-    u = unit(direction, like=params)
+    u = dict(Direction.of(direction).unit(like=params))
     f = {
         i: mean_loss(loss_fn, {n: torch.add(p, u[n], alpha=i * h) for n, p in params.items()}, batches)
         for i in (-2, -1, 0, 1, 2)
@@ -111,7 +111,7 @@ def full_hessian(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]
 
     def mean(flat: Tensor) -> Tensor:
         pieces = [piece.view(shape) for piece, shape in zip(flat.split(sizes), shapes, strict=True)]
-        with differentiable_attention():
+        with twice_differentiable():
             losses = [loss_fn(dict(zip(names, pieces, strict=True)), batch) for batch in batches]
         return torch.cat(losses).mean()
 

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from curvature.borrowing import within_memory
-from curvature.objective import Objective, Params
+from curvature.objective import Objective
 from landscape.rounding import rounding_errors
 from landscape_utils import (
+    Direction,
     QuadraticModel,
     directional_sharpness,
     mean_loss,
-    norm,
     scan_loss,
     scan_spacing,
     update_histogram,
@@ -51,15 +51,16 @@ class Recorder:
             log.warning("the list has no sgd row without clipping: the sharpness ratios stay empty")
         self.warned = set()
 
-    def measure(self, point: Point, directions: dict[str, Params], objective: Objective, task, scan: bool) -> None:
+    def measure(self, point: Point, directions: dict[str, Direction], objective: Objective, task, scan: bool) -> None:
         """Slope and sharpness of every direction at a point, and its loss scans if `scan`."""
         at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
         found = within_memory(
             lambda batches: directional_sharpness(
                 objective.loss_fn, objective.params, list(directions.values()), batches,
+                per_example=objective.per_example,
                 progress=lambda each: progress(each, desc="sharpness", leave=False),
             ),
-            objective.batches,
+            objective.batches, objective.per_example,
         )  # fmt: skip
         derivatives = dict(zip(directions, found, strict=True))
         for label, d in derivatives.items():
@@ -82,8 +83,8 @@ class Recorder:
             self.tables["sharpness"].append(
                 **at, algorithm=label, loss=d.loss, slope=d.slope, sharpness=d.sharpness,
                 ratio=d.sharpness / reference if reference else math.nan,
-                step_norm=norm(directions[label]),
-                step_max=max(v.abs().max().item() for v in directions[label].values() if v.numel()),
+                step_norm=directions[label].length,
+                step_max=directions[label].largest,
                 best_distance=d.best_distance, predicted_decrease=d.predicted_decrease,
                 sharpness_error=errors[label],
             )  # fmt: skip

@@ -1,6 +1,7 @@
 """How far float32 arithmetic may put a measured sharpness off."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from curvature.objective import Batch, Objective, Params, objective_at
 from landscape_utils import directional_sharpness
 
 
-def rounding_errors(directions: dict[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
+def rounding_errors(directions: Mapping[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
     """How far float32 arithmetic may put each directional sharpness off, in the same unit; NaN without a length.
 
     On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is

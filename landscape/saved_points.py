@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import nn
 
-from curvature.objective import Params
+from curvature.direction import Direction
 from runs.checkpoints import fitting, load_tensors, save_tensors
 from runs.config import read_config
 from runs.lifecycle import _data_hashes
@@ -57,7 +57,7 @@ class MeasuredPoint:
     """x_t of a run, with what is to be measured there."""
 
     point: Point
-    directions: dict[str, Params]  # label -> update direction
+    directions: dict[str, Direction]  # label -> update direction
     scan: bool  # whether the loss is scanned along them
     lost: list[str] = field(default_factory=list)  # labels of the algorithms that ceased to be finite here
 
@@ -66,7 +66,7 @@ def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
     """Store the point, its directions and the model's state. Raises: CannotWrite, in one line."""
     state = dict(
         point=asdict(measured.point), scan=measured.scan, lost=measured.lost,
-        directions=measured.directions, model=model.state_dict(),
+        directions={label: dict(v) for label, v in measured.directions.items()}, model=model.state_dict(),
     )  # fmt: skip
     save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}.pt", state)
 
@@ -85,4 +85,5 @@ def load_points(paths: Iterable[Path], model: nn.Module) -> Iterator[MeasuredPoi
         with fitting("a saved point"):
             state = load_tensors(path)
             model.load_state_dict(state.pop("model"))
-        yield MeasuredPoint(**{**state, "point": Point(**state["point"])})
+        directions = {label: Direction(v) for label, v in state["directions"].items()}
+        yield MeasuredPoint(**{**state, "point": Point(**state["point"]), "directions": directions})

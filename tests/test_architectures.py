@@ -8,7 +8,7 @@ import torch
 import run_convergence
 import run_hessian
 import run_landscape
-from curvature.borrowing import check_twice_differentiable, differentiable_attention, measuring
+from curvature.borrowing import check_twice_differentiable, measuring, twice_differentiable
 from curvature.objective import functional_loss, trainable_parameters
 from landscape.cross_checks import central_differences
 from landscape_utils import directional_sharpness
@@ -69,7 +69,7 @@ def test_slope_and_sharpness_agree_with_central_differences_and_vhp(name):
             v = tuple(direction[n] for n in names)
             length = sum((t * t).sum() for t in v).sqrt()
             mean = lambda *p: loss_fn(dict(zip(names, p, strict=True)), batch).mean()  # noqa: B023, E731
-            with differentiable_attention():
+            with twice_differentiable():
                 gradient = torch.autograd.functional.jacobian(mean, values)
                 _, product = torch.autograd.functional.vhp(mean, values, v)
             slope = sum((g * t).sum() for g, t in zip(gradient, v, strict=True)) / length

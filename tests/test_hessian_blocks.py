@@ -17,7 +17,7 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from curvature.borrowing import differentiable_attention, measuring
+from curvature.borrowing import measuring, twice_differentiable
 from curvature.objective import functional_loss, trainable_parameters
 from hessian import lanczos
 from hessian.blocks import block_curvatures
@@ -107,7 +107,7 @@ def measured(architecture):
     generator = torch.Generator().manual_seed(1)
     batches = [random_batch(architecture, size, generator) for size in (3, 1)]
     loss_fn, params = functional_loss(model, cross_entropies), trainable_parameters(model)
-    with measuring(model), differentiable_attention():
+    with measuring(model), twice_differentiable():
         blocks = list(block_curvatures(loss_fn, params, batches, tolerance=1e-7, max_iterations=200))
         dense = {name: dense_block(loss_fn, params, batches, name) for name in params}
     return blocks, dense

@@ -150,7 +150,7 @@ def test_full_hessian_of_the_bowl_is_its_diagonal():
     assert torch.equal(full_hessian(bowl, AT, BOWL), torch.diag(torch.tensor([6.0, 2.0], dtype=torch.float64)))
 
 
-def test_a_micro_batch_is_measured_in_halves(t5, monkeypatch):
+def test_a_micro_batch_is_measured_in_halves_where_its_examples_are_named(t5):
     loss_fn, params, batch = t5
     sizes = []
 
@@ -159,10 +159,10 @@ def test_a_micro_batch_is_measured_in_halves(t5, monkeypatch):
         return loss_fn(point, part)
 
     direction = random_direction(params, 0)
-    (found,) = directional_sharpness(counted, params, [direction], [batch])
+    (found,) = directional_sharpness(counted, params, [direction], [batch], per_example=list(batch))
     assert sizes == [3, 2]
-    monkeypatch.setattr("landscape_utils.halves", lambda batch: [batch])
-    (whole,) = directional_sharpness(loss_fn, params, [direction], [batch])
+    (whole,) = directional_sharpness(counted, params, [direction], [batch])
+    assert sizes == [3, 2, 5]
     assert (found.loss, found.slope, found.sharpness) == pytest.approx((whole.loss, whole.slope, whole.sharpness))
 
 
@@ -204,7 +204,7 @@ def test_losses_that_are_not_one_an_example_are_refused():
 
     at = {"x": torch.ones(())}
     with pytest.raises(ValueError, match="1 losses for 2 examples"):
-        directional_sharpness(loss_fn, at, [at], [{"a": torch.ones(4)}])
+        directional_sharpness(loss_fn, at, [at], [{"a": torch.ones(4)}], per_example=["a"])
 
 
 @pytest.mark.parametrize("length", [1e-12, 1e-6, 1.0, 1e7, 1e18])
@@ -223,7 +223,11 @@ def test_out_of_memory_halves_the_micro_batches_for_good_and_changes_no_result(t
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss_fn(point, part)
 
-    (found,) = within_memory(lambda b: directional_sharpness(cramped, params, [direction], b), batches)
+    (found,) = within_memory(
+        lambda parts: directional_sharpness(cramped, params, [direction], parts, per_example=list(batch)),
+        batches,
+        list(batch),
+    )
     assert [len(part["labels"]) for part in batches] == [3, 2]  # which are measured in halves
     (expected,) = directional_sharpness(loss_fn, params, [direction], [batch])
     assert (found.loss, found.sharpness) == pytest.approx((expected.loss, expected.sharpness), rel=1e-12)
@@ -234,7 +238,7 @@ def test_one_example_that_does_not_fit_is_an_error():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(torch.OutOfMemoryError):
-        within_memory(full, [{"a": torch.zeros(1)}])
+        within_memory(full, [{"a": torch.zeros(1)}], ["a"])
 
 
 # ---- quadratic model ----------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""A direction in parameter space, which knows its length."""
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from curvature.objective import Params
+
+SAFE_LENGTHS = 1e-4, 1e5  # between these float32 can square a direction's coordinates
+
+
+class Direction(Mapping[str, Tensor]):
+    """v, as name -> tensor, with its length and its largest coordinate. Both are computed when first asked for.
+
+    Example:
+        >>> v = Direction({"a": torch.tensor([3.0]), "b": torch.tensor([[0.0, -4.0]])})
+        >>> v.length, v.largest, v.unit()["b"].tolist()
+        (5.0, 4.0, [[0.0, -0.800000011920929]])
+    """
+
+    def __init__(self, tensors: Params) -> None:
+        self._tensors = tensors
+
+    @classmethod
+    def of(cls, tensors: Params) -> "Direction":
+        """`tensors` itself where it is a direction already."""
+        return tensors if isinstance(tensors, Direction) else cls(tensors)
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    @cached_property
+    def length(self) -> float:
+        """|v|, the Euclidean norm over all tensors together, accumulated in float64."""
+        return norm(self)
+
+    @cached_property
+    def largest(self) -> float:
+        """max |v_i|"""
+        return max((v.abs().max().item() for v in self.values() if v.numel()), default=0.0)
+
+    @property
+    def has_length(self) -> bool:
+        """Whether |v| is a positive, finite number: only then is anything measured along v."""
+        return 0 < self.length < math.inf
+
+    def unit(self, like: Params | None = None) -> "Direction":
+        """v / |v|, in the dtypes and on the devices of `like`. A tensor is computed each time it is asked for, so that
+        no copy of v piles up; `dict(v.unit())` holds one. Raises: ValueError without `has_length`."""
+        if not self.has_length:
+            raise ValueError(f"a direction of length {self.length} has no unit vector")
+        return _UnitDirection(self, like or self)
+
+    def tangent(self, params: Params) -> "Direction":
+        """v as it is where float32 can square it and dtypes and devices are those of `params`; else its unit vector."""
+        low, high = SAFE_LENGTHS
+        alike = all((v.dtype, v.device) == (params[n].dtype, params[n].device) for n, v in self.items())
+        return self if alike and low < self.length < high else self.unit(params)
+
+
+class _UnitDirection(Direction):
+    def __init__(self, direction: Direction, like: Params) -> None:
+        super().__init__(direction)
+        self._divisor, self._like = direction.length, like
+        self.length = 1.0
+
+    def __getitem__(self, name: str) -> Tensor:
+        v, like = self._tensors[name], self._like[name]
+        # divided before it is rounded to the target type: a float16 target must not see the unscaled v
+        return (v.to(torch.promote_types(v.dtype, like.dtype)) / self._divisor).to(like)
+
+
+def norm(tensors: Params) -> float:
+    """Euclidean norm over all tensors together, accumulated in float64."""
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float64) for t in tensors.values()]
+    return torch.linalg.vector_norm(torch.stack(norms)).item() if norms else 0.0
