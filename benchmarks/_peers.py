@@ -28,7 +28,7 @@ def vhp(problem, v, batch):
 
 
 def original(problem, directions):
-    """The paper's method: one vhp a direction and single example."""
+    """The paper's method: one vhp per direction and example."""
     size = len(next(iter(problem.batch.values())))
     rows = [{k: t[i : i + 1] for k, t in problem.batch.items()} for i in range(size)]
     return [sum(vhp(problem, v, row) for row in rows) / size for v in directions]

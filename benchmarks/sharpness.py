@@ -31,7 +31,7 @@ RETURN_BLOCKS = {  # freed blocks leave the process at once, so that its residen
     "MALLOC_TRIM_THRESHOLD_": "65536",
     "MALLOC_TOP_PAD_": "0",
 }
-SIZES = {  # configuration (None: T5's default, which is t5-small), examples, tokens an example
+SIZES = {  # configuration (None: T5's default, which is t5-small), examples, tokens per example
     "small": (dict(vocab_size=4000, d_model=128, d_kv=32, d_ff=512, num_layers=4, num_heads=4), 32, 32),
     "t5-small": ({}, 8, 64),
 }
@@ -165,7 +165,7 @@ def main() -> None:
         memory = peak_memory(args, name, args.directions if name == "ours" else 2) / reference
         table.append(dict(method=name, **median, over_ours=ratio, memory=memory))
     _, examples, tokens = SIZES[args.size]
-    note = f"K = {args.directions}, {examples} examples of {tokens} tokens, {args.rounds} rounds; seconds a direction"
+    note = f"K = {args.directions}, {examples} examples of {tokens} tokens, {args.rounds} rounds; seconds per direction"
     report(f"sharpness_{args.size}", table, note)
 
 
