@@ -12,7 +12,6 @@ import errno
 import hashlib
 import json
 import logging
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from runs.files import one_line, write_whole
+from runs.files import CannotWrite, one_line, remove_if_empty, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +55,10 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        """Remove every checkpoint, and the folder if nothing else is in it. A link to another disk stays."""
+        for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
+            path.unlink()
+        remove_if_empty(self.folder)
 
     def _paths(self) -> list[Path]:
         """Newest first; those whose checksum was written."""
@@ -75,11 +76,16 @@ class DoesNotFit(ValueError):
 
 @contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Around the reading of a stored state. Raises: DoesNotFit, in one line, if it is damaged or of something else."""
+    """Around the use of a stored state. Raises: DoesNotFit, in one line, if the state is damaged or of something else.
+
+    A state that another script stored can be of any shape, so it may fail at any step of its use.
+    """
     try:
         yield
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise DoesNotFit(f"{what} does not fit: {one_line(error)}") from error
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        if isinstance(error, CannotWrite):
+            raise
+        raise DoesNotFit(f"{what} does not fit this run: {one_line(error)}") from error
 
 
 def restore(checkpoints: Checkpoints, stored: Any) -> int:

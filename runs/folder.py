@@ -1,23 +1,37 @@
-"""The run folder: made for one run, never written over by another one silently."""
+"""The run folder: made for one run, never written over silently. What a run did not write is never removed."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from runs.config import CONFIG_FILE, read_config
-from runs.files import remove
+from runs.files import TEMPORARY, remove, remove_if_empty
 
-# What --overwrite removes. config.json goes last: it marks the folder as ours should removal be interrupted.
-RUN_FILES = ("*.csv", "figures", "checkpoints", "points", "model", ".*.tmp", CONFIG_FILE)
-LEFTOVERS = ("run.lock", ".*.tmp")  # of a process that was killed
+TABLES = (
+    "training.csv", "sharpness.csv", "ratios.csv", "scan.csv", "histogram.csv", "losses.csv", "summary.csv",
+    "scores.csv", "tuned_learning_rates.csv", "blocks.csv", "heterogeneity.csv",
+)  # fmt: skip
+LOG_FILE = "log.txt"
+
+# The files that a run writes, by the folder they stand in; a model is kept as one folder.
+OWN_FILES = {
+    "": (*TABLES, LOG_FILE),
+    "figures": ("*.png", "*.pdf"),
+    "checkpoints": ("checkpoint-*.pt", "checkpoint-*.json"),
+    "points": ("point-*.pt", "point-*.json"),
+}
+MODEL = "model"
+UNFINISHED_MODEL = ".model.tmp"  # a model while it is written
+LINKABLE = ("checkpoints", "points", MODEL)  # what may be a link to a larger disk
 
 
 def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
     """An empty folder for one run, parents included. Results are never overwritten silently.
 
-    With `overwrite`, what an earlier run wrote there is removed (`RUN_FILES`); anything else stays. A folder
-    without a config.json of ours is somebody else's and is refused all the same.
+    With `overwrite`, what an earlier run wrote there is removed; anything else stays. A folder without a config.json
+    of ours is somebody else's and is refused all the same.
 
     Raises: ValueError, in one line, if the folder cannot be had.
     """
@@ -26,7 +40,7 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"output folder {folder} is a file; choose another folder with --output_dir")
         folder.mkdir(parents=True, exist_ok=True)
-        if any(not any(map(path.match, LEFTOVERS)) for path in folder.iterdir()):
+        if not _is_free(folder):
             if not overwrite:
                 raise ValueError(
                     f"output folder {folder} is not empty; replace that run with --overwrite, "
@@ -38,7 +52,7 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
                     "missing or foreign), so --overwrite leaves it alone; "
                     "choose another with --output_dir"
                 )
-            _remove_run(folder)
+            remove_run(folder)
     except OSError as error:
         raise ValueError(
             f"cannot create output folder {folder}: {error.strerror or error}; choose another with --output_dir"
@@ -46,6 +60,16 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ValueError(f"no permission to write into output folder {folder}; choose another with --output_dir")
     return folder
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether a run may begin here: nothing but what a killed process left, and links to empty folders."""
+    left = {folder / "run.lock", *leftovers(folder)}
+    return all(path in left or _is_link_to_nothing(path) for path in folder.iterdir())
+
+
+def _is_link_to_nothing(path: Path) -> bool:
+    return path.name in LINKABLE and path.is_symlink() and path.is_dir() and not any(path.iterdir())
 
 
 def is_run_folder(folder: str | Path) -> bool:
@@ -57,7 +81,38 @@ def is_run_folder(folder: str | Path) -> bool:
     return True
 
 
-def _remove_run(folder: Path) -> None:
-    for pattern in RUN_FILES:
-        for path in folder.glob(pattern):
-            remove(path)
+def remove_run(folder: Path) -> None:
+    """Remove what a run wrote into its folder. A link goes, and what it points to stays.
+
+    config.json goes last: until then the folder can be recognized as a run's, should this be interrupted.
+    """
+    remove_leftovers(folder)
+    for name, patterns in OWN_FILES.items():
+        place = folder / name
+        if name and place.is_symlink():
+            remove(place)
+        for pattern in patterns:
+            for path in place.glob(pattern):
+                remove(path)
+        if name:
+            remove_if_empty(place)
+    if os.path.lexists(folder / MODEL):
+        remove(folder / MODEL)
+    (folder / CONFIG_FILE).unlink()
+
+
+def leftovers(folder: Path) -> Iterator[Path]:
+    """The unfinished files of a process that was killed: those that would have become a file of the run."""
+    for name, patterns in OWN_FILES.items():
+        names = (*patterns, CONFIG_FILE) if name == "" else patterns
+        for path in (folder / name).glob(".*.tmp"):
+            found = TEMPORARY.fullmatch(path.name)
+            if found and any(Path(found["name"]).match(pattern) for pattern in names):
+                yield path
+    for below, folders, _ in os.walk(folder / MODEL):
+        yield from (Path(below) / each for each in folders if each == UNFINISHED_MODEL)
+
+
+def remove_leftovers(folder: Path) -> None:
+    for path in list(leftovers(folder)):
+        remove(path)

@@ -13,8 +13,8 @@ from typing import Any
 
 from runs.checkpoints import CannotRead, Checkpoints, DoesNotFit, content_hash
 from runs.config import described, mark_finished, plain, record_resumption, recorded, versions, write_config
-from runs.files import CannotWrite, remove
-from runs.folder import create_run_folder
+from runs.files import CannotWrite
+from runs.folder import create_run_folder, remove_leftovers
 from runs.lock import lock, unlock
 from runs.resuming import _refuse_changes
 from runs.stopping import Stopped, StopRequest
@@ -53,8 +53,7 @@ def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
         else:
             settings.changes += _changes_since(earlier, plain(rows), data)
             _refuse_changes(settings, settings.changes)
-        for leftover in list(folder.rglob(".*.tmp")):  # of a process that was killed
-            remove(leftover)
+        remove_leftovers(folder)
         if earlier is None:
             write_config(folder, recorded(settings), rows, data)
         else:

@@ -1,8 +1,11 @@
-"""One process per run folder."""
+"""One process per run folder: the lock is a file, which the system lets go of however the process ends."""
 
+import errno
 import fcntl
 import os
+import re
 import socket
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -10,30 +13,32 @@ from typing import TextIO
 from runs.files import CannotWrite
 
 LOCK_FILE = "run.lock"
+HOLDER = re.compile(r"process \d+ on .*")
 
-
-# ---- the lock -----------------------------------------------------------------------------------------------------
-
-_held: dict[Path, TextIO] = {}  # the open files, whose locks the system lets go of when this process ends, however
+_held: dict[Path, TextIO] = {}  # the open files, by the path of the lock
 
 
 def lock(folder: str | Path) -> None:
-    """Take the folder for this process. Raises: ValueError, in one line, if another has it; CannotWrite."""
+    """Take the folder for this process.
+
+    Raises, in one line: ValueError if another process has it, or if its run.lock is a file of somebody else;
+        CannotWrite.
+    """
     path = Path(folder) / LOCK_FILE
     try:
-        file = path.open("a+")
+        file = _open_own(path)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
             holder = file.read() or "another process"
             file.close()
             raise ValueError(f"{holder} is at work in {folder}; wait for it, or choose another folder") from None
         if not path.exists() or not os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            file.close()  # its holder removed it as we opened it
+            file.close()  # its holder removed it between the two calls: it locks nothing any more
             return lock(folder)
         _held[path] = file
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
     except OSError as error:
@@ -41,12 +46,39 @@ def lock(folder: str | Path) -> None:
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def _open_own(path: Path) -> TextIO:
+    """Open the lock file, or make it. What a run did not write is refused: the lock's text would replace it."""
+    foreign = ValueError(f"{path} is not the lock of a run; move it away, or choose another folder")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # a link, a folder, a socket
+            raise foreign from error
+        raise
+    file = os.fdopen(descriptor, "r+", encoding="utf-8", errors="replace") if _is_plain(descriptor) else None
+    if file is None:
+        os.close(descriptor)
+        raise foreign
+    text = file.read(1000)
+    file.seek(0)
+    if text and not HOLDER.fullmatch(text):
+        file.close()
+        raise foreign
+    return file
+
+
+def _is_plain(descriptor: int) -> bool:
+    """Whether this is an ordinary file under one name only; the other name of a file may be somebody's."""
+    found = os.fstat(descriptor)
+    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
+
+
 def unlock(folder: str | Path) -> None:
     """Let go of the folder, if this process has it."""
     path = Path(folder) / LOCK_FILE
     file = _held.pop(path, None)
     if file is not None:
-        with suppress(OSError):  # a disk that has become read-only; unlocked it is all the same
+        with suppress(OSError):  # the disk is read-only by now; closing the file unlocks it all the same
             path.unlink(missing_ok=True)
-        with suppress(OSError):  # what could not be written before cannot be now
+        with suppress(OSError):  # what could not be written before cannot be written now
             file.close()

@@ -1,19 +1,22 @@
-"""What a script says while it works: log lines, progress bars, one-line answers to wrong input."""
+"""What a script says while it works: log lines, progress bars, one-line answers to wrong input.
 
-from __future__ import annotations
+None of it can end a run: a line that cannot be written, because the disk is full or nobody reads any more, is dropped.
+"""
 
+import atexit
 import logging
+import os
 import sys
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
-if TYPE_CHECKING:  # figures import this module, and never torch
-    from runs.flags import Parser
+from runs.flags import Parser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,12 +34,15 @@ def answering_input_errors(parser: Parser) -> Iterator[None]:
 def start_logging(verbose: bool) -> None:
     """Messages go to standard error, above the progress bars: ours from INFO on, or DEBUG if `verbose`; those of
     libraries from WARNING on."""
+    open_closed_streams()
     handler = _BarHandler()
     handler.addFilter(_is_worth_showing)
     level = logging.DEBUG if verbose else logging.INFO
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler], force=True)
     logging.captureWarnings(True)
     warnings.formatwarning = lambda message, category, *_, **__: f"{category.__name__}: {message}"  # one line, no code
+    atexit.unregister(_drop_what_cannot_be_written)
+    atexit.register(_drop_what_cannot_be_written)
 
 
 def _is_worth_showing(record: logging.LogRecord) -> bool:
@@ -46,9 +52,122 @@ def _is_worth_showing(record: logging.LogRecord) -> bool:
 
 class _BarHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(self.format(record), file=Unbreakable(sys.stderr))
+
+
+class _FileHandler(logging.FileHandler):
+    """Lines for log.txt; what cannot be written there is dropped."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        pass
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Meanwhile every message goes to this file, too, each with its time; a file that is there is continued."""
+    try:
+        handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError:  # the work itself will say what is wrong with the disk
+        yield
+        return
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(_is_worth_showing)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+# ---- streams --------------------------------------------------------------------------------------------------------
+
+
+class Unbreakable:
+    """A text stream whose writing never fails: a reader that is gone, a full disk, a closed terminal lose the text."""
+
+    def __init__(self, stream: TextIO | None):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):  # ValueError: it is closed; AttributeError: it is None
+            try:
+                self.stream.write(text)
+            except UnicodeEncodeError:  # a terminal without some letter
+                self.stream.write(text.encode("ascii", "backslashreplace").decode())
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def say(*texts: Any) -> None:
+    """`print` to standard output at once; lost if nobody reads there any more."""
+    print(*texts, file=Unbreakable(sys.stdout), flush=True)
+
+
+def open_closed_streams() -> None:
+    """Connect a standard stream that was closed (`2>&-`) to nothing. The next file that is opened would get its number,
+    and messages of libraries would be written into that file."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "r" if number == 0 else "w", closefd=False))
+
+
+def _drop_what_cannot_be_written() -> None:
+    """At the end of the process: text left in a stream that refuses it would change the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            with suppress(OSError, ValueError, AttributeError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+# ---- progress -------------------------------------------------------------------------------------------------------
 
 
 def progress(iterable=None, **options) -> tqdm:
     """A progress bar that is silent when standard error is not a terminal."""
-    return tqdm(iterable, disable=None, dynamic_ncols=True, **options)
+    return tqdm(iterable, disable=None, dynamic_ncols=True, file=Unbreakable(sys.stderr), **options)
+
+
+class TimeLeft:
+    """How long a piece of work still takes, for the lines of a run without a terminal.
+
+        left = TimeLeft(total=200, done=40)
+        left.after(50)                                     # "25 %, 2 min left"
+
+    total, done: pieces of work in all, and those that an earlier process did, which tell nothing about the speed.
+    """
+
+    def __init__(self, total: int, done: int = 0, clock=time.monotonic):
+        self.total, self.before, self.clock = total, done, clock
+        self.began = clock()
+
+    def after(self, done: int) -> str:
+        share = f"{done / self.total:.0%}".replace("%", " %") if self.total else "100 %"
+        if done >= self.total or done <= self.before:
+            return share
+        seconds = (self.clock() - self.began) / (done - self.before) * (self.total - done)
+        return f"{share}, {duration(seconds)} left"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "40 s", "3 min", "2 h 05 min"."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"

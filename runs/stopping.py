@@ -1,11 +1,12 @@
-"""Signals that wait until the run can be stored."""
+"""Signals wait until the run can be stored."""
 
 import os
 import signal
+from contextlib import suppress
 
 
 class Stopped(Exception):
-    """A signal asked the run to end, and it is stored."""
+    """A signal asked the run to end, and the run is stored."""
 
     def __init__(self, number: int, place: str):
         super().__init__(f"stopped by {signal.Signals(number).name} after {place}")
@@ -13,21 +14,27 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While active, SIGTERM (a scheduler's) and SIGINT (Ctrl-C) only set `signal`; the run looks at it between two
+    """While active, a signal that asks the process to end only sets `signal`; the run looks at it between two
     iterations. A second one ends the process at once, with 128 + its number.
 
         with StopRequest() as stop:
             ...
             if stop.signal: ...
+
+    The signals are SIGTERM (a scheduler's), SIGINT (Ctrl-C) and SIGHUP (the terminal is closed). A process that was
+    started with `nohup` goes on ignoring SIGHUP.
     """
 
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     NOTE = b"\nstopping as soon as this iteration is measured and stored; once more to stop at once\n"
 
     def __init__(self):
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGTERM, signal.SIGINT)}
+        under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        taken = [number for number in self.SIGNALS if not (number == signal.SIGHUP and under_nohup)]
+        self._before = {number: signal.signal(number, self._receive) for number in taken}
         return self
 
     def __exit__(self, *_) -> None:
@@ -38,4 +45,5 @@ class StopRequest:
         if self.signal is not None:
             os._exit(128 + number)
         self.signal = number
-        os.write(2, self.NOTE)  # print and logging may be in the middle of a line
+        with suppress(OSError):  # nobody reads any more: a closed terminal, a pipe whose reader ended
+            os.write(2, self.NOTE)  # print and logging may be in the middle of a line

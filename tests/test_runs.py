@@ -3,17 +3,21 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from landscape.measurements import COLUMNS
 from runs import files
 from runs import folder as folders
 from runs.config import git_state, read_config, write_config
 from runs.files import write_whole
-from runs.folder import create_run_folder
+from runs.folder import create_run_folder, leftovers
 from runs.tables import Table, format_table, read_table
 
 
@@ -59,6 +63,48 @@ def test_a_path_that_cannot_be_written_is_named(tmp_path):
         write_whole(tmp_path / "file" / "a.txt", "new")
 
 
+def test_a_refusal_that_a_library_hides_behind_its_own_error_is_told_all_the_same(tmp_path, monkeypatch):
+    """torch.save answers a full disk with a RuntimeError about its archive."""
+
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def __getattr__(self, name):
+            return lambda *_: None
+
+    def save(file):
+        try:
+            file.write(b"x")
+        except OSError:
+            raise RuntimeError("unexpected pos 64 vs 0") from None
+
+    def save_in_silence(file):
+        with suppress(OSError):
+            file.write(b"x")
+
+    write_whole(tmp_path / "a.txt", "old")
+    monkeypatch.setattr(files, "_Writer", lambda file, writer=files._Writer: writer(Full()))
+    for content in (save, save_in_silence):
+        with pytest.raises(files.CannotWrite, match=r"^cannot write .*a\.txt: No space left on device$"):
+            write_whole(tmp_path / "a.txt", content)
+    assert (tmp_path / "a.txt").read_text() == "old" and names_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_a_planted_temporary_file_does_not_lead_the_writing_elsewhere(kind, tmp_path):
+    (tmp_path / "precious").write_text("years of work")
+    temporary = tmp_path / "run" / f".a.txt.{os.getpid()}.tmp"
+    temporary.parent.mkdir()
+    if kind == "link":
+        temporary.symlink_to(tmp_path / "precious")
+    else:
+        os.link(tmp_path / "precious", temporary)
+    write_whole(tmp_path / "run" / "a.txt", "new")
+    assert (tmp_path / "precious").read_text() == "years of work"
+    assert (tmp_path / "run" / "a.txt").read_text() == "new" and names_in(tmp_path / "run") == ["a.txt"]
+
+
 # ---- the folder --------------------------------------------------------------------------------------------
 
 def test_a_new_run_folder_is_made_with_its_parents_and_an_empty_one_is_accepted(tmp_path):
@@ -73,15 +119,64 @@ def test_a_filled_folder_is_refused_with_the_two_ways_out(tmp_path):
     assert "\n" not in str(refusal.value)
 
 
+OURS = ["scan.csv", "log.txt", "figures/a.png", "checkpoints/checkpoint-00000001.pt", "points/point-00000001.pt",
+        "model/config.json", ".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp/weights"]  # fmt: skip
+THEIRS = ["my.csv", "notes.txt", "notes/.mine.tmp", ".my.csv.17.tmp", "figures/talk.odp", "checkpoints/readme.txt",
+          "points/.mine.tmp", "notes/.scan.csv.17.tmp"]  # fmt: skip
+
+
+def fill(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+
+
+def files_in(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
 def test_overwrite_removes_what_a_run_wrote_and_keeps_the_rest(tmp_path):
     folder = create_run_folder(tmp_path / "run")
     write_config(folder, {}, [])
-    for name in ("figures/a.png", "checkpoints/last.pt", "model/config.json"):
-        write_whole(folder / name, "x")
-    Table(folder / "scan.csv", ["epoch"]).save()
-    write_whole(folder / "notes.txt", "mine")
+    fill(folder, [*OURS, *THEIRS])
     create_run_folder(folder, overwrite=True)
-    assert names_in(folder) == ["notes.txt"]
+    assert files_in(folder) == sorted(THEIRS)
+
+
+def test_overwrite_leaves_no_empty_folders(tmp_path):
+    folder = create_run_folder(tmp_path / "run")
+    write_config(folder, {}, [])
+    fill(folder, OURS)
+    create_run_folder(folder, overwrite=True)
+    assert names_in(folder) == []
+
+
+def test_only_unfinished_files_of_a_run_are_leftovers(tmp_path):
+    fill(tmp_path, [*OURS, *THEIRS])
+    found = sorted(str(path.relative_to(tmp_path)) for path in leftovers(tmp_path))
+    assert found == [".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp"]
+
+
+def test_every_table_that_a_script_writes_is_known_to_be_ours():
+    """From the source: `Table(folder / "name.csv", ...)`, and the names of the landscape's tables."""
+    root = Path(folders.__file__).parent.parent
+    sources = [*root.glob("*.py"), *root.glob("landscape/*.py"), *root.glob("convergence/*.py"),
+               *root.glob("hessian/*.py")]  # fmt: skip
+    found = {name for path in sources for name in re.findall(r'Table\([^)]*"([a-z_]+\.csv)"', path.read_text())}
+    found |= {f"{name}.csv" for name in COLUMNS}
+    assert len(found) >= 11 and found <= set(folders.TABLES), found - set(folders.TABLES)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "points", "model"])
+def test_a_link_to_an_empty_folder_on_a_larger_disk_is_welcome_in_a_new_run(name, tmp_path):
+    fill(tmp_path, ["run/x", "scratch/x"])
+    for path in (tmp_path / "run" / "x", tmp_path / "scratch" / "x"):
+        path.unlink()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "scratch")
+    assert create_run_folder(tmp_path / "run").is_dir()
+    fill(tmp_path, ["scratch/checkpoint-00000001.json"])
+    with pytest.raises(ValueError, match="is not empty"):
+        create_run_folder(tmp_path / "run")
 
 
 @pytest.mark.parametrize("config", [None, "{", "[]", '{"settings": {}}'])

@@ -23,7 +23,6 @@ from algorithm_list import ALGORITHM_LISTS
 from figures.drawing import draw_all
 from runs.checkpoints import CannotRead, Checkpoints
 from runs.config import read_config, versions
-from runs.lock import lock, unlock
 from runs.tables import read_table
 from tests.helpers import tiny_run
 from torch_optimizer import Algorithm
@@ -466,30 +465,10 @@ def test_what_a_run_reads_is_not_removed_for_it(tmp_path, capfd):
     folder = tmp_path / "run"
     assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
     capfd.readouterr()
+    (folder / "model").mkdir()
     for source in (folder, folder / "model"):
         flags = [*LANDSCAPE, "--model", source, "--output_dir", folder, "--overwrite"]
         refused(flags, f"--overwrite would remove {source}, which this run reads", folder, capfd)
-
-
-def test_a_lock_that_cannot_be_removed_is_let_go_all_the_same(tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError("read-only")
-
-    lock(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", refuse)
-        unlock(tmp_path)
-    lock(tmp_path)
-    unlock(tmp_path)
-
-
-def test_a_lock_can_be_taken_again_once_let_go(tmp_path):
-    for _ in range(2):
-        lock(tmp_path)
-        with pytest.raises(ValueError, match=f"process {os.getpid()} on .* is at work"):
-            lock(tmp_path)
-        unlock(tmp_path)
-        assert not list(tmp_path.iterdir())
 
 
 # ---- a disk that refuses ------------------------------------------------------------------------------------------
