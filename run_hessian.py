@@ -31,11 +31,14 @@ from runs.checkpoints import Checkpoints, restore
 from runs.config import read_config
 from runs.flags import (
     DTYPES,
+    SMALLEST,
     Parser,
     add_machine_flags,
     add_task_flags,
     default_output,
     fill_in,
+    folder_name,
+    nonempty,
     number,
     one_of,
     positive_int,
@@ -69,14 +72,14 @@ def make_parser() -> Parser:
     parser = Parser(__doc__)
     group = add_task_flags(parser, TASKS, deed="measured")
     group.add_argument(
-        "--checkpoint", metavar="FOLDER",
+        "--checkpoint", type=folder_name, metavar="FOLDER",
         help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
     )  # fmt: skip
     group.add_argument("--seed", type=seed_number, help="of batches, start vectors, generated data, new weights")
     parser.set_defaults(task=None)  # "toy", or the checkpoint's
     group = parser.add_argument_group("measuring")
     group.add_argument(
-        "--parameters", metavar="REGEX",
+        "--parameters", type=nonempty, metavar="REGEX",
         help="only tensors in whose name this occurs; 'paper': the second paper's choice in RoBERTa, ResNet and ViT",
     )  # fmt: skip
     group.add_argument(
@@ -93,7 +96,7 @@ def make_parser() -> Parser:
         help="make the graphs anew for every product: the memory of one micro-batch, two to three times the time",
     )  # fmt: skip
     group.add_argument(
-        "--tolerance", type=number(float, 0, 0.5, exclusive=True), default=1e-3,
+        "--tolerance", type=number(float, SMALLEST, 0.5), default=1e-3,
         help="largest residual of a converged eigenvalue, relative to it",
     )  # fmt: skip
     group.add_argument(
@@ -112,7 +115,7 @@ def resolve(settings: argparse.Namespace) -> None:
     if settings.checkpoint:
         if settings.model and not settings.resume:
             raise ValueError("--checkpoint and --model both say which model; give one of them")
-        settings.model = str(saved_model(Path(settings.checkpoint).expanduser()))
+        settings.model = str(saved_model(Path(settings.checkpoint)))
         inherit(settings, Path(settings.model))
     settings.task = settings.task or "toy"
     settings.seed = settings.seed or 0

@@ -35,6 +35,7 @@ from runs.flags import (
     default_output,
     device,
     fill_in,
+    folder_name,
     one_of,
     positive_float,
     positive_int,
@@ -96,7 +97,7 @@ def make_parser() -> Parser:
         help="keep the model and the directions of every measured point in FOLDER/points, for --from_points",
     )  # fmt: skip
     group.add_argument(
-        "--from_points", metavar="FOLDER",
+        "--from_points", type=folder_name, metavar="FOLDER",
         help="measure the saved points of that run again, with its settings, without training: another --dtype, "
         "--test_batch_size, --test_seed, --step_size",
     )  # fmt: skip

@@ -1,14 +1,43 @@
-"""What the entry scripts share on the command line: flags and their ranges."""
+"""What the entry scripts share on the command line: flags and their ranges.
+
+torch is imported only where a device or a number type is asked for, so that wrong input is answered at once.
+"""
+
+from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+class NumberTypes(Mapping):
+    """Name of a number type -> torch's."""
+
+    NAMES = ("float32", "float64")
+
+    def __getitem__(self, name: str) -> torch.dtype:
+        import torch
+
+        return {each: getattr(torch, each) for each in self.NAMES}[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.NAMES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.NAMES)
+
+    def __len__(self) -> int:
+        return len(self.NAMES)
+
+
+DTYPES = NumberTypes()
 
 
 class Parser(argparse.ArgumentParser):
@@ -16,6 +45,12 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, description: str):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
+        for word in args or ():
+            if word == "--" or word.endswith("=--"):  # argparse drops it, and then misses the value
+                self.error(f"{word.removesuffix('=--')}: '--' is no value")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
@@ -30,24 +65,33 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescrip
 # ---- types of flags -----------------------------------------------------------------------------------------------
 
 
-def number(kind: type, low: float, high: float = float("inf"), *, exclusive: bool = False) -> Callable[[str], Any]:
-    """An argparse type: an int or float in [low, high], or (low, high] if `exclusive`; the answer names the range."""
-    interval = f"{'(' if exclusive else '['}{low}, {high}{']' if high < float('inf') else ')'}"
+LARGEST = {int: 10**9, float: 1e30}  # beyond them float32, or the memory of any machine, overflows
+SMALLEST = 1e-30  # below it float32 has no number but 0
+
+
+def number(kind: type, low: float, high: float | None = None) -> Callable[[str], Any]:
+    """An argparse type: an int or float in [low, high]; the answer names the range. `high` left out: `LARGEST`."""
+    high = LARGEST[kind] if high is None else high
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"expected {kind.__name__} in {interval}, got {text!r}") from None
-        if not (low < value if exclusive else low <= value) or not value <= high or value == float("inf"):
-            raise argparse.ArgumentTypeError(f"expected {kind.__name__} in {interval}, got {text!r}")
+            value = None
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"expected {kind.__name__} in [{low}, {high}], got {shortened(text)!r}")
         return value
 
     return parse
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """The text, or its beginning where it is long."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 positive_int = number(int, 1)
-positive_float = number(float, 0, exclusive=True)
+positive_float = number(float, SMALLEST)
 seed_number = number(int, 0, 2**31 - 1)
 
 
@@ -65,23 +109,43 @@ def one_of(kind: str, known: Any) -> Callable[[str], str]:
 
 
 def nonempty(text: str) -> str:
-    """An argparse type: text that is not empty."""
+    """An argparse type: text that is not empty, as an unset variable of the shell is."""
     if not text.strip():
         raise argparse.ArgumentTypeError("expected a name, got nothing")
     return text
 
 
+def name_or_path(text: str) -> str:
+    """An argparse type: a name, or a path whose ~user, if it has one, is a user of this machine."""
+    if nonempty(text).startswith("~"):
+        try:
+            Path(text).expanduser()
+        except RuntimeError:
+            raise argparse.ArgumentTypeError(f"{text!r} is in no user's home") from None
+    return text
+
+
+def folder_name(text: str) -> str:
+    """An argparse type: a folder, with ~ and ~user replaced by that user's home."""
+    return str(Path(name_or_path(text)).expanduser())
+
+
 def device(text: str) -> torch.device:
     """An argparse type: a device of this machine; "auto" is the first CUDA device if there is one, else the CPU."""
+    import torch
+
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text):
+            raise RuntimeError("it is none of cpu, cuda, cuda:N, mps")
         chosen = torch.device(text)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:
         here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         raise argparse.ArgumentTypeError(
-            f"device {text!r} cannot be used ({str(error).splitlines()[0]}); this machine has {', '.join(here)}"
+            f"device {shortened(text)!r} cannot be used ({str(error).splitlines()[0]}); "
+            f"this machine has {', '.join(here)}"
         ) from None
     return chosen
 
@@ -93,9 +157,9 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "t
     """`lists`: the algorithm lists to choose from, for a script that takes one. `deed`: what is done with the task."""
     group = parser.add_argument_group(f"what is {deed} (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
-    group.add_argument("--dataset", type=nonempty, help="hub id, local file in the same schema, or 'toy'")
+    group.add_argument("--dataset", type=name_or_path, help="hub id, local file in the same schema, or 'toy'")
     group.add_argument(
-        "--model", type=nonempty, help="hub id, folder of a saved model, or 'toy': the architecture, small and new"
+        "--model", type=name_or_path, help="hub id, folder of a saved model, or 'toy': the architecture, small and new"
     )
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
     group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target, of texts")
@@ -105,7 +169,9 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "t
         metavar="N",
         help="the first N windows of each file are examples, 0: all; of the autoregressive task",
     )
-    group.add_argument("--hf_key", metavar="KEY", help="hub access token for gated data (or set HF_TOKEN)")
+    group.add_argument(
+        "--hf_key", type=nonempty, metavar="KEY", help="hub access token for gated data; rather set HF_TOKEN, as flags show in ps",
+    )  # fmt: skip
     if lists is not None:
         group.add_argument(
             "--algorithm_list",
@@ -131,9 +197,9 @@ def add_training_flags(parser: Parser) -> Any:
 
 def add_machine_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("machine and output")
-    group.add_argument("--device", type=device, default="auto", help="cpu, cuda, cuda:1, ...; auto: CUDA if any")
+    group.add_argument("--device", type=device, help="cpu, cuda, cuda:1, ...; auto: CUDA if any")
     group.add_argument(
-        "--output_dir", type=nonempty, metavar="FOLDER", help="where the results go; by default a name under output/"
+        "--output_dir", type=folder_name, metavar="FOLDER", help="where the results go; by default a name under output/"
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
     group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
@@ -141,10 +207,11 @@ def add_machine_flags(parser: Parser) -> Any:
 
 
 def fill_in(settings: argparse.Namespace, defaults: Any) -> None:
-    """Give every setting that was left out the task's default of that name."""
+    """Give every setting that was left out the task's default of that name, and a device."""
     for field in fields(defaults):
         if getattr(settings, field.name, 0) is None:
             setattr(settings, field.name, getattr(defaults, field.name))
+    settings.device = settings.device or device("auto")
 
 
 # ---- what is written down ----------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ import ctypes
 import os
 import sys
 
-import torch
-
 
 def prepare_machine() -> None:
     """Reproducible kernels where there is a choice (CUDA; those of the CPU are), and memory that is kept.
@@ -13,6 +11,8 @@ def prepare_machine() -> None:
     glibc returns large blocks to the system at every free, and taking them anew costs a page fault every 4 KiB, which
     can take longer than the arithmetic. So: no blocks by mmap, and up to 2 GiB of freed heap kept.
     """
+    import torch
+
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4  # malloc.h
         libc.mallopt(m_mmap_max, 0)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runs.config import plain, read_config
-from runs.flags import positive_int
+from runs.flags import folder_name, positive_int
 
 OF_THIS_COMMAND = ("resume", "allow_changes", "overwrite", "output_dir", "verbose", "hf_key")  # never from the folder
 FREE = (*OF_THIS_COMMAND, "checkpoint_every")  # may differ: they change no result
@@ -23,7 +23,9 @@ def add_resume_flags(parser: argparse.ArgumentParser, unit: str = "updates", alw
         "--checkpoint_every", type=positive_int, metavar="N",
         help=f"store the run every N {unit}, besides every {always}",
     )  # fmt: skip
-    group.add_argument("--resume", metavar="FOLDER", help="continue the run in that folder, with its settings")
+    group.add_argument(
+        "--resume", type=folder_name, metavar="FOLDER", help="continue the run in that folder, with its settings"
+    )
     group.add_argument(
         "--allow_changes", action="store_true",
         help="with --resume: continue though flags, rows, data or library versions are not those of the run",
