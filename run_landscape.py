@@ -76,7 +76,8 @@ def make_parser() -> Parser:
     )
     group.add_argument(
         "--sample_iterations", type=positive_int, nargs="+", metavar="B",
-        help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned",
+        help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned (in "
+        "Pan & Li's code the name means iterations counted over the whole run)",
     )  # fmt: skip
     group.add_argument(
         "--step_size", type=positive_float, metavar="S",

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from runs import bridge
 
 if TYPE_CHECKING:
     import torch
@@ -47,9 +50,13 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        for word in args or ():
+        """As argparse does, but for `--` as a value, and for what the papers' released code calls otherwise."""
+        args = sys.argv[1:] if args is None else list(args)
+        for word in args:
             if word == "--" or word.endswith("=--"):  # argparse drops it, and then misses the value
                 self.error(f"{word.removesuffix('=--')}: '--' is no value")
+        if line := bridge.answer(args, self._option_string_actions):
+            self.error(line)
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
