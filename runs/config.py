@@ -1,4 +1,4 @@
-"""config.json: what repeats a run. Standard library only, so that it can be read back anywhere."""
+"""config.json: what repeats a run. Standard library only, so that it can be read anywhere."""
 
 from __future__ import annotations
 
@@ -19,38 +19,46 @@ from runs.files import write_whole
 
 CONFIG_FILE = "config.json"
 CONFIG_KEYS = {"settings": dict, "algorithms": list, "versions": dict, "command": str, "started": str}
-
+MORE_KEYS = {"data": dict, "machine": dict, "resumed": list, "gone": list, "finished": str}  # where they are present
+ROW_KEYS = {"label": str, "name": str, "options": dict}
 
 RECORDED_PACKAGES = ("torch", "transformers", "datasets", "numpy")
 SECRET_SETTINGS = ("hf_key",)
+HIDDEN = "***"
 
 
 # ---- configuration -----------------------------------------------------------------------------------------
 
 
 def write_config(
-    folder: str | Path, settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str] | None = None
+    folder: str | Path,
+    settings: Mapping[str, Any],
+    algorithms: Sequence[Mapping[str, Any]],
+    data: Mapping[str, str] | None = None,
+    machine: Mapping[str, Any] | None = None,
 ) -> Path:
     """Record in config.json what repeats a run: settings, rows, versions, commit, command, seed, start.
 
     Args:
         folder: the run folder.
         settings: every setting by name, as after parsing. A secret (`SECRET_SETTINGS`) is never stored.
-        algorithms: rows with `label`, `name` and `options`, as attributes (`Algorithm`) or as a mapping.
+        algorithms: the rows, as `described` gives them.
         data: local file or folder that the run reads -> SHA-256 of its content.
+        machine: what of the machine changes the last digits of a result, such as the number of threads.
     """
-    return _write_json(folder, _configuration(settings, algorithms, data))
+    return _write_json(folder, _configuration(settings, algorithms, data, machine))
 
 
 def record_resumption(
     folder: str | Path,
     settings: Mapping[str, Any],
-    algorithms: Sequence[Any],
+    algorithms: Sequence[Mapping[str, Any]],
     data: Mapping[str, str],
     changes: Sequence[str],
+    machine: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Bring config.json up to date as a run is continued; what it was started with, and each change, stay in it."""
-    before, now = read_config(folder), _configuration(settings, algorithms, data)
+    """Bring config.json up to date as a run is resumed; what it was started with, and each change, stay in it."""
+    before, now = read_config(folder), _configuration(settings, algorithms, data, machine)
     continued = {"at": now["started"], "command": now["command"], "git": now["git"], "changes": list(changes)}
     kept = {key: before[key] for key in ("command", "started", "git") if key in before}
     labels = [row["label"] for row in now["algorithms"]]
@@ -61,23 +69,44 @@ def record_resumption(
 
 
 def mark_finished(folder: str | Path) -> Path:
-    """Note in config.json that the run has come to its end."""
+    """Note in config.json that the run is complete."""
     return _write_json(folder, {**read_config(folder), "finished": _now()})
 
 
-def _configuration(settings: Mapping[str, Any], algorithms: Sequence[Any], data: Mapping[str, str] | None) -> dict:
-    secrets = [str(settings[name]) for name in SECRET_SETTINGS if settings.get(name)]
+def _configuration(
+    settings: Mapping[str, Any],
+    algorithms: Sequence[Mapping[str, Any]],
+    data: Mapping[str, str] | None,
+    machine: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     shown = {name: "(given)" for name in SECRET_SETTINGS if settings.get(name)}
     return {
-        "command": _without("python " + shlex.join(sys.argv), secrets),
+        "command": "python " + shlex.join(without_secrets(sys.argv)),
         "started": _now(),
         "seed": settings.get("seed"),
         "git": git_state(Path(__file__).resolve().parent.parent),
         "versions": versions(),
+        "machine": dict(machine or {}),
         "settings": {**settings, **shown},
-        "algorithms": [_algorithm_row(algorithm) for algorithm in algorithms],
+        "algorithms": [dict(row) for row in algorithms],
         "data": dict(data or {}),
     }
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """The command line with every value of a secret flag replaced, also where the flag is given more than once.
+
+    >>> without_secrets(["run.py", "--hf_key", "it's", "--hf_key=b", "--seed", "3"])
+    ['run.py', '--hf_key', '***', '--hf_key=***', '--seed', '3']
+    """
+    flags = [f"--{name}" for name in SECRET_SETTINGS]
+    shown, follows = [], False
+    for argument in arguments:
+        name, equals, _ = argument.partition("=")
+        secret = name in flags and equals
+        shown.append(f"{name}={HIDDEN}" if secret else HIDDEN if follows else argument)
+        follows = argument in flags
+    return shown
 
 
 def _write_json(folder: str | Path, config: Mapping[str, Any]) -> Path:
@@ -98,17 +127,21 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{folder} is not a run folder: it has no {CONFIG_FILE}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
     missing = [key for key in CONFIG_KEYS if not isinstance(config, dict) or key not in config]
     if missing:
         raise ValueError(f"{path} was not written by a run: it has no {missing[0]!r}")
-    for key, kind in CONFIG_KEYS.items():
-        if not isinstance(config[key], kind):
+    for key, kind in (CONFIG_KEYS | MORE_KEYS).items():
+        if key in config and not isinstance(config[key], kind):
             raise ValueError(f"{path} was not written by a run: its {key!r} is {config[key]!r:.40}")
-    for row in config["algorithms"]:
-        if not isinstance(row, dict) or not {"label", "name", "options"} <= row.keys():
-            raise ValueError(f"{path} was not written by a run: one of its 'algorithms' is {row!r:.40}")
+    for key in ("algorithms", "gone"):
+        for row in config.get(key, []):
+            if not (isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in ROW_KEYS.items())):
+                raise ValueError(f"{path} was not written by a run: one of its {key!r} is {row!r:.40}")
+    labels = [row["label"] for row in config["algorithms"]]
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"{path} was not written by a run: two of its 'algorithms' have one label")
     return config
 
 
@@ -129,7 +162,7 @@ def git_state(folder: Path) -> dict[str, Any]:
     def git(*arguments: str) -> str | None:
         try:
             done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-        except FileNotFoundError:  # git is not installed
+        except OSError:  # git is not installed, or may not be run
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
@@ -139,15 +172,8 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"commit": commit, "dirty": git("status", "--porcelain", "--untracked-files=no") != ""}
 
 
-def _algorithm_row(algorithm: Any) -> dict[str, Any]:
-    if isinstance(algorithm, Mapping):
-        return dict(algorithm)
-    row = {"label": algorithm.label, "name": algorithm.name, "options": algorithm.options}
-    return row | {"step_size": getattr(algorithm, "step_size", None)}
-
-
 def plain(value: Any) -> Any:
-    """JSON's own types throughout; numbers that are not finite, and other objects, as their text."""
+    """The value in JSON's own types; a number that is not finite, or another object, becomes its text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -155,12 +181,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _without(text: str, secrets: Sequence[str]) -> str:
-    for secret in secrets:
-        text = text.replace(secret, "***")
-    return text
 
 
 def recorded(settings: argparse.Namespace) -> dict[str, Any]:

@@ -117,4 +117,4 @@ def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str]) -> lis
 
 
 def _options(row: dict) -> str:
-    return f"({', '.join(f'{k}={v}' for k, v in {**row['options'], 'step_size': row['step_size']}.items())})"
+    return f"({', '.join(f'{k}={v}' for k, v in {**row['options'], 'step_size': row.get('step_size')}.items())})"

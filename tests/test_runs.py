@@ -1,8 +1,10 @@
 """The run folder: nothing half-written, nothing foreign removed, every number read back as it was."""
 
 import errno
+import importlib.metadata
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -15,7 +17,15 @@ import pytest
 from landscape.measurements import COLUMNS
 from runs import files
 from runs import folder as folders
-from runs.config import git_state, read_config, write_config
+from runs.config import (
+    described,
+    git_state,
+    mark_finished,
+    read_config,
+    record_resumption,
+    without_secrets,
+    write_config,
+)
 from runs.files import write_whole
 from runs.folder import create_run_folder, leftovers
 from runs.tables import Table, format_table, read_table
@@ -286,23 +296,87 @@ def test_the_terminal_table_is_aligned_and_marks_empty_cells():
 
 def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--output_dir", "my run", "--seed", "3"])
-    row = SimpleNamespace(label="sgd, coordinate_clip=0.1", name="sgd", step_size=None,
-                          options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
-    write_config(tmp_path, {"seed": 3, "output_dir": tmp_path, "lr": float("inf")}, [row])
+    row = SimpleNamespace(name="sgd", step_size=None, options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
+    rows = described({"sgd, coordinate_clip=0.1": row})
+    write_config(tmp_path, {"seed": 3, "output_dir": tmp_path, "lr": float("inf")}, rows, {"a": "ff"}, {"threads": 2})
     config = read_config(tmp_path)
     assert config["command"] == "python run_landscape.py --output_dir 'my run' --seed 3"
     assert config["seed"] == 3 and config["settings"] == {"seed": 3, "output_dir": str(tmp_path), "lr": "inf"}
     assert config["algorithms"] == [{"label": "sgd, coordinate_clip=0.1", "name": "sgd", "step_size": None,
                                      "options": {"coordinate_clip": 0.1, "betas": [0.9, 0.99]}}]
+    assert config["data"] == {"a": "ff"} and config["machine"] == {"threads": 2}
+    assert config["versions"]["python"] == platform.python_version()
+    assert config["versions"]["torch"] == importlib.metadata.version("torch")
     assert set(config["versions"]) == {"python", "torch", "transformers", "datasets", "numpy"}
     assert config["started"].endswith("+00:00") and set(config["git"]) == {"commit", "dirty"}
 
 
-def test_a_hub_key_never_reaches_the_disk(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--hf_key=hf_secret"])
+@pytest.mark.parametrize("flags", [
+    ["--hf_key=hf_secret"], ["--hf_key", "hf_secret"], ["--hf_key", "hf_first", "--hf_key=hf_secret"],
+    ["--hf_key=hf_first", "--hf_key", "hf_secret"],
+])  # fmt: skip
+def test_a_hub_key_never_reaches_the_disk(flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_landscape.py", *flags, "--seed", "3"])
     path = write_config(tmp_path, {"hf_key": "hf_secret"}, [])
-    assert "hf_secret" not in path.read_text()
-    assert json.loads(path.read_text())["settings"]["hf_key"] == "(given)"
+    assert "hf_" not in path.read_text().replace("hf_key", "")
+    assert read_config(tmp_path)["settings"]["hf_key"] == "(given)"
+    assert read_config(tmp_path)["command"].endswith("--seed 3")
+
+
+@pytest.mark.parametrize("key", ["e", "it's", "two words", "", "run_landscape.py", "--seed", "a=b"])
+def test_a_key_of_any_form_is_hidden_and_hides_nothing_else(key):
+    for words in (["--hf_key", key], [f"--hf_key={key}"]):
+        shown = without_secrets(["run_landscape.py", "--seed", "3", *words, "--task", "toy"])
+        assert shown[:3] == ["run_landscape.py", "--seed", "3"] and shown[-2:] == ["--task", "toy"]
+        assert shown[3:-2] in (["--hf_key", "***"], ["--hf_key=***"])
+
+
+def test_a_resumed_run_keeps_how_it_began_and_lists_each_continuation(tmp_path, monkeypatch):
+    rows = [{"label": name, "name": name, "options": {}} for name in ("sgd", "adam")]
+    monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--first"])
+    write_config(tmp_path, {"seed": 1}, rows)
+    began = read_config(tmp_path)
+    for count, changes in enumerate([["one"], ["two", "three"]], start=1):
+        monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--again", str(count)])
+        record_resumption(tmp_path, {"seed": 2}, rows[count - 1 :], {"a": "ff"}, changes, {"threads": count})
+    now = read_config(tmp_path)
+    assert [now[key] for key in ("command", "started", "git")] == [began[key] for key in ("command", "started", "git")]
+    assert now["settings"] == {"seed": 2} and now["machine"] == {"threads": 2} and now["data"] == {"a": "ff"}
+    assert [each["command"] for each in now["resumed"]] == [f"python run_landscape.py --again {n}" for n in (1, 2)]
+    assert [each["changes"] for each in now["resumed"]] == [["one"], ["two", "three"]]
+    assert [row["label"] for row in now["algorithms"]] == ["adam"]
+    assert [row["label"] for row in now["gone"]] == ["sgd"]
+    mark_finished(tmp_path)
+    assert read_config(tmp_path)["finished"].endswith("+00:00") and read_config(tmp_path)["resumed"] == now["resumed"]
+
+
+GOOD = {"settings": {}, "algorithms": [], "versions": {}, "command": "", "started": ""}
+
+
+@pytest.mark.parametrize("change, answer", [
+    ({"data": []}, "its 'data' is"),
+    ({"machine": 3}, "its 'machine' is 3"),
+    ({"resumed": {}}, "its 'resumed' is"),
+    ({"gone": [3]}, "one of its 'gone' is 3"),
+    ({"finished": True}, "its 'finished' is True"),
+    ({"algorithms": [{"label": ["sgd"], "name": "sgd", "options": {}}]}, "one of its 'algorithms' is"),
+    ({"algorithms": [{"label": "sgd", "name": "sgd", "options": []}]}, "one of its 'algorithms' is"),
+    ({"algorithms": [{"label": "sgd", "name": "sgd", "options": {}}] * 2}, "two of its 'algorithms' have one label"),
+    ({"command": None}, "its 'command' is None"),
+])  # fmt: skip
+def test_a_configuration_of_another_form_is_refused_by_its_key(change, answer, tmp_path):
+    write_whole(tmp_path / "config.json", json.dumps(GOOD))
+    assert read_config(tmp_path) == GOOD
+    write_whole(tmp_path / "config.json", json.dumps(GOOD | change))
+    with pytest.raises(ValueError, match=f"config.json was not written by a run: {answer}"):
+        read_config(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' + "9" * 5_000 + "}", "\x00", "é".encode("latin-1")])
+def test_a_configuration_that_no_parser_reads_is_answered_in_one_line(text, tmp_path):
+    write_whole(tmp_path / "config.json", text)
+    with pytest.raises(ValueError, match="^cannot read .*config.json"):
+        read_config(tmp_path)
 
 
 def test_the_commit_and_uncommitted_changes_are_recorded_and_absent_outside_a_checkout(tmp_path):
