@@ -188,9 +188,7 @@ class QuadraticModel:
     def predicted_decrease(self) -> float:
         """How far the quadratic model falls up to there, slope^2 / (2 sharpness); inf where that exceeds a float."""
         best = self.best_distance
-        if best in (0.0, math.inf) or math.isnan(best):
-            return best
-        return self.slope * self.slope / (2 * self.sharpness)
+        return best if best in (0.0, math.inf) else -self.slope * best / 2
 
 
 def directional_sharpness(
