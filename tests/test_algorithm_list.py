@@ -10,6 +10,7 @@ import torch
 from torch.optim import Optimizer
 
 from algorithm_list import ALGORITHM_LISTS
+from figures.style import styles_of
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.rows import check_rows, choose_list, labeled, plain_sgd
 from torch_optimizer.values import brief
@@ -236,6 +237,15 @@ def test_the_rate_of_a_row_is_what_it_trains_with():
     assert Algorithm("adam").lr == 1e-3  # the default of its class
     assert Algorithm("muon", lr=0.02).lr == 0.02
     assert Algorithm("adafactor").lr is None
+
+
+@pytest.mark.parametrize("name", ALGORITHM_LISTS)
+def test_figures_take_the_same_rows_for_clipped_and_for_plain_sgd(name):
+    """Figures read config.json and import no torch, so they cannot ask the row itself."""
+    rows = labeled(ALGORITHM_LISTS[name])
+    styles = styles_of([{"label": k, "name": row.name, "options": dict(row.options)} for k, row in rows.items()])
+    assert {label: style.clipped for label, style in styles.items()} == {k: row.is_clipped for k, row in rows.items()}
+    assert next(label for label in rows if styles[label].is_plain_sgd) == plain_sgd(rows)
 
 
 def test_plain_sgd_is_the_first_sgd_row_without_clipping():

@@ -49,6 +49,32 @@ def test_directions_follow_the_relative_step_of_adafactor():
     assert twin.learning_rate(twin.param_groups[0], twins[0]) == 0.01
 
 
+def test_directions_of_several_groups_take_each_groups_options():
+    stepping, measured = make_params(torch.float64), make_params(torch.float64)
+    optimizers = []
+    for params in (stepping, measured):
+        groups = [dict(params=params[:1], weight_decay=0.5), dict(params=params[1:], clip_update=None)]
+        optimizers.append(Lion(groups, lr=0.1, clip_update=0.2))
+        set_grads(params, 0)
+    directions = optimizers[1].directions()
+    optimizers[0].step()
+    for p, twin in zip(stepping, measured, strict=True):
+        assert torch.equal(p, twin.add(directions[twin], alpha=0.1))
+
+
+@every_clipped
+def test_moves_that_are_not_collected_advance_the_state_all_the_same(optimizer_class, options):
+    params = make_params()
+    collected, passed = optimizer_class(params, **options), optimizer_class(params, **options)
+    for step in range(2):
+        set_grads(params, step)
+        assert [p for _, p, _ in collected.advance()] == params
+        assert passed.advance(collect=False) == []
+    set_grads(params, 2)
+    expected, found = collected.directions(), passed.directions()
+    assert all(torch.equal(found[p], expected[p]) for p in params)
+
+
 @every_clipped
 def test_directions_are_new_tensors(optimizer_class, options):
     params = make_params()
@@ -174,6 +200,19 @@ def test_loaded_state_has_the_dtype_that_the_rule_keeps(optimizer_class):
             assert kept == [{k: getattr(v, "dtype", None) for k, v in fresh.state[p].items()} for p in others]
 
 
+def test_a_count_that_is_kept_as_a_tensor_keeps_its_dtype():
+    class Counting(SGDClip):
+        def _rule(self, p, grad, clipped, group):
+            self.state[p]["step"] = self.state[p].get("step", torch.tensor(2048.0)) + 1
+            return clipped
+
+    params = make_params(torch.float16)
+    optimizer, restored = Counting(params), Counting(make_params(torch.float16))
+    train(optimizer, params, steps=1)
+    restored.load_state_dict(optimizer.state_dict())
+    assert restored.state_dict()["state"][0]["step"].item() == 2049.0  # float16 has 2048 and 2050
+
+
 def test_half_precision_keeps_second_moments_in_float32():
     params = make_params(torch.float16)
     for optimizer, names in (
@@ -262,8 +301,14 @@ def test_what_a_state_depends_on_is_in_its_key():
     averaged = [key(Adafactor, **fixed, beta1=0.9, lr=lr) for lr in (torch.tensor(0.1), torch.tensor(0.1 + 1e-6))]
     assert averaged[0] != averaged[1]
     params = make_params()
-    groups = [dict(params=params[:1]), dict(params=params[1:])]
-    assert SGDClip(groups, momentum=0.9).state_key() != plain
+    early, late = ([dict(params=params[:k], momentum=0.9), dict(params=params[k:])] for k in (1, 2))
+    assert SGDClip(early).state_key() != SGDClip(late).state_key()
+
+    class Halving(SGDClip):
+        def _rule(self, p, grad, clipped, group):
+            return super()._rule(p, grad, clipped / 2, group)
+
+    assert key(Halving, momentum=0.9) != plain
 
 
 # --- the machinery of torch.optim ------------------------------------------------------------------------------
