@@ -62,6 +62,17 @@ def test_directions_of_several_groups_take_each_groups_options():
         assert torch.equal(p, twin.add(directions[twin], alpha=0.1))
 
 
+def test_moves_of_one_state_serve_another_optimizer_which_shapes_them():
+    params = make_params()
+    options = dict(momentum=0.9, dampening=0.5, coordinate_clip=0.2)
+    sgd, sign, alone = (cls(params, **options) for cls in (SGDClip, SignSGD, SignSGD))
+    for step in range(2):
+        set_grads(params, step)
+        shared, own = sign.directions(sgd.advance()), alone.directions()
+        assert all(torch.equal(shared[p], own[p]) for p in params)
+    assert not sign.state and len(alone.state) == len(params)
+
+
 @every_clipped
 def test_moves_that_are_not_collected_advance_the_state_all_the_same(optimizer_class, options):
     params = make_params()
@@ -437,18 +448,24 @@ def test_memory_layout_of_gradients_does_not_matter(optimizer_class, options):
 # --- errors ----------------------------------------------------------------------------------------------------
 
 
-@every_clipped
-def test_unsupported_gradients_are_refused_before_anything_changes(optimizer_class, options):
-    for kind, bad_grad in (
-        ("sparse", torch.ones(2).to_sparse()),
-        ("complex", torch.ones(2, dtype=torch.complex64)),
-    ):
+UNSUPPORTED = {
+    "SGDClip does not support sparse gradients, got layout torch.sparse_coo": torch.ones(2).to_sparse(),
+    "SGDClip does not support complex gradients, got dtype torch.complex64": torch.ones(2, dtype=torch.complex64),
+}
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.2])
+@every_optimizer
+def test_unsupported_gradients_are_refused_before_anything_changes(optimizer_class, options, clip):
+    options = {**options, "coordinate_clip": clip}
+    for message, bad_grad in UNSUPPORTED.items():
+        message = message.replace("SGDClip", optimizer_class.__name__)
         good = torch.nn.Parameter(torch.ones(2))
         bad = torch.nn.Parameter(torch.ones(2, dtype=bad_grad.dtype))
         good.grad, bad.grad = torch.ones(2), bad_grad
         optimizer = optimizer_class([good, bad], **options)
         for act in (optimizer.step, optimizer.directions):
-            with pytest.raises(RuntimeError, match=kind):
+            with pytest.raises(RuntimeError, match=f"^{message}$"):
                 act()
         assert torch.equal(good, torch.ones(2)) and good not in optimizer.state
 
