@@ -190,7 +190,7 @@ def test_normalized_sgd_moves_every_tensor_by_lr_in_root_mean_square():
 @pytest.mark.parametrize(
     ("dtype", "size"), [(torch.float32, 1e-30), (torch.float32, 1e30), (torch.float16, 5e4), (torch.bfloat16, 1e-30)]
 )
-def test_normalisation_neither_underflows_nor_overflows(dtype, size):
+def test_normalization_neither_underflows_nor_overflows(dtype, size):
     p = torch.nn.Parameter(torch.zeros(4096, dtype=dtype))
     p.grad = torch.full((4096,), size, dtype=dtype)
     NormalizedSGD([p], lr=1.0).step()

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, require_number, require_range
 from torch_optimizer.values import value_key
@@ -28,7 +27,7 @@ def inverse_root(row: Tensor, column: Tensor) -> Tensor:
 
 
 class Adafactor(DirectionOptimizer):
-    r"""Adafactor: the step relative to each tensor's size, its second moment kept as one row and one column a matrix.
+    r"""Adafactor: the step relative to each tensor's size, its second moment kept as one row and one column per matrix.
 
         s_t = b_t s_{t-1} + (1 - b_t) (g_t^2 + eps2[0]),  b_t = 1 - t^decay_rate   [arXiv:1804.04235]
         U_t = clip(g_t, coordinate_clip) / sqrt(s_t)                  numerator only  [arXiv:2306.00204]
@@ -114,7 +113,7 @@ class Adafactor(DirectionOptimizer):
         if options["beta1"] is not None:
             require_range(options, "beta1", 0, 1)
 
-    def learning_rate(self, group: Group, p: Parameter) -> float | Tensor:
+    def learning_rate(self, group: Group, p: Tensor) -> float | Tensor:
         if not group["relative_step"]:
             return group["lr"]
         t = self.state[p]["step"]
@@ -124,10 +123,10 @@ class Adafactor(DirectionOptimizer):
         averaged = [group["lr"] for group in self.param_groups if group["beta1"] is not None]
         return super().state_key(), value_key(averaged)  # the average is of moves, which are as long as lr
 
-    def _state_dtype(self, p: Parameter) -> torch.dtype:
+    def _state_dtype(self, p: Tensor) -> torch.dtype:
         return torch.promote_types(p.dtype, torch.float32)  # half precision would lose the squares
 
-    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Tensor, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         dtype = self._state_dtype(p)
         state = self.state[p]
         state["step"] = int(state.get("step", 0)) + 1

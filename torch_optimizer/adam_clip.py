@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, require_betas, require_range
 
@@ -76,10 +75,10 @@ class AdamClip(DirectionOptimizer):
         require_range(options, "eps", 0, math.inf)
         require_range(options, "clip_update", 0, 1)
 
-    def _state_dtype(self, p: Parameter) -> torch.dtype:
+    def _state_dtype(self, p: Tensor) -> torch.dtype:
         return torch.promote_types(p.dtype, torch.float32)  # half precision would lose the squares
 
-    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Tensor, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         beta1, beta2 = group["betas"]
         state = self.state[p]
         dtype = self._state_dtype(p)

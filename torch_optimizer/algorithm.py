@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ class Algorithm:
     def build_pseudo(self, params: Mapping[str, Tensor]) -> DirectionOptimizer | ShadowStep:
         """What tells the steps that the optimizer would take on these parameters, without taking them."""
         if issubclass(self.optimizer_class, DirectionOptimizer):
-            return self.build(params)
+            return cast(DirectionOptimizer, self.build(params))
         return ShadowStep(self.build, params)
 
     def with_options(self, **options: Any) -> "Algorithm":

@@ -93,7 +93,7 @@ def _magnitudes(flats: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _pieces(flats: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Lists of views, one list a piece: large tensors are cut, small ones held together to be worth a kernel."""
+    """One list of views per piece: large tensors are cut, small ones joined to be worth a kernel."""
     for device in dict.fromkeys(t.device for t in flats):
         size = PIECE_SIZE.get(device.type, LARGE_PIECE)
         held, count = [], 0
@@ -112,11 +112,14 @@ def _joined(views: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
 
 
 def _sample(flats: Sequence[Tensor], n: int) -> Tensor:
-    """About SAMPLE_SIZE magnitudes, evenly spaced over all entries; the odd stride does not follow the rows."""
-    stride = n // SAMPLE_SIZE | 1
+    """About SAMPLE_SIZE magnitudes, evenly spaced over all entries."""
+    stride = n // SAMPLE_SIZE
+    if stride % 2 == 0:
+        stride += 1  # rows often have an even length: an even stride would stay in the same columns
     taken, seen = [], 0
     for t in flats:
-        taken.append(t[-seen % stride :: stride].to(flats[0].device, _common_dtype(flats)))
+        first = (-seen) % stride  # goes on where the tensor before ended
+        taken.append(t[first::stride].to(flats[0].device, _common_dtype(flats)))
         seen += t.numel()
     return _nan_last(torch.cat(taken).abs_())
 

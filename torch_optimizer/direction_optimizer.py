@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from torch_optimizer.clipping import clip, clip_threshold
@@ -18,7 +17,7 @@ from torch_optimizer.values import brief, value_key
 CACHE_SIZE = 2**18  # elements
 
 Group = dict[str, Any]
-Move = tuple[Group, Parameter, Tensor]  # options, x, and -v: x moves by -lr times the tensor
+Move = tuple[Group, Tensor, Tensor]  # options, x, and -v: x moves by -lr times the tensor
 NOT_IN_STATE = ("params", "lr", "initial_lr", "foreach", "clip_update")  # options that no state depends on
 
 
@@ -50,14 +49,15 @@ def require_betas(options: Group) -> None:
         require_number(f"betas[{i}]", beta, 0, 1)
 
 
-def _pieces(p: Parameter) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+def _in_cache_sizes(p: Tensor, grad: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
     """Flat views of `p` and its gradient that fit a CPU's cache together, and one place for each clipped piece in turn,
     which then never goes to memory."""
-    if not (p.is_cpu and p.is_contiguous() and p.grad.is_contiguous()):
-        return iter([(p, p.grad, None)])
-    place = torch.empty(min(p.numel(), CACHE_SIZE), dtype=p.grad.dtype)
-    views = zip(p.view(-1).split(CACHE_SIZE), p.grad.view(-1).split(CACHE_SIZE), strict=True)
-    return ((x, grad, place[: grad.numel()]) for x, grad in views)
+    if not (p.is_cpu and p.is_contiguous() and grad.is_contiguous()):
+        yield p, grad, None
+        return
+    place = torch.empty(min(p.numel(), CACHE_SIZE), dtype=grad.dtype)
+    for x, piece in zip(p.view(-1).split(CACHE_SIZE), grad.view(-1).split(CACHE_SIZE), strict=True):
+        yield x, piece, place[: piece.numel()]
 
 
 class DirectionOptimizer(Optimizer):
@@ -151,11 +151,11 @@ class DirectionOptimizer(Optimizer):
             else:
                 p.add_(descent, alpha=-float(lr))
         for lr, (moving, moves) in together.items():
-            torch._foreach_add_(moving, moves, alpha=-lr)
+            torch._foreach_add_(moving, moves, alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
         return loss
 
     @torch.no_grad()
-    def directions(self, moves: Iterable[Move] | None = None) -> dict[Parameter, Tensor]:
+    def directions(self, moves: Iterable[Move] | None = None) -> dict[Tensor, Tensor]:
         """The step this optimizer makes from here, per unit of lr, without making it.
 
         Momentum and the other state advance on the present `p.grad`, as `step` would; parameters and gradients stay.
@@ -191,15 +191,15 @@ class DirectionOptimizer(Optimizer):
             for group in self.param_groups
         )
 
-    def learning_rate(self, group: Group, p: Parameter) -> float | Tensor:
+    def learning_rate(self, group: Group, p: Tensor) -> float | Tensor:
         """The lr that multiplies the direction of `p` at its latest step."""
         return group["lr"]
 
-    def _state_dtype(self, p: Parameter) -> torch.dtype:
+    def _state_dtype(self, p: Tensor) -> torch.dtype:
         """The dtype of the tensors that `_rule` keeps in self.state[p]."""
         return p.dtype
 
-    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Tensor, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         """Advance self.state[p] and return -v_t before `_shape_move`, which may alias the state or `clipped`.
 
         Args:
@@ -209,7 +209,7 @@ class DirectionOptimizer(Optimizer):
         """
         raise NotImplementedError
 
-    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Tensor, descent: Tensor, group: Group) -> Tensor:
         """-v_t from what `_rule` returned, which stays as it is; a new tensor or the same."""
         return descent
 
@@ -239,7 +239,7 @@ class DirectionOptimizer(Optimizer):
         thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
         for group, p in with_grad:
             in_parts = in_pieces and group.get("coordinate_clip") and self._is_coordinatewise(group)
-            for x, grad, place in _pieces(p) if in_parts else [(p, p.grad, None)]:
+            for x, grad, place in _in_cache_sizes(p, p.grad) if in_parts else [(p, p.grad, None)]:
                 grad = -grad if group.get("maximize") else grad
                 clipped = self._clip("coordinate_clip", grad, group, thresholds, place)
                 yield group, x, self._rule(x, grad, clipped, group)

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, require_betas, require_range
 
@@ -64,7 +63,7 @@ class Lion(DirectionOptimizer):
         if options["clip_update"] is not None:
             require_range(options, "clip_update", 0, 1)
 
-    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Tensor, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         beta1, beta2 = group["betas"]
         state = self.state[p]
         if "exp_avg" not in state:
@@ -73,7 +72,7 @@ class Lion(DirectionOptimizer):
         state["exp_avg"].lerp_(clipped, 1 - beta2)
         return u
 
-    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Tensor, descent: Tensor, group: Group) -> Tensor:
         if group["clip_update"] is None:
             descent = torch.sign(descent)
         return descent.add(p, alpha=group["weight_decay"]) if group["weight_decay"] != 0 else descent

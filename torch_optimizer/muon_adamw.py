@@ -60,10 +60,17 @@ class MuonAdamW(Optimizer):
         eps: float = 1e-8,
         adamw_names: str = OUTER,
     ) -> None:
-        own = dict(momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn)
+        self._muon = Muon(
+            [torch.zeros(1, 1)],
+            lr=lr,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            nesterov=nesterov,
+            ns_steps=ns_steps,
+            adjust_lr_fn=adjust_lr_fn,
+        )
         adamw_lr = lr if adamw_lr is None else adamw_lr
-        self._muon = Muon([torch.zeros(1, 1)], lr=lr, weight_decay=weight_decay, **own)
-        self._adamw = AdamW([torch.zeros(1)], lr=adamw_lr, weight_decay=weight_decay, betas=tuple(betas), eps=eps)
+        self._adamw = AdamW([torch.zeros(1)], lr=adamw_lr, betas=betas, eps=eps, weight_decay=weight_decay)
         hidden, others = _split(list(params), adamw_names)
         groups = [{"params": hidden, **self._muon.defaults}] if hidden else []
         groups += [{"params": others, **self._adamw.defaults}] if others else []

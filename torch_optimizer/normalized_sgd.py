@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import Group
 from torch_optimizer.sgd_clip import SGDClip
@@ -43,5 +42,5 @@ class NormalizedSGD(SGDClip):
     def _is_coordinatewise(self, group: Group) -> bool:
         return False  # the norm is the whole tensor's
 
-    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Tensor, descent: Tensor, group: Group) -> Tensor:
         return unit_rms(descent)

@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import DirectionOptimizer, Group, require_range
 
@@ -94,7 +93,7 @@ class SGDClip(DirectionOptimizer):
     def _is_coordinatewise(self, group: Group) -> bool:
         return group["momentum"] == 0
 
-    def _rule(self, p: Parameter, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
+    def _rule(self, p: Tensor, grad: Tensor, clipped: Tensor, group: Group) -> Tensor:
         if group["weight_decay"] != 0:
             clipped = clipped.add(p, alpha=group["weight_decay"])
         if group["momentum"] == 0:

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn import Parameter
 
 from torch_optimizer.direction_optimizer import Group
 from torch_optimizer.sgd_clip import SGDClip
@@ -26,5 +25,5 @@ class SignSGD(SGDClip):
         tensor([-0.5000,  0.5000,  0.0000])
     """
 
-    def _shape_move(self, p: Parameter, descent: Tensor, group: Group) -> Tensor:
+    def _shape_move(self, p: Tensor, descent: Tensor, group: Group) -> Tensor:
         return torch.sign(descent)
