@@ -9,16 +9,20 @@ Everything here takes a loss function and tensors, never a task; `heterogeneity.
 import logging
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from curvature.objective import Batch, LossFunction, Params
-from hessian.gelu import _StoredGelu
-from hessian.lanczos import ExtremeEigenvalues, _check_limits, extreme_eigenvalues
+from hessian.gelu import StoredGelu
+from hessian.lanczos import ExtremeEigenvalues, check_limits, extreme_eigenvalues
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
+
+SUSPECT = 1000  # roundings of the loss: a block that bends it by less over its tensor's length may be rounding alone
+DISPLACEMENTS = 4  # points beside x at which such a block is measured again
+DISPLACED_BY = 100  # roundings of x
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def block_curvatures(
         raise ValueError(f"no parameter is called {unknown[0]!r}; there are {', '.join(params)}")
     if not batches:
         raise ValueError("batches is empty; at least one micro-batch is needed")
-    _check_limits(tolerance, max_iterations)
+    check_limits(tolerance, max_iterations)
     generator = generator or torch.Generator().manual_seed(0)
     graph = GradientGraph(loss_fn, params, batches, names, keep_graphs)
     return (_block_curvature(graph, name, tolerance, max_iterations, generator) for name in names)
@@ -101,9 +105,22 @@ def _block_curvature(
         hint=gradient.flatten(),
     )
     if math.isnan(extremes.eigenvalue):
-        logger.warning("the Hessian block of %s is not finite; its eigenvalues are left out", name)
+        log.warning("the Hessian block of %s is not finite; its eigenvalues are left out", name)
+    elif graph.bends_little(name, extremes.magnitude_eigenvalue):
+        extremes = _with_rounding(extremes, graph.rounding_of_product(name), tolerance)
     gradient_norm = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()
     return BlockCurvature(**vars(extremes), name=name, numel=gradient.numel(), gradient_norm=gradient_norm)
+
+
+def _with_rounding(extremes: ExtremeEigenvalues, rounding: float, tolerance: float) -> ExtremeEigenvalues:
+    """The same values, with residuals that are at least the rounding error of a product."""
+    return replace(
+        extremes,
+        residual=max(extremes.residual, rounding),
+        converged=extremes.converged and rounding <= tolerance * abs(extremes.eigenvalue),
+        magnitude_residual=max(extremes.magnitude_residual, rounding),
+        magnitude_converged=extremes.magnitude_converged and rounding <= tolerance * abs(extremes.magnitude_eigenvalue),
+    )
 
 
 class GradientGraph:
@@ -117,7 +134,7 @@ class GradientGraph:
     ):
         self.loss_fn, self.batches = loss_fn, batches
         self.points = {name: x.detach().requires_grad_(name in names) for name, x in params.items()}
-        self.examples = 0
+        self.examples, total_loss = 0, 0.0
         self.kept = [] if keep_graphs else None  # one dict of gradients with graph for each micro-batch
         self.gradients = {name: torch.zeros_like(self.points[name], requires_grad=False) for name in names}
         for batch in batches:
@@ -125,40 +142,74 @@ class GradientGraph:
             if not torch.isfinite(losses).all():
                 raise FloatingPointError("the loss is not finite at these parameters, so it has no Hessian to measure")
             self.examples += len(losses)
+            total_loss += losses.double().sum().item()
             for name, gradient in gradients.items():
                 self.gradients[name] += gradient.detach()
             if keep_graphs:
                 self.kept.append(gradients)
+        self.loss = total_loss / self.examples
         for name, gradient in self.gradients.items():
             gradient /= self.examples
             if not torch.isfinite(gradient).all():
                 raise FloatingPointError(f"the gradient of {name} is not finite: its Hessian block has no measure")
         fate = "kept for all products" if keep_graphs else "built afresh for every product"
-        logger.info("the gradient graphs of %d micro-batches are %s", len(batches), fate)
+        log.info("the gradient graphs of %d micro-batches are %s", len(batches), fate)
 
-    def _differentiate(self, batch: Batch, names: list[str]) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradient of the sum of one micro-batch's losses, with its graph, for those of `names` it depends on."""
-        with torch.enable_grad(), _StoredGelu():
-            losses = self.loss_fn(self.points, batch)  # [B]
+    def _differentiate(
+        self, batch: Batch, names: list[str], points: Params | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Gradient of the sum of one micro-batch's losses, with its graph, for those of `names` it depends on; at
+        `points`, by default the object's."""
+        points = points or self.points
+        with torch.enable_grad(), StoredGelu():
+            losses = self.loss_fn(points, batch)  # [B]
             if losses.dim() != 1:
                 raise ValueError(f"loss_fn must return one loss for each example, shape [B]; got {list(losses.shape)}")
             if not losses.requires_grad:
                 return {}, losses
-            xs = [self.points[name] for name in names]
+            xs = [points[name] for name in names]
             gradients = torch.autograd.grad(losses.sum(), xs, create_graph=True, allow_unused=True)
         return {name: g for name, g in zip(names, gradients, strict=True) if g is not None}, losses.detach()
 
-    def block_product(self, name: str, u: Tensor) -> Tensor:
-        """H_bb u for the block of tensor `name`; u and the result have the tensor's shape."""
-        x = self.points[name]
-        total = torch.zeros_like(x, requires_grad=False)
+    def block_product(self, name: str, u: Tensor, x: Tensor | None = None) -> Tensor:
+        """H_bb u for the block of tensor `name`; u and the result have the tensor's shape. `x`: a value of the tensor
+        other than its own, for which new graphs are built."""
+        keep = self.kept is not None and x is None
+        points = self.points if x is None else self.points | {name: x.detach().requires_grad_()}
+        total = torch.zeros_like(points[name], requires_grad=False)
         for index, batch in enumerate(self.batches):
-            gradients = self.kept[index] if self.kept is not None else self._differentiate(batch, [name])[0]
+            gradients = self.kept[index] if keep else self._differentiate(batch, [name], points)[0]
             gradient = gradients.get(name)
             if gradient is None or not gradient.requires_grad:  # the loss does not depend on x, or only linearly
                 continue
-            keep = self.kept is not None
-            (part,) = torch.autograd.grad(gradient, x, u.to(x.dtype), retain_graph=keep, allow_unused=True)
+            (part,) = torch.autograd.grad(
+                gradient, points[name], u.to(total.dtype), retain_graph=keep, allow_unused=True
+            )
             if part is not None:  # None: linear in x, though not in what x is multiplied with
                 total += part
         return total / self.examples
+
+    def bends_little(self, name: str, eigenvalue: float) -> bool:
+        """Whether this curvature, over the tensor's own length (or 1), changes the loss by little more than rounding.
+        An exact 0 is no rounding error."""
+        x = self.points[name]
+        square = max(1.0, torch.linalg.vector_norm(x.detach(), dtype=torch.float64).item() ** 2)
+        return 0 < abs(eigenvalue) * square <= SUSPECT * torch.finfo(x.dtype).eps * abs(self.loss)
+
+    def rounding_of_product(self, name: str) -> float:
+        """A norm that the rounding error of H_bb u is unlikely to exceed, u of length 1.
+
+        The symmetry of a block shows the errors of its products unless these are alike on both sides of the diagonal,
+        as in a block of one element. So x moves by some roundings, which changes every error and hardly any curvature.
+        """
+        x = self.points[name].detach()
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randint(2, x.shape, generator=generator) * 2 - 1
+        u = signs.to(x) / math.sqrt(x.numel())  # every element counts alike
+        product = self.block_product(name, u)
+        step = DISPLACED_BY * torch.finfo(x.dtype).eps
+        changes = []
+        for _ in range(DISPLACEMENTS):
+            d = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * x.abs().clamp_min(1)
+            changes.append(self.block_product(name, u, x + step * d) - product)
+        return 10 * max(torch.linalg.vector_norm(change, dtype=torch.float64).item() for change in changes)

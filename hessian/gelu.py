@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class _StoredGelu(TorchFunctionMode):
+class StoredGelu(TorchFunctionMode):
     """While active, the exact GELU keeps its first two derivatives with the graph, instead of evaluating them anew for
     every product: on a CPU that takes about a sixth off the products of a small transformer."""
 
