@@ -14,7 +14,6 @@ import argparse
 import json
 import logging
 import re
-import statistics
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,10 +24,11 @@ from curvature.borrowing import check_twice_differentiable, measuring, twice_dif
 from curvature.objective import objective_at
 from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
-from hessian.heterogeneity import heterogeneity_by_group, resolved
-from hessian.tensor_names import kind_of, layer_of, selected
+from hessian.heterogeneity import resolved
+from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, block_row, heterogeneity_rows, mean_rows
+from hessian.tensor_names import selected
 from runs.checkpoints import Checkpoints, restore
-from runs.config import read_config
+from runs.config import CONFIG_FILE, read_config
 from runs.flags import (
     DTYPES,
     SMALLEST,
@@ -57,15 +57,13 @@ from training.loop import ORDER, micro_batches, random_stream
 
 log = logging.getLogger(__name__)
 
-BLOCKS = [
-    "batch", "block", "kind", "layer", "numel", "gradient_norm", "eigenvalue", "residual", "converged",
-    "magnitude_eigenvalue", "magnitude_residual", "magnitude_converged", "products",
-]  # fmt: skip
-MEASURED = BLOCKS[BLOCKS.index("numel") :]  # a BlockCurvature's fields of the same names
-AVERAGED = ("gradient_norm", "eigenvalue", "residual", "magnitude_eigenvalue", "magnitude_residual")
-MEAN = "mean"  # in the column batch: the average over the batches
 PRINTED = 20  # blocks in the table at the end
 PAPER_BATCH = 32  # examples
+ALL = "all"  # --num_batches: every batch of an epoch
+SAVED = dict(  # settings that a checkpoint's run hands on, with the types of their flags
+    task=one_of("task", TASKS), dataset=nonempty, dataset_size=positive_int, max_length=positive_int,
+    windows_per_file=positive_int, seed=seed_number,
+)  # fmt: skip
 
 
 def make_parser() -> Parser:
@@ -80,11 +78,14 @@ def make_parser() -> Parser:
     group = parser.add_argument_group("measuring")
     group.add_argument(
         "--parameters", type=nonempty, metavar="REGEX",
-        help="only tensors in whose name this occurs; 'paper': the second paper's choice in RoBERTa, ResNet and ViT",
+        help="only tensors whose name matches this; 'paper': those of the second paper's code in RoBERTa, ResNet and "
+        "ViT, which are the weights of the first, the middle and the last layer and of the head, without biases and "
+        "embeddings",
     )  # fmt: skip
     group.add_argument(
-        "--num_batches", type=positive_int, default=2, metavar="N", help="batches of training data measured, each alone"
-    )
+        "--num_batches", type=batch_count, default=2, metavar="N",
+        help="batches of training data measured, each alone; 'all': every batch of an epoch, as in the second paper",
+    )  # fmt: skip
     group.add_argument(
         "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"
     )
@@ -93,7 +94,7 @@ def make_parser() -> Parser:
     )
     group.add_argument(
         "--rebuild_graphs", action="store_true",
-        help="make the graphs anew for every product: the memory of one micro-batch, two to three times the time",
+        help="rebuild the graphs for every product: the memory of one micro-batch, two to three times the time",
     )  # fmt: skip
     group.add_argument(
         "--tolerance", type=number(float, SMALLEST, 0.5), default=1e-3,
@@ -108,6 +109,11 @@ def make_parser() -> Parser:
     add_machine_flags(parser)
     add_resume_flags(parser, "tensors", "batch of data")
     return parser
+
+
+def batch_count(text: str) -> int | str:
+    """An argparse type: a number of batches, or "all"."""
+    return ALL if text == ALL else positive_int(text)
 
 
 def resolve(settings: argparse.Namespace) -> None:
@@ -132,42 +138,65 @@ def resolve(settings: argparse.Namespace) -> None:
 
 
 def saved_model(folder: Path) -> Path:
-    """The one folder with weights at or below `folder`. Raises ValueError if there is none, or several."""
+    """`folder` if it holds weights, else the one folder below it that does. ValueError if there is none, or several."""
     if not folder.is_dir():
         raise ValueError(f"--checkpoint {folder} is no folder; it takes a run with --save_model, or a model in it")
     found = sorted({path.parent for path in folder.rglob("*") if path.name in WEIGHTS})
     if not found:
         raise ValueError(f"--checkpoint {folder} holds no saved model; --save_model keeps one")
+    if folder in found:  # a trained model; below it, those of its earlier epochs
+        return folder
     if len(found) > 1:
         raise ValueError(f"--checkpoint {folder} holds {len(found)} models; choose one: {', '.join(map(str, found))}")
     return found[0]
 
 
+def run_of(model: Path) -> Path | None:
+    """The run folder that `model` was saved in; None outside of one. ValueError if its config.json is damaged."""
+    for folder in (model, *model.parents):
+        if is_run_folder(folder):
+            return folder
+        if model.is_relative_to(folder / "model") and (folder / CONFIG_FILE).exists():
+            read_config(folder)  # raises, and says what is wrong with it
+    return None
+
+
 def inherit(settings: argparse.Namespace, model: Path) -> None:
-    """Settings left out become those of the run that saved `model`, so that the same examples are measured."""
-    run = next((folder for folder in (model, *model.parents) if is_run_folder(folder)), None)
+    """Settings left out become those of the run that saved `model`, so that the same examples are measured.
+
+    Raises: ValueError for a run whose settings no flag would take."""
+    run = run_of(model)
     if run is None:
         return
-    its = read_config(run)["settings"]
-    its.setdefault("seed", its.get("seeds", [0])[0])
-    for name in ("task", "dataset", "dataset_size", "max_length", "windows_per_file", "seed"):
-        if getattr(settings, name) is None:
-            setattr(settings, name, its.get(name))
+    saved_settings = read_config(run)["settings"]
+    seeds = saved_settings.get("seeds")  # of run_convergence.py
+    if isinstance(seeds, list) and seeds:
+        saved_settings.setdefault("seed", seeds[0])
+    for name, parse in SAVED.items():
+        value = saved_settings.get(name)
+        if getattr(settings, name) is not None or value is None:
+            continue
+        try:
+            setattr(settings, name, parse(value if isinstance(value, str) else json.dumps(value)))
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"{run / CONFIG_FILE} gives no {name} to measure with: {error}") from error
 
 
 # ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 def batch_indices(settings: argparse.Namespace, num_examples: int) -> list[list[int]]:
-    """The examples of each batch: the first ones of a training run's first epoch."""
-    needed = settings.num_batches * settings.batch_size
+    """The examples of each batch: the first ones of a training run's first epoch. With "all", every batch of that
+    epoch, of which the last one may be smaller."""
+    order = random_stream(settings.seed, ORDER, epoch=1).permutation(num_examples).tolist()
+    size = settings.batch_size
+    needed = num_examples if settings.num_batches == ALL else settings.num_batches * size
     if needed > num_examples:
         raise ValueError(
-            f"--num_batches {settings.num_batches} of --batch_size {settings.batch_size} take {needed} examples; "
+            f"--num_batches {settings.num_batches} of --batch_size {size} take {needed} examples; "
             f"there are {num_examples}"
         )
-    order = random_stream(settings.seed, ORDER, epoch=1).permutation(num_examples)[:needed]
-    return order.reshape(settings.num_batches, settings.batch_size).tolist()
+    return [order[start : min(start + size, needed)] for start in range(0, needed, size)]
 
 
 class Stored:
@@ -188,31 +217,38 @@ def measure(
     task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest
 ) -> tuple[Table, Table]:
     """Measure every block on every batch, saving after each batch; (blocks.csv, heterogeneity.csv)."""
-    blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), None
+    blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), Table(folder / "heterogeneity.csv", HETEROGENEITY)
+    batches = batch_indices(settings, len(task.examples))
     generator = torch.Generator().manual_seed(settings.seed)
     stored, checkpoints = Stored(blocks, generator), Checkpoints(folder / "checkpoints")
-    done, every, total = restore(checkpoints, stored), settings.checkpoint_every, settings.num_batches * len(names)
+    done, every, total = restore(checkpoints, stored), settings.checkpoint_every, len(batches) * len(names)
     task.model.to(settings.device)
     with progress(total=total, initial=done, desc="blocks") as bar:
-        for batch, indices in enumerate(batch_indices(settings, len(task.examples)), start=1):
+        for batch, indices in enumerate(batches, start=1):
             end = batch * len(names)
             left = names[max(0, done - end + len(names)) :]
             for block in curvatures(task, indices, left, settings, generator):
-                cells = {column: getattr(block, column) for column in MEASURED}
-                kind, layer = kind_of(block.name), layer_of(block.name)
-                blocks.append(cells, batch=batch, block=block.name, kind=kind, layer=layer)
+                blocks.append(block_row(block, batch))
                 bar.update()
                 if stop.signal or len(blocks.rows) == end or every and len(blocks.rows) % every == 0:
                     checkpoints.save(len(blocks.rows), stored.state_dict())
                 if stop.signal:
                     raise Stopped(stop.signal, f"{block.name}, tensor {len(blocks.rows)} of {total}")
-            own = blocks.rows[end - len(names) : end]
-            unevenness = add_heterogeneity(unevenness, batch, own, settings.seed, folder)
-            blocks.save()
-    for row in mean_rows(blocks.rows, names):
+            rows = blocks.rows[end - len(names) : end]
+            save_batch(blocks, unevenness, heterogeneity_rows(rows, batch, settings.seed))
+    means = mean_rows(blocks.rows, names)
+    for row in means:
         blocks.append(row)
+    save_batch(blocks, unevenness, heterogeneity_rows(means, MEAN, settings.seed))
+    return blocks, unevenness
+
+
+def save_batch(blocks: Table, unevenness: Table, measures: list[dict]) -> None:
+    """Write both tables, with one batch's measures added to the second."""
+    for row in measures:
+        unevenness.append(row)
+    unevenness.save()
     blocks.save()
-    return blocks, add_heterogeneity(unevenness, MEAN, blocks.rows[-len(names) :], settings.seed, folder)
 
 
 def curvatures(
@@ -231,41 +267,6 @@ def curvatures(
         )  # fmt: skip
 
 
-def mean_rows(rows: list[dict], names: list[str]) -> list[dict]:
-    """Of each block over the batches: the mean of norms and eigenvalues (which is not that of the mean Hessian) and of
-    residuals, which bounds the mean's error; converged if all are; all products. None where a batch has no number."""
-    means = []
-    for name in names:
-        own = [row for row in rows if row["block"] == name]
-        columns = {column: [row[column] for row in own] for column in AVERAGED}
-        means.append(
-            own[0]
-            | {column: None if None in values else statistics.fmean(values) for column, values in columns.items()}
-            | {column: all(row[column] for row in own) for column in ("converged", "magnitude_converged")}
-            | dict(batch=MEAN, products=sum(row["products"] for row in own))
-        )
-    return means
-
-
-def add_heterogeneity(table: Table | None, batch: int | str, rows: list[dict], seed: int, folder: Path) -> Table:
-    """The measures of one batch's blocks, all together, by kind and by layer, added to heterogeneity.csv and saved."""
-    nan = float("nan")
-    found = [row["eigenvalue"] is not None for row in rows]
-    eigenvalues = [
-        resolved(row["eigenvalue"], row["residual"]) if ok else nan
-        for row, ok in zip(rows, found, strict=True)
-    ]
-    measures = heterogeneity_by_group(
-        [row["block"] for row in rows], [row["gradient_norm"] for row in rows], eigenvalues,
-        [row["numel"] for row in rows], seed,
-    )  # fmt: skip
-    table = table or Table(folder / "heterogeneity.csv", ["batch", *measures[0]])
-    for row in measures:
-        table.append(row, batch=batch)
-    table.save()
-    return table
-
-
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +275,8 @@ def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> No
     rows = [row for row in blocks.rows if row["batch"] == MEAN]
     rows.sort(key=lambda row: -float("inf") if row["eigenvalue"] is None else row["eigenvalue"], reverse=True)
     which = f"the {PRINTED} of largest eigenvalue, of" if len(rows) > PRINTED else "all"
-    print(f"Mean over {settings.num_batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors")
+    batches = len({row["batch"] for row in blocks.rows} - {MEAN})
+    print(f"Mean over {batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors")
     columns = ["block", "numel", "gradient_norm", "eigenvalue", "residual", "converged", "products"]
     shown = [row | {"converged": "yes" if row["converged"] else "NO"} for row in rows[:PRINTED]]
     print(format_table(shown, columns))

@@ -15,7 +15,8 @@ from transformers import (
 )
 
 import run_hessian
-from run_hessian import BLOCKS, main, make_parser, mean_rows, resolve, saved_model, selected
+from hessian.tables import BLOCKS, mean_rows
+from run_hessian import main, make_parser, resolve, saved_model, selected
 from runs.config import read_config, write_config
 from runs.folder import create_run_folder
 from runs.tables import read_table
