@@ -242,6 +242,56 @@ def test_a_wrong_hint_hides_nothing():
     assert eigenvalues_of(matrix, hint=hint).eigenvalue == pytest.approx(5.0)
 
 
+HUGE = 100_000
+
+
+def trap(hidden, shown, rest):
+    """(product, size, hint) of a diagonal matrix whose hint is the eigenvector of `shown`, not of `hidden`."""
+    spectrum = torch.linspace(*rest, HUGE)
+    spectrum[0], spectrum[1] = hidden, shown
+    hint = torch.zeros(HUGE)
+    hint[1] = 1
+    return (lambda u: spectrum * u), HUGE, hint
+
+
+@pytest.mark.parametrize("rest", [(0.0, 0.0), (0.0, 0.1), (0.0, 1.0)])
+@pytest.mark.parametrize(("hidden", "shown"), [(1.5, 1.2), (-1.5, 1.2), (1.32, 1.2)])
+def test_a_hint_along_a_lesser_eigenvector_decides_nothing(hidden, shown, rest):
+    product, size, hint = trap(hidden, shown, rest)
+    for seed in range(5):
+        found = extreme_eigenvalues(product, size, generator=torch.Generator().manual_seed(seed), hint=hint)
+        assert found.eigenvalue == pytest.approx(max(hidden, shown), rel=1e-3)
+        assert found.magnitude_eigenvalue == pytest.approx(hidden, rel=1e-3)
+        assert found.converged and found.magnitude_converged
+
+
+def test_a_value_that_another_may_exceed_is_not_converged_however_small_its_residual(monkeypatch):
+    monkeypatch.setattr(lanczos, "HINT_LENGTH", 3.0)
+    product, size, hint = trap(1.5, 1.2, (0.0, 0.0))
+    found = extreme_eigenvalues(product, size, max_iterations=2, generator=torch.Generator().manual_seed(0), hint=hint)
+    assert found.eigenvalue == pytest.approx(1.2, rel=1e-3)
+    assert found.residual < 1e-3 * found.eigenvalue
+    assert not found.converged and not found.magnitude_converged
+
+
+def test_a_good_hint_saves_products():
+    product, size, wrong = trap(1.5, 1.2, (0.0, 1.0))
+    right = torch.zeros(size).index_fill(0, torch.tensor([0]), 1.0)
+    with_hint, without = (
+        extreme_eigenvalues(product, size, generator=torch.Generator().manual_seed(0), hint=hint)
+        for hint in (right, torch.zeros(size))
+    )
+    assert with_hint.products < without.products
+
+
+def test_what_may_hide_follows_from_the_lanczos_polynomial():
+    """Ritz values 3 and 1, betas 1 and 1/2: p(x) = 2 (x - 3) (x - 1), which is 1 / 0.1 at 2 + sqrt(6) = 4.449."""
+    projected = torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64)
+    ritz = lanczos._RitzValues(projected, beta=0.5, eps=1e-16, chain_start=0, overlap=0.1)
+    assert [ritz.nothing_beyond(x) for x in (4.44, 4.46)] == [False, True]
+    assert [ritz.nothing_beyond(x) for x in (-0.44, -0.46)] == [False, True]
+
+
 # ---- losses -----------------------------------------------------------------------------------------------------
 
 ROWS = [dict(rows=torch.zeros(2)), dict(rows=torch.zeros(1))]
@@ -272,6 +322,37 @@ def test_unused_and_linear_parameters_have_no_curvature():
     assert bent.eigenvalue == pytest.approx(2.0, rel=1e-6)
     assert (linear.eigenvalue, linear.gradient_norm, linear.converged) == (0.0, 3.0, True)
     assert (unused.eigenvalue, unused.gradient_norm, unused.converged) == (0.0, 0.0, True)
+
+
+SHIFTED = torch.randn(32, 2, 5, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("elements", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_block_that_only_rounding_bends_is_not_told_from_zero(elements, dtype):
+    """A number added to all logits of a softmax changes nothing. Its block is diagonal: as symmetric as a true one."""
+
+    def loss_fn(params, batch):
+        logits = SHIFTED[:, :elements].to(dtype) * params["scale"] + params["shift"].view(1, elements, 1)
+        return torch.logsumexp(logits, dim=2).sum(1) - logits[:, :, 0].sum(1)
+
+    params = dict(shift=torch.zeros(elements, dtype=dtype), scale=torch.ones(1, dtype=dtype))
+    for seed in range(5):
+        SHIFTED.copy_(torch.randn(SHIFTED.shape, generator=torch.Generator().manual_seed(seed)))
+        shift, scale = block_curvatures(loss_fn, params, [{}])
+        assert shift.eigenvalue == 0 or not shift.converged
+        assert abs(shift.eigenvalue) <= shift.residual
+        assert abs(shift.magnitude_eigenvalue) <= shift.magnitude_residual
+        assert abs(shift.eigenvalue) <= 1e-6
+        assert scale.converged and scale.residual == 0 and scale.eigenvalue > 0.1
+
+
+def test_a_small_curvature_that_is_true_converges():
+    """H = 1e-6, far below the rounding of the loss, 1: the product is measured again at other points, and stands."""
+    params = dict(x=torch.ones(1))
+    (block,) = block_curvatures(lambda p, batch: 1 + 0.5e-6 * p["x"] ** 2, params, [{}])
+    assert block.eigenvalue == pytest.approx(1e-6, rel=1e-5)
+    assert block.converged and block.magnitude_converged
 
 
 def test_gradient_norm_is_plain_and_examples_count_alike_in_micro_batches_of_any_size():

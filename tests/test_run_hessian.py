@@ -1,6 +1,7 @@
 """The block curvature script from its flags to its files, and the tensors that --parameters chooses."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from transformers import (
 
 import run_hessian
 from hessian.tables import BLOCKS, mean_rows
-from run_hessian import main, make_parser, resolve, saved_model, selected
+from run_hessian import inherit, main, make_parser, resolve, saved_model, selected
 from runs.config import read_config, write_config
 from runs.folder import create_run_folder
 from runs.tables import read_table
@@ -97,6 +98,24 @@ def test_micro_batches_rebuilt_graphs_and_float64_change_no_value(folder, tmp_pa
         values = [[row[column] for row in read_table(place / "blocks.csv")[:3]] for place in (split, rebuilt, folder)]
         assert values[0] == pytest.approx(values[1], rel=rel)
         assert values[2] == pytest.approx(values[0], rel=1e-3)  # float32, tolerance 1e-3
+
+
+def test_all_batches_are_those_of_an_epoch_and_the_last_may_be_smaller(tmp_path, capsys, without_figures):
+    folder = run(tmp_path / "all", "--num_batches", "all", "--dataset_size", "10", "--parameters", "final_layer_norm")
+    rows = read_table(folder / "blocks.csv")
+    assert [row["batch"] for row in rows] == [1, 1, 2, 2, 3, 3, "mean", "mean"]
+    assert "Mean over 3 batches of 4 examples" in capsys.readouterr().out
+    task = load_task("toy", "toy", "toy", dataset_size=10)
+    for batch, (first, last) in enumerate([(0, 4), (4, 8), (8, 10)], start=1):
+        task.model.zero_grad()
+        indices = random_stream(0, ORDER, 1).permutation(10)[first:last]
+        task.losses(task.model.eval(), task.collate([task.examples[i] for i in indices])).mean().backward()
+        for row in rows:
+            if row["batch"] == batch:
+                norm = task.model.get_parameter(row["block"]).grad.norm().item()
+                assert row["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    assert read_config(folder)["settings"]["num_batches"] == "all"
+    assert main(["--resume", str(folder)]) == 0
 
 
 def test_printed_table_shows_residual_products_and_what_did_not_converge(tmp_path, capsys, without_figures):
@@ -219,6 +238,79 @@ def test_a_saved_model_is_measured_at_its_own_weights(trained, tmp_path, without
     row = read_table(tmp_path / "run" / "blocks.csv")[0]
     norm = task.model.get_parameter(row["block"]).grad.norm().item()
     assert row["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_trained_model_is_measured_though_its_earlier_epochs_lie_below_it(trained):
+    """As run_convergence.py --save_model --num_epoch_to_save leaves them."""
+    final = trained / "model" / "seed5-1-adam"
+    for epoch in ("epoch1", "epoch2"):
+        (final / epoch).mkdir(exist_ok=True)
+        (final / epoch / "model.safetensors").touch()
+    try:
+        assert saved_model(final) == final
+        assert saved_model(final / "epoch1") == final / "epoch1"
+        with pytest.raises(ValueError, match="holds 3 models; choose one: .*seed5-1-adam, .*epoch1, .*epoch2"):
+            saved_model(trained)
+        settings = make_parser().parse_args(["--checkpoint", str(final / "epoch1")])
+        resolve(settings)
+        assert (settings.model, settings.seed) == (str(final / "epoch1"), 5)
+    finally:
+        for epoch in ("epoch1", "epoch2"):
+            shutil.rmtree(final / epoch)
+
+
+ODD = {
+    "seeds empty": (dict(task="glue/rte", seeds=[]), None),
+    "seeds a number": (dict(task="glue/rte", seeds=3), None),
+    "a seed of text": (dict(task="glue/rte", seeds=["x"]), "gives no seed to measure with: expected int"),
+    "a seed of nothing": (dict(task="glue/rte", seed=-1), "gives no seed"),
+    "task unknown": (dict(task="gleu/rte"), "gives no task to measure with: unknown task 'gleu/rte'; did you mean"),
+    "task a number": (dict(task=3), "gives no task"),
+    "task a list": (dict(task=["glue/rte"]), "gives no task"),
+    "size of text": (dict(task="glue/rte", dataset_size="many"), "gives no dataset_size to measure with: expected int"),
+    "size true": (dict(task="glue/rte", dataset_size=True), "gives no dataset_size"),
+    "size of a fraction": (dict(task="glue/rte", dataset_size=2.5), "gives no dataset_size"),
+    "length in a mapping": (dict(task="glue/rte", max_length={"x": 1}), "gives no max_length"),
+    "data empty": (dict(task="glue/rte", dataset=""), "gives no dataset to measure with: expected a name"),
+    "nothing": ({}, None),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_odd_config_of_the_checkpoints_run_is_answered_in_one_line(name, tmp_path):
+    settings, answer = ODD[name]
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").touch()
+    write_config(tmp_path, settings, [])
+    parsed = make_parser().parse_args(["--checkpoint", str(tmp_path)])
+    if answer is None:
+        inherit(parsed, model)
+        assert (parsed.task, parsed.seed) == (settings.get("task"), None)
+    else:
+        with pytest.raises(ValueError, match=answer) as error:
+            resolve(parsed)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"settings": 3}'])
+def test_a_damaged_config_of_the_checkpoints_run_is_not_passed_over(text, tmp_path):
+    """Passed over, the model would be measured on another task's data."""
+    model = tmp_path / "model" / "seed0-0-adam" / "epoch1"
+    model.mkdir(parents=True)
+    (model / "model.safetensors").touch()
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json"):
+        resolve(make_parser().parse_args(["--checkpoint", str(tmp_path)]))
+
+
+def test_a_model_outside_of_a_run_hands_on_no_settings(tmp_path):
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "model.safetensors").touch()
+    (tmp_path / "copy" / "config.json").write_text('{"model_type": "t5"}')  # the model's own
+    parsed = make_parser().parse_args(["--checkpoint", str(tmp_path / "copy")])
+    inherit(parsed, tmp_path / "copy")
+    assert (parsed.task, parsed.seed, parsed.dataset_size) == (None, None, None)
 
 
 def test_checkpoints_that_are_none_or_many_are_named(trained, tmp_path):
