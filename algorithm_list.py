@@ -40,10 +40,11 @@ MOMENTUM = dict(momentum=0.9, dampening=0.9)
 FROM_ZERO = dict(momentum=0.9, dampening=0.9, zero_start=True)
 
 # Where the papers leave a choice open, it is made like this in all lists:
-# - Adafactor at a fixed rate still scales its step by the size of each tensor, max(1e-3, RMS(x)): the
-#   papers do not say. `scale_parameter=False` switches it off.
-# - Adafactor has no first moment, as in the released code; the workshop text says "momentum for all
-#   algorithms". `beta1=0.9` adds it.
+# - Adafactor at a fixed rate still scales its step by the size of each tensor, max(1e-3, RMS(x)). The
+#   workshop text puts the rate in the place of alpha_t, which holds that size, so it can be read
+#   either way. `scale_parameter=False` leaves the size out.
+# - Adafactor has no first moment, as in the workshop's algorithms 3 and 4 and in the released code;
+#   the text around them says that all algorithms have momentum. `beta1=0.9` adds it.
 # - "ours" marks a rate or a list that no paper reports.
 
 # Pan & Li, OPT 2022, tables 2 to 6, machine translation: clipping at 5 % throughout. Image and

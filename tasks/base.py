@@ -22,7 +22,8 @@ IGNORED = -100  # label of a position that is not scored
 
 @dataclass(frozen=True)
 class Defaults:
-    """The protocol of a task where its user says nothing; of the hub tasks it is the paper's (Pan & Li).
+    """The protocol of a task where its user says nothing. It is the papers' as far as they report one; where it is ours
+    or differs, `docs/paper_protocols.json` says so. The defaults here are those of Pan & Li's machine translation.
 
     Sizes count examples, epochs count from 1. A `dataset_size` of None means all there is.
     """

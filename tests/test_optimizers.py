@@ -256,6 +256,12 @@ def test_adafactor_clips_the_numerator_and_not_the_second_moment():
     assert_same([p.detach()], [-torch.tensor([0.5, -1, 1, 1], dtype=torch.float64)])
 
 
+def test_adafactor_moves_a_tensor_of_zeros_by_the_floor_of_its_size():
+    p, optimizer = one([0.0, 0.0], [4.0, -1.0], Adafactor, lr=0.5, relative_step=False, eps2=(1e-30, 0.25))
+    optimizer.step()  # U = sign(g), size max(0.25, RMS(x) = 0)
+    assert_same([p.detach()], [torch.tensor([-0.125, 0.125], dtype=torch.float64)])
+
+
 def test_lion_clips_both_its_update_and_its_average():
     p, optimizer = one([0.0] * 4, [8.0, -2, 1, 4], Lion, lr=1.0, coordinate_clip=0.25, clip_update=0.0)
     optimizer.step()

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from torch_optimizer import Algorithm, ShadowStep
+from torch_optimizer.exact_moves import ExactMoves
 
 OPTIM = torch.optim
 
@@ -203,6 +204,27 @@ def test_a_kernel_that_torch_does_not_see_gives_the_plain_difference():
     assert found.tolist() == [-1.0, 1.0]
 
 
+@torch.library.custom_op("tests::float32_descent", mutates_args={"x"})
+def float32_descent(x: torch.Tensor, g: torch.Tensor, lr: float) -> None:
+    if x.dtype != torch.float32:
+        raise RuntimeError("float32 only")
+    x.sub_(lr * g)
+
+
+def test_an_operation_without_a_float64_form_gives_the_plain_difference_and_is_named_once(caplog):
+    class Own(Plain):
+        def move(self, p, lr):
+            float32_descent(p, p.grad, lr)
+
+    p = nn.Parameter(torch.tensor([1.0, 2.0]))
+    p.grad = torch.tensor([1.0, -1.0])
+    shadowed = shadow(Algorithm(Own, lr=0.5), {"p": p})
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            assert shadowed.directions()[p].tolist() == [-1.0, 1.0]
+    assert sum("tests.float32_descent.default has no float64 form" in r.message for r in caplog.records) == 1
+
+
 def test_random_numbers_are_drawn_once():
     class Noisy(Plain):
         def move(self, p, lr):
@@ -228,6 +250,31 @@ def test_a_gradient_that_the_optimizer_changes_stays_as_it_was():
     p.grad = torch.tensor([1.0])
     assert shadow(Algorithm(Decaying), {"p": p}).directions()[p].item() == pytest.approx(-2.0)
     assert p.grad.item() == 1.0
+
+
+def test_twins_of_intermediate_results_are_freed():
+    p = torch.ones(8)
+    with ExactMoves([p]) as moves:
+        for _ in range(50):
+            p.sub_(0.01 * torch.sqrt(p + 1))
+            assert len(moves.twins) <= 4
+    assert torch.allclose(moves.of(p).float(), p - 1, atol=1e-6)
+
+
+def test_integers_that_an_operation_counts_are_counted_once():
+    @torch.library.custom_op("tests::counting", mutates_args={"x", "count"})
+    def counting(x: torch.Tensor, count: torch.Tensor) -> None:
+        count.add_(1)
+        x.sub_(count)
+
+    class Counting(Plain):
+        def move(self, p, lr):
+            counting(p, self.state[p].setdefault("count", torch.zeros((), dtype=torch.int64)))
+
+    p = nn.Parameter(torch.tensor([1.0]))
+    p.grad = torch.ones(1)
+    shadowed = shadow(Algorithm(Counting, lr=1.0), {"p": p})
+    assert [shadowed.directions()[p].item() for _ in range(3)] == [-1.0, -2.0, -3.0]
 
 
 def test_state_goes_on_the_same_where_steps_are_not_collected_and_after_a_restart():

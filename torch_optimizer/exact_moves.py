@@ -8,7 +8,7 @@ it computes from them is computed once more in float64 beside it.
 
 import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,6 +41,8 @@ class ExactMoves(TorchDispatchMode):
         >>> x.tolist(), moves.of(x)
         ([100.0, 0.9999989867210388], tensor([-1.0000e-06, -1.0000e-06], dtype=torch.float64))
     """
+
+    _told_of: ClassVar[set[Any]] = set()  # operations that a line of the log has named
 
     def __init__(self, params: Iterable[Tensor]) -> None:
         super().__init__()
@@ -80,7 +82,9 @@ class ExactMoves(TorchDispatchMode):
             exact_args, exact_kwargs = self._on_twins((args, kwargs), written)
             exact = operation(*exact_args, **exact_kwargs)  # first: the operation may write to what it reads
         except (RuntimeError, TypeError, ValueError) as error:
-            log.info("%s has no float64 form (%s): its moves are rounded", operation, error)
+            if operation not in self._told_of:
+                self._told_of.add(operation)
+                log.info("%s has no float64 form: its moves are rounded (%s)", operation, error)
             return self._only_as_it_is(operation, args, kwargs, written)
         result = operation(*args, **kwargs)
         if _makes_tensors(operation):
