@@ -2,22 +2,20 @@
 
 A new task is one file beside this one and one line in TASKS."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks import (
-    autoregressive,
-    image_classification,
-    machine_translation,
-    masked_language_modeling,
-    text_classification,
-)
-from tasks.base import TOY, Defaults, Request, Task
 from tasks.loading.hub import is_local
-from tasks.loading.pretrained import check_runs_examples, existing_folder
 from tasks.loading.rows import existing_file, is_file
+from tasks.protocols import PAPERS, TOY, TOY_MASKS, TOY_PICTURES, TOY_PROGRAMS, TOY_TEXTS, Defaults, Request
+
+if TYPE_CHECKING:
+    from tasks.base import Task
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
@@ -33,22 +31,34 @@ class Entry(NamedTuple):
     toy: Defaults = TOY
 
 
+def by(module: str) -> Callable[[Request], Task]:
+    """The function `load` of that module, which is imported, and torch with it, when a task is loaded."""
+    return lambda request: import_module(f"tasks.{module}").load(request)
+
+
 TASKS = {
-    "toy": Entry(machine_translation.load, TOY),
-    "machine_translation": Entry(machine_translation.load, machine_translation.PAPER),
+    "toy": Entry(by("machine_translation"), TOY),
+    "machine_translation": Entry(by("machine_translation"), PAPERS["machine_translation"]),
     "masked_language_modeling": Entry(
-        masked_language_modeling.load, masked_language_modeling.PAPER, masked_language_modeling.TOY
+        by("masked_language_modeling"), PAPERS["masked_language_modeling"], TOY_MASKS
     ),
-    "autoregressive": Entry(autoregressive.load, autoregressive.PAPER, autoregressive.TOY),
+    "autoregressive": Entry(by("autoregressive"), PAPERS["autoregressive"], TOY_PROGRAMS),
     **{
-        name: Entry(text_classification.load, defaults, text_classification.TOY)
-        for name, defaults in text_classification.DEFAULTS.items()
+        name: Entry(by("text_classification"), PAPERS[name], TOY_TEXTS)
+        for name in PAPERS
+        if name == "binary_classification" or name.startswith(("glue/", "super_glue/"))
     },
     **{
-        name: Entry(image_classification.load, defaults, image_classification.TOY)
-        for name, defaults in image_classification.DEFAULTS.items()
+        name: Entry(by("image_classification"), PAPERS[name], TOY_PICTURES)
+        for name in ("image_classification", "flowers102", "aircraft")
     },
 }
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Task":
+        return import_module("tasks.base").Task
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_task(
@@ -80,6 +90,8 @@ def load_task(
     Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that
         does not fit the schema, or a hub that does not answer.
     """
+    from tasks.loading.pretrained import check_runs_examples, existing_folder
+
     defaults = task_defaults(name, dataset, model)
     dataset_size = defaults.dataset_size if dataset_size is None else dataset_size
     max_length = _option(name, "max_length", max_length, defaults, low=2)

@@ -4,26 +4,21 @@ them is an example."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from itertools import islice
 
 from torch import Tensor
 
 from tasks.architectures import fresh_model
-from tasks.base import IGNORED, TOY, Defaults, Request, Task, pad, random_ids, token_losses
+from tasks.base import IGNORED, Task, pad, random_ids, token_losses
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows
+from tasks.protocols import Request
 from tasks.toy.python_library import source_files
 from tasks.toy.tokenizer import train_byte_tokenizer
 
 log = logging.getLogger(__name__)
 
-PAPER = Defaults(
-    dataset="bigcode/the-stack-smol:data/python", model="flax-community/gpt-neo-125M-code-clippy", dataset_size=10_000,
-    micro_batch_size=4, max_length=2048, windows_per_file=1, algorithm_list="autoregressive",
-)  # fmt: skip
-TOY = replace(TOY, max_length=32, windows_per_file=0, algorithm_list="toy_other")
 FILES_AT_ONCE = 64  # tokenised together, until there are windows enough
 
 

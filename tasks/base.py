@@ -6,7 +6,6 @@ different objective."""
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,61 +17,6 @@ from runs.files import CannotWrite, one_line
 from tasks.architectures import tiny_model
 
 IGNORED = -100  # label of a position that is not scored
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """The protocol of a task where its user says nothing. It is the papers' as far as they report one; where it is ours
-    or differs, `docs/paper_protocols.json` says so. The defaults here are those of Pan & Li's machine translation.
-
-    Sizes count examples, epochs count from 1. A `dataset_size` of None means all there is.
-    """
-
-    dataset: str
-    model: str
-    dataset_size: int | None = 10_240
-    batch_size: int = 1_024  # examples an update
-    micro_batch_size: int = 32  # examples a forward pass; bounds memory
-    test_batch_size: int = 1_024  # examples of the fixed subset on which everything is measured
-    num_epochs: int = 20
-    test_epochs: tuple[int, ...] = (2, 5, 10, 20)
-    num_sample_sharpness: int = 5  # measured iterations in each test epoch
-    algorithm_list: str = "machine_translation"
-    learning_rates: dict[str, float] = field(default_factory=lambda: {"sgd": 1e-3, "adam": 1e-4})
-    lr_scheduler: str = "constant"  # one of training.SCHEDULERS, in run_convergence.py
-    max_grad_norm: float = 0.0  # longer gradients are scaled down to it there; 0: never
-    max_length: int | None = 128  # tokens, of the input and of the target each; None: the task has no texts
-    windows_per_file: int | None = None  # examples from one file at most, 0: all; None: files are no texts to be cut
-
-
-# What every task does where both data and model are "toy": a minute on a laptop.
-TOY = Defaults(
-    dataset="toy",
-    model="toy",
-    dataset_size=640,
-    batch_size=64,
-    test_batch_size=32,
-    num_epochs=5,
-    test_epochs=(1, 3, 5),
-    num_sample_sharpness=2,
-    algorithm_list="toy",
-    learning_rates={"sgd": 1e-1, "adam": 1e-3},
-)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `load_task` asks a task for: every default filled in. See there for the meaning of each."""
-
-    name: str
-    dataset: str
-    model: str
-    dataset_size: int | None
-    max_length: int | None
-    seed: int = 0
-    model_seed: int = 0
-    hf_key: str | None = None
-    windows_per_file: int | None = None
 
 
 class Task:

@@ -4,7 +4,7 @@ Rows are {"image" or "img": picture as `datasets` stores it, "label"}. They stay
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tasks.architectures import fresh_model
-from tasks.base import TOY, Defaults, Request
 from tasks.classification import Classification, assign_splits, official_test, partition, rows_for
 from tasks.loading.hub import first_line, local_path, quiet_libraries
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import Refused, explained, is_file, load_splits, require_label
+from tasks.protocols import TOY, Request
 from tasks.toy.labeled import pictures
 
 
@@ -34,28 +34,6 @@ SPECS = {
     "flowers102": Spec(evaluation_share=0.2, augmented=True, rotation=45.0),
     "aircraft": Spec(evaluation_share=0.2, augmented=True),
 }
-
-CIFAR = Defaults(
-    dataset="uoft-cs/cifar10", model="microsoft/resnet-152", dataset_size=10_000, micro_batch_size=8,
-    algorithm_list="workshop", max_length=None,
-)  # fmt: skip
-FLOWERS = Defaults(
-    dataset="dpdl-benchmark/oxford_flowers102", model="microsoft/resnet-18", dataset_size=None, batch_size=32,
-    test_batch_size=256, num_epochs=50, test_epochs=(2, 5, 10, 20, 50),
-    algorithm_list="gradient_heterogeneity/resnet18-flowers", learning_rates={"sgd": 0.1, "adam": 1e-4},
-    lr_scheduler="epoch_warmup", max_grad_norm=1.0, max_length=None,
-)  # fmt: skip
-DEFAULTS = {
-    "image_classification": CIFAR,
-    "flowers102": FLOWERS,
-    "aircraft": replace(
-        FLOWERS, dataset="Donghyun99/FGVC-Aircraft", num_epochs=100, test_epochs=(2, 5, 10, 20, 50, 100),
-        algorithm_list="gradient_heterogeneity/resnet18-aircraft",
-    ),
-}
-
-TOY = replace(TOY, algorithm_list="toy_other", max_length=None)
-
 
 class Pictures(Sequence):
     """Rows of a data set as examples {"image", "label", "index"}; `index` is the row's place in the whole set.

@@ -5,18 +5,15 @@ from collections.abc import Callable
 from torch import Tensor
 
 from tasks.architectures import fresh_model
-from tasks.base import IGNORED, Defaults, Request, Task, pad, random_ids, token_losses
+from tasks.base import IGNORED, Task, pad, random_ids, token_losses
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows, require_text
+from tasks.protocols import Request
 from tasks.toy.corpus import toy_corpus
 from tasks.toy.tokenizer import train_tokenizer
 
 PREFIX = "translate English to French: "  # T5 was pretrained with it; every model gets it, so that runs compare
-
-PAPER = Defaults(
-    dataset="Helsinki-NLP/opus_books:en-fr", model="google-t5/t5-small", micro_batch_size=16, max_length=512,
-)  # fmt: skip
 
 
 class MachineTranslation(Task):

@@ -1,27 +1,21 @@
 """Filling in hidden words with an encoder: distilroberta-base on IMDb reviews as in the paper, or any rows {"text"}."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tasks.architectures import fresh_model
-from tasks.base import IGNORED, TOY, Defaults, Request, Task, pad, random_ids, token_losses
+from tasks.base import IGNORED, Task, pad, random_ids, token_losses
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows, require_text
+from tasks.protocols import Request
 from tasks.toy.python_library import docstrings
 from tasks.toy.tokenizer import train_byte_tokenizer
 
 MASKED_SHARE = 0.15  # of the tokens, drawn once for the whole run
-
-PAPER = Defaults(
-    dataset="stanfordnlp/imdb", model="distilbert/distilroberta-base", micro_batch_size=8, max_length=512,
-    algorithm_list="workshop_masked_language_modeling",
-)  # fmt: skip
-TOY = replace(TOY, max_length=32, algorithm_list="toy_other")
 
 
 class MaskedLanguageModeling(Task):

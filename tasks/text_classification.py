@@ -3,16 +3,17 @@
 Local files have the fields of the hub's data set, or {"text", "label"} for one text and {"sentence1", "sentence2",
 "label"} for a pair. The number of labels is that of the data."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from tasks.architectures import fresh_model
-from tasks.base import TOY, Defaults, Request, pad, random_ids
+from tasks.base import pad, random_ids
 from tasks.classification import Classification, assign_splits, official_test, partition, rows_for
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import check_rows, explained, load_splits, require_label, require_text
+from tasks.protocols import TOY, Request
 from tasks.toy.labeled import reviews, sentence_pairs
 from tasks.toy.tokenizer import train_byte_tokenizer
 
@@ -48,36 +49,6 @@ SPECS = {
     ),
     "super_glue/boolq": Spec(("question", "passage")),
 }
-
-TOY = replace(TOY, max_length=64, algorithm_list="toy_other")
-IMDB = Defaults(
-    dataset="stanfordnlp/imdb", model="distilbert/distilbert-base-uncased", micro_batch_size=16, max_length=512,
-    algorithm_list="workshop",
-)  # fmt: skip
-
-
-def fine_tuning(dataset: str, batch_size: int = 32, sgd_lr: float = 0.1, adam_lr: float = 1e-5) -> Defaults:
-    """Tomihari & Sato's protocol on the whole training split of a hub data set "owner/name:task". Their SGD has
-    dampening 0; at the 0.9 of this project's `--train_optimizer sgd` the same step takes ten times their learning rate
-    for SGD with momentum."""
-    return Defaults(
-        dataset=dataset, model="FacebookAI/roberta-base", dataset_size=None, batch_size=batch_size, test_batch_size=256,
-        max_length=128, algorithm_list="gradient_heterogeneity/roberta-" + dataset.split(":")[1],
-        learning_rates={"sgd": sgd_lr, "adam": adam_lr}, lr_scheduler="linear", max_grad_norm=1.0,
-    )  # fmt: skip
-
-
-DEFAULTS = {
-    "binary_classification": IMDB,
-    "glue/rte": fine_tuning("aps/super_glue:rte", batch_size=8, sgd_lr=0.01),  # the same pairs as GLUE's; theirs
-    "glue/cola": fine_tuning("nyu-mll/glue:cola", sgd_lr=0.01),
-    "glue/sst2": fine_tuning("nyu-mll/glue:sst2"),
-    "glue/mrpc": fine_tuning("nyu-mll/glue:mrpc"),
-    "super_glue/cb": fine_tuning("aps/super_glue:cb", batch_size=8, adam_lr=1e-4),
-    "super_glue/wic": fine_tuning("aps/super_glue:wic", sgd_lr=0.01),
-    "super_glue/boolq": fine_tuning("aps/super_glue:boolq"),
-}
-
 
 class TextClassification(Classification):
     """Examples {"input_ids", "label"}, with "token_type_ids" where the tokenizer gives them."""

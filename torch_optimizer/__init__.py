@@ -1,16 +1,24 @@
-"""Optimizers with coordinate-wise clipping, and the registry of names that `algorithm_list.py` uses."""
+"""Optimizers with coordinate-wise clipping, and the registry of names that `algorithm_list.py` uses.
 
-from torch_optimizer.adafactor import Adafactor
-from torch_optimizer.adam_clip import AdamClip
+Rows and names are here at once. A class is imported when it is asked for, and torch, which takes seconds, with it.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from torch_optimizer.algorithm import Algorithm
-from torch_optimizer.direction_optimizer import DirectionOptimizer
-from torch_optimizer.lion import Lion
-from torch_optimizer.muon_adamw import MuonAdamW
-from torch_optimizer.normalized_sgd import NormalizedSGD
 from torch_optimizer.registry import OPTIMIZERS
-from torch_optimizer.sgd_clip import SGDClip
-from torch_optimizer.shadow_step import ShadowStep
-from torch_optimizer.sign_sgd import SignSGD
+
+if TYPE_CHECKING:
+    from torch_optimizer.adafactor import Adafactor
+    from torch_optimizer.adam_clip import AdamClip
+    from torch_optimizer.direction_optimizer import DirectionOptimizer
+    from torch_optimizer.lion import Lion
+    from torch_optimizer.muon_adamw import MuonAdamW
+    from torch_optimizer.normalized_sgd import NormalizedSGD
+    from torch_optimizer.sgd_clip import SGDClip
+    from torch_optimizer.shadow_step import ShadowStep
+    from torch_optimizer.sign_sgd import SignSGD
 
 __all__ = [
     "OPTIMIZERS",
@@ -25,3 +33,15 @@ __all__ = [
     "ShadowStep",
     "SignSGD",
 ]
+
+MODULES = {
+    "Adafactor": "adafactor", "AdamClip": "adam_clip", "DirectionOptimizer": "direction_optimizer", "Lion": "lion",
+    "MuonAdamW": "muon_adamw", "NormalizedSGD": "normalized_sgd", "SGDClip": "sgd_clip", "ShadowStep": "shadow_step",
+    "SignSGD": "sign_sgd",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -1,20 +1,26 @@
-"""A row of `algorithm_list.py`: an optimizer with its options, not yet tied to any parameters."""
+"""A row of `algorithm_list.py`: an optimizer with its options, not yet tied to any parameters.
+
+A row is written, named and described without torch, which takes seconds to import; to check or build it needs torch.
+"""
+
+from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
-from torch import Tensor
-
-from torch_optimizer.direction_optimizer import DirectionOptimizer
 from torch_optimizer.registry import OPTIMIZERS
-from torch_optimizer.rehearsal import rehearse
-from torch_optimizer.shadow_step import ShadowStep
 from torch_optimizer.values import brief, require_written_number
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from torch_optimizer.direction_optimizer import DirectionOptimizer
+    from torch_optimizer.shadow_step import ShadowStep
 
 CLIPPING_OPTIONS = ("coordinate_clip", "clip_update")
 
@@ -67,6 +73,8 @@ class Algorithm:
     @property
     def lr(self) -> float | None:
         """The rate that the row trains with; None where the optimizer sets its own (Adafactor's relative steps)."""
+        import torch
+
         return self.build({"weight": torch.nn.Parameter(torch.zeros(1, 1))}).param_groups[0]["lr"]
 
     def build(self, params: Mapping[str, Tensor]) -> torch.optim.Optimizer:
@@ -75,6 +83,8 @@ class Algorithm:
         torch.optim.Muon is defined for matrices only and gets no others; the others stay where they are. A class with
         `takes_names` gets (name, tensor) pairs.
         """
+        import torch
+
         if getattr(self.optimizer_class, "takes_names", False):
             return self.optimizer_class(list(params.items()), **self.options)
         tensors = list(params.values())
@@ -84,17 +94,24 @@ class Algorithm:
 
     def build_pseudo(self, params: Mapping[str, Tensor]) -> DirectionOptimizer | ShadowStep:
         """What tells the steps that the optimizer would take on these parameters, without taking them."""
+        from torch_optimizer.direction_optimizer import DirectionOptimizer
+        from torch_optimizer.shadow_step import ShadowStep
+
         if issubclass(self.optimizer_class, DirectionOptimizer):
             return cast(DirectionOptimizer, self.build(params))
         return ShadowStep(self.build, params)
 
-    def with_options(self, **options: Any) -> "Algorithm":
+    def with_options(self, **options: Any) -> Algorithm:
         """The same row with some options replaced."""
         return Algorithm(self.optimizer, step_size=self.step_size, **{**self.options, **options})
 
     def check(self) -> None:
         """Raises ValueError, in one line, if the optimizer is unknown, does not take an option, rejects a value, or
         cannot do what a run asks of it (see `rehearse`)."""
+        import torch
+
+        from torch_optimizer.rehearsal import rehearse
+
         optimizer_class = self.optimizer_class
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
             raise ValueError(f"an optimizer is a name or a torch.optim.Optimizer class, got {brief(self.optimizer)}")

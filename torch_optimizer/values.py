@@ -2,14 +2,12 @@
 
 import math
 import numbers
+import sys
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor
-
-LARGEST = torch.finfo(torch.float32).max
-SMALLEST = torch.finfo(torch.float32).smallest_normal * torch.finfo(torch.float32).eps
+LARGEST = (2 - 2.0**-23) * 2.0**127  # of float32
+SMALLEST = 2.0**-149
 
 
 def value_key(value: Any) -> Hashable:
@@ -21,16 +19,23 @@ def value_key(value: Any) -> Hashable:
     Example:
         >>> value_key({"betas": (0.9, 0.99), "lr": 1}) == value_key({"lr": 1.0, "betas": (0.9, 0.99)})
         True
+        >>> import torch
         >>> value_key(torch.tensor(0.1)) == value_key(torch.tensor(0.10001))
         False
     """
-    if isinstance(value, Tensor):
+    if is_tensor(value):
         return "tensor", str(value.dtype), tuple(value.shape), tuple(value.detach().flatten().tolist())
     if isinstance(value, Mapping):
         return "mapping", frozenset((key, value_key(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return "sequence", tuple(value_key(item) for item in value)
     return value if isinstance(value, Hashable) else Itself(value)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether this is a tensor of torch; nothing is one as long as torch is not imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 class Itself:
@@ -61,7 +66,7 @@ def require_written_number(name: str, value: Any) -> None:
     if isinstance(value, (list, tuple)):
         for item in value:
             require_written_number(name, item)
-    if isinstance(value, Tensor) or isinstance(value, numbers.Number) and not isinstance(value, (int, float)):
+    if is_tensor(value) or isinstance(value, numbers.Number) and not isinstance(value, (int, float)):
         raise ValueError(f"{name} is written as a number like 0.1, got {brief(value)}")
     if not isinstance(value, (int, float)) or value in (0, math.inf, -math.inf) or value != value:
         return

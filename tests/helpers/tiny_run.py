@@ -15,7 +15,8 @@ import run_hessian
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from tasks import TASKS, Entry
-from tasks.base import TOY, Task
+from tasks.base import Task
+from tasks.protocols import TOY
 from torch_optimizer import Algorithm
 
 ROWS = [
