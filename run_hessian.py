@@ -27,7 +27,6 @@ from hessian.blocks import BlockCurvature, block_curvatures
 from hessian.heterogeneity import resolved
 from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, block_row, heterogeneity_rows, mean_rows
 from hessian.tensor_names import selected
-from runs.checkpoints import Checkpoints, restore
 from runs.config import CONFIG_FILE, read_config
 from runs.flags import (
     DTYPES,
@@ -45,14 +44,16 @@ from runs.flags import (
     seed_number,
 )
 from runs.folder import is_run_folder
-from runs.lifecycle import is_complete, open_run, to_its_end
-from runs.machine import prepare_machine
-from runs.messages import answering_input_errors, progress, start_logging
-from runs.resuming import add_resume_flags, settings_of_run
-from runs.stopping import Stopped, StopRequest
+from runs.lifecycle import Job, execute
+from runs.messages import progress
+from runs.resuming import Earlier, add_resume_flags
+from runs.saver import Saver
+from runs.stopping import StopRequest
 from runs.tables import Table, format_table
 from tasks import TASKS, load_task, task_defaults
+from tasks.loading.hub import local_paths
 from tasks.loading.pretrained import WEIGHTS
+from tasks.loading.rows import Refused
 from training.loop import ORDER, micro_batches, random_stream
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,6 @@ def resolve(settings: argparse.Namespace) -> None:
     settings.batch_size = settings.batch_size or min(PAPER_BATCH, defaults.batch_size)
     fill_in(settings, defaults)
     settings.output_dir = settings.output_dir or default_output("hessian", settings.task)
-    settings.algorithms = {}
     if settings.parameters not in (None, "paper"):
         try:
             re.compile(settings.parameters)
@@ -220,8 +220,8 @@ def measure(
     blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), Table(folder / "heterogeneity.csv", HETEROGENEITY)
     batches = batch_indices(settings, len(task.examples))
     generator = torch.Generator().manual_seed(settings.seed)
-    stored, checkpoints = Stored(blocks, generator), Checkpoints(folder / "checkpoints")
-    done, every, total = restore(checkpoints, stored), settings.checkpoint_every, len(batches) * len(names)
+    stored, saver = Stored(blocks, generator), Saver(folder, settings.checkpoint_every, stop)
+    done, total = saver.restore(stored), len(batches) * len(names)
     task.model.to(settings.device)
     with progress(total=total, initial=done, desc="blocks") as bar:
         for batch, indices in enumerate(batches, start=1):
@@ -230,10 +230,9 @@ def measure(
             for block in curvatures(task, indices, left, settings, generator):
                 blocks.append(block_row(block, batch))
                 bar.update()
-                if stop.signal or len(blocks.rows) == end or every and len(blocks.rows) % every == 0:
-                    checkpoints.save(len(blocks.rows), stored.state_dict())
-                if stop.signal:
-                    raise Stopped(stop.signal, f"{block.name}, tensor {len(blocks.rows)} of {total}")
+                count = len(blocks.rows)
+                place = f"{block.name}, tensor {count} of {total}"
+                saver.after(count, stored.state_dict, milestone=count == end, place=place)
             rows = blocks.rows[end - len(names) : end]
             save_batch(blocks, unevenness, heterogeneity_rows(rows, batch, settings.seed))
     means = mean_rows(blocks.rows, names)
@@ -270,21 +269,24 @@ def curvatures(
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
-def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> None:
+def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> str:
     """The mean over the batches: the blocks of largest eigenvalue, and the measures of all blocks and of each kind."""
     rows = [row for row in blocks.rows if row["batch"] == MEAN]
     rows.sort(key=lambda row: -float("inf") if row["eigenvalue"] is None else row["eigenvalue"], reverse=True)
     which = f"the {PRINTED} of largest eigenvalue, of" if len(rows) > PRINTED else "all"
     batches = len({row["batch"] for row in blocks.rows} - {MEAN})
-    print(f"Mean over {batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors")
     columns = ["block", "numel", "gradient_norm", "eigenvalue", "residual", "converged", "products"]
     shown = [row | {"converged": "yes" if row["converged"] else "NO"} for row in rows[:PRINTED]]
-    print(format_table(shown, columns))
-    print("\nHow unevenly they are spread (Gini coefficients), what curvature gradient and sign methods meet, and the")
-    print("rank correlation of gradient norm and eigenvalue with its 95 % interval")
-    columns = ["group", "blocks", "gini_gradient", "gini_eigenvalue", "complexity_gradient", "complexity_sign",
-               "complexity_ratio", "spearman", "spearman_low", "spearman_high"]  # fmt: skip
-    print(format_table([r for r in unevenness.rows if r["batch"] == MEAN and r["grouping"] != "layer"], columns))
+    measures = ["group", "blocks", "gini_gradient", "gini_eigenvalue", "complexity_gradient", "complexity_sign",
+                "complexity_ratio", "spearman", "spearman_low", "spearman_high"]  # fmt: skip
+    return "\n".join([
+        f"Mean over {batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors",
+        format_table(shown, columns),
+        "",
+        "How unevenly they are spread (Gini coefficients), what curvature gradient and sign methods meet, and the",
+        "rank correlation of gradient norm and eigenvalue with its 95 % interval",
+        format_table([r for r in unevenness.rows if r["batch"] == MEAN and r["grouping"] != "layer"], measures),
+    ])  # fmt: skip
 
 
 def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
@@ -299,41 +301,32 @@ def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
         )  # fmt: skip
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else arguments
-    parser = make_parser()
-    start_logging("--verbose" in arguments)
-    prepare_machine()
-    with answering_input_errors(parser):
-        settings, earlier = settings_of_run(parser, arguments)
-        if is_complete(earlier, settings.output_dir):
-            print(f"{settings.output_dir} is complete: nothing is left to do")
-            return 0
-        resolve(settings)
-        task = load_task(
-            settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
-            seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
-            windows_per_file=settings.windows_per_file,
-        )  # fmt: skip
-        if settings.model != "toy":
-            batch = task.collate(task.shortest_and_longest()[:1])
-            check_twice_differentiable(task.model, task.losses, batch, settings.model)
-        names = selected(task.model, settings.parameters)
-        batch_indices(settings, len(task.examples))
-        folder = open_run(settings, earlier)
+def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
+    """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
+    resolve(settings)
+    task = load_task(
+        settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
+        seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
+        windows_per_file=settings.windows_per_file,
+    )  # fmt: skip
+    if settings.model != "toy":
+        batch = task.collate(task.shortest_and_longest()[:1])
+        check_twice_differentiable(task.model, task.losses, batch, settings.model)
+    names = selected(task.model, settings.parameters)
+    batch_indices(settings, len(task.examples))
 
-    def work(stop: StopRequest) -> tuple[Table, Table, list[Path]]:
+    def work(folder: Path, stop: StopRequest) -> str:
         blocks, unevenness = measure(task, names, settings, folder, stop)
         log_unconverged(blocks.rows, settings)
-        return blocks, unevenness, draw_all(folder)
+        draw_all(folder)
+        return report(blocks, unevenness, settings)
 
-    status, made = to_its_end(folder, "run_hessian.py", work)
-    if status:
-        return status
-    blocks, unevenness, figures = made
-    report(blocks, unevenness, settings)
-    print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")
-    return 0
+    reads = local_paths(settings.dataset, settings.model)
+    return Job(settings, work, reads=reads, ends_in_one_line=(FloatingPointError, Refused))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return execute("run_hessian.py", make_parser(), prepare, arguments)
 
 
 if __name__ == "__main__":

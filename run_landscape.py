@@ -7,114 +7,116 @@
 One optimizer trains (--train_optimizer). At sampled points of its run every algorithm of the list proposes its own step
 from the same parameters; for each step the script measures slope and directional sharpness of the loss on a fixed test
 batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv,
-scan.csv, histogram.csv, and figures/ drawn from them (python -m figures FOLDER draws them again). A run that was
-stopped or killed goes on with --resume FOLDER, to the same files; one with --save_points can be measured again, in
-float64 or on another test batch, with --from_points FOLDER.
+scan.csv, histogram.csv, and figures/ drawn from them (python -m figures FOLDER draws them again). --resume FOLDER
+continues a run that was stopped or killed, to the same files. --from_points FOLDER measures a run with --save_points
+again, in float64 or on another test batch.
 """
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from algorithm_list import ALGORITHM_LISTS
 from curvature.borrowing import check_twice_differentiable, measuring
-from curvature.objective import objective_at
+from curvature.objective import Batch, objective_at
 from figures.drawing import draw_all
 from landscape.cross_checks import check_at_point, check_on_tiny_model
-from landscape.measurements import Recorder, ratio_table
+from landscape.flags import make_parser
+from landscape.measurements import MeasurementPlan, measure_point
 from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
+from landscape.tables import PointTables, answer
 from landscape_utils import PseudoUpdates
-from runs.checkpoints import Checkpoints, restore
-from runs.flags import (
-    DTYPES,
-    Parser,
-    add_machine_flags,
-    add_task_flags,
-    add_training_flags,
-    default_output,
-    device,
-    fill_in,
-    folder_name,
-    one_of,
-    positive_float,
-    positive_int,
-    seed_number,
+from runs.flags import DTYPES, Parser, default_output, fill_in
+from runs.lifecycle import Job, execute
+from runs.messages import progress
+from runs.resuming import Earlier
+from runs.saver import Saver
+from runs.stopping import StopRequest
+from tasks import Task, load_task, task_defaults
+from tasks.loading.hub import local_paths
+from tasks.loading.rows import Refused
+from torch_optimizer import Algorithm
+from torch_optimizer.rows import choose_list, plain_sgd
+from training.loop import (
+    SAMPLE,
+    TEST_BATCH,
+    Training,
+    TrainingPlan,
+    batches_per_epoch,
+    micro_batches,
+    random_stream,
 )
-from runs.lifecycle import is_complete, open_run, to_its_end
-from runs.machine import prepare_machine
-from runs.messages import answering_input_errors, progress, start_logging
-from runs.resuming import add_resume_flags, settings_of_run
-from runs.stopping import Stopped, StopRequest
-from tasks import TASKS, load_task, task_defaults
-from torch_optimizer import OPTIMIZERS, Algorithm
-from torch_optimizer.rows import choose_list
-from training.loop import SAMPLE, TEST_BATCH, Point, batches_per_epoch, micro_batches, random_stream, trajectory
 
 
-def make_parser() -> Parser:
-    parser = Parser(__doc__)
-    add_task_flags(parser, TASKS, ALGORITHM_LISTS)
-    group = add_training_flags(parser)
-    group.add_argument("--seed", type=seed_number, default=0, help="of data order, dropout, test batch, new weights")
-    group.add_argument(
-        "--train_optimizer", type=one_of("optimizer", OPTIMIZERS), default="adam", help="what moves the parameters"
-    )
-    group.add_argument("--lr", type=positive_float, help="its learning rate")
-    group.add_argument(
-        "--momentum",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="momentum 0.9 (with dampening 0.9 where it has that) for an optimizer of the SGD family; on by default",
-    )
-    group = parser.add_argument_group("measuring")
-    group.add_argument("--test_batch_size", type=positive_int, metavar="N", help="training examples measured on")
-    group.add_argument("--test_seed", type=seed_number, help="of the examples measured on; by default --seed")
-    group.add_argument("--test_epochs", type=positive_int, nargs="+", metavar="E", help="epochs to measure in, from 1")
-    group.add_argument(
-        "--num_sample_sharpness", type=positive_int, metavar="N", help="random batches measured in each such epoch"
-    )
-    group.add_argument(
-        "--sample_iterations", type=positive_int, nargs="+", metavar="B",
-        help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned (in "
-        "Pan & Li's code the name means iterations counted over the whole run)",
-    )  # fmt: skip
-    group.add_argument(
-        "--step_size", type=positive_float, metavar="S",
-        help="distance between the points of every scan; by default the row's, or chosen from the curvature",
-    )  # fmt: skip
-    group.add_argument("--skip_search", action="store_true", help="no loss scans")
-    group.add_argument("--skip_sharpness", action="store_true", help="measure only where a scan is made")
-    group.add_argument(
-        "--check_sharpness", action="store_true",
-        help="compare with the full Hessian of a tiny model, and at the first point with float64 central differences",
-    )  # fmt: skip
-    group.add_argument(
-        "--dtype", type=one_of("number type", DTYPES), default="float32",
-        help="of the measurement: float32 or float64; training is in float32",
-    )  # fmt: skip
-    group.add_argument(
-        "--save_points", action="store_true",
-        help="keep the model and the directions of every measured point in FOLDER/points, for --from_points",
-    )  # fmt: skip
-    group.add_argument(
-        "--from_points", type=folder_name, metavar="FOLDER",
-        help="measure the saved points of that run again, with its settings, without training: another --dtype, "
-        "--test_batch_size, --test_seed, --step_size",
-    )  # fmt: skip
-    group = add_machine_flags(parser)
-    group.add_argument(
-        "--optimizer_device", type=device, help="where the pseudo-updates' states live; by default beside the model"
-    )
-    add_resume_flags(parser)
-    return parser
+@dataclass(frozen=True)
+class Plan:
+    """What a run does, resolved from its settings and checked."""
+
+    settings: argparse.Namespace
+    train_row: Algorithm
+    algorithms: dict[str, Algorithm]  # label -> row
+    reference: str | None
+    training: TrainingPlan
+    measuring: MeasurementPlan
+    sampled: dict[int, tuple[list[int], int]]  # test epoch -> (measured batches, the one that is scanned)
 
 
-def resolve(settings: argparse.Namespace) -> None:
-    """Fill in the task's defaults and check what depends on several flags. Raises ValueError naming the flag."""
+# ---- from the command line to a plan --------------------------------------------------------------------------------
+
+
+def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespace, earlier: Earlier | None) -> Job:
+    """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
+    if settings.from_points and earlier is None:
+        settings = settings_of_points(parser, arguments, settings.from_points)
+    test_batch_given = settings.test_batch_size is not None
+    train_row, algorithms = resolve(settings)
+    reference = choose_reference(settings.reference, algorithms)
+    task = load_task(
+        settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
+        seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
+        windows_per_file=settings.windows_per_file,
+    )  # fmt: skip
+    if settings.model != "toy":
+        batch = task.collate(task.shortest_and_longest()[:1])
+        check_twice_differentiable(task.model, task.losses, batch, settings.model)
+    examples = len(task.examples)
+    if settings.test_batch_size > examples:
+        if test_batch_given:
+            raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {examples} examples")
+        settings.test_batch_size = examples
+    plan = Plan(
+        settings, train_row, algorithms, reference,
+        TrainingPlan(settings.num_epochs, settings.batch_size, settings.micro_batch_size, settings.seed),
+        MeasurementPlan(
+            DTYPES[settings.dtype], sharpness=not settings.skip_sharpness, scans=not settings.skip_search,
+            spacing={label: settings.step_size or row.step_size for label, row in algorithms.items()},
+        ),
+        sampled_batches(settings, batches_per_epoch(examples, settings.batch_size)),
+    )  # fmt: skip
+    check_first = settings.check_sharpness and earlier is None and not settings.from_points
+
+    def work(folder: Path, stop: StopRequest) -> str:
+        if check_first:
+            print(check_on_tiny_model(task, algorithms), flush=True)
+        run(task, plan, folder, stop)
+        figures = draw_all(folder)
+        wrote = ", ".join(sorted(p.name for p in folder.iterdir()))
+        lines = [answer(folder, algorithms, reference), f"Wrote {wrote} in {folder}/ and {len(figures)} figures"]
+        return "\n".join(filter(None, lines))
+
+    reads = local_paths(settings.dataset, settings.model)
+    return Job(settings, work, algorithms, reads, ends_in_one_line=(FloatingPointError, Refused))
+
+
+def resolve(settings: argparse.Namespace) -> tuple[Algorithm, dict[str, Algorithm]]:
+    """Fill in the task's defaults and check what depends on several flags: (row that trains, label -> row).
+
+    Raises ValueError naming the flag."""
     defaults = task_defaults(settings.task, settings.dataset, settings.model)
     epochs_given = settings.num_epochs is not None and settings.test_epochs is None
-    settings.test_batch_given = settings.test_batch_size is not None
     fill_in(settings, defaults)
     if epochs_given:
         settings.test_epochs = [e for e in defaults.test_epochs if e <= settings.num_epochs] or [settings.num_epochs]
@@ -125,29 +127,30 @@ def resolve(settings: argparse.Namespace) -> None:
         raise ValueError("--skip_search together with --skip_sharpness leaves nothing to measure")
     if settings.lr is None:
         settings.lr = defaults.learning_rates.get(settings.train_optimizer)
-    settings.train_row = training_row(settings)
-    settings.train_row.check()
+    train_row = training_row(settings)
+    train_row.check()
     if settings.output_dir is None:
         again = ["points"] if settings.from_points else []
         settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer, *again)
-    if settings.from_points:
-        if settings.save_points or settings.save_model:
-            raise ValueError("--from_points trains nothing: leave out --save_points and --save_model")
-        if Path(settings.output_dir).resolve() == Path(settings.from_points).resolve():
-            raise ValueError(f"--output_dir {settings.output_dir} is the run that --from_points reads; choose another")
-        point_files(settings.from_points)
-        settings.algorithms = rows_of_run(settings.from_points)
-    else:
-        settings.algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
+    if not settings.from_points:
+        return train_row, choose_list(ALGORITHM_LISTS, settings.algorithm_list)
+    if settings.save_points or settings.save_model:
+        raise ValueError("--from_points trains nothing: leave out --save_points and --save_model")
+    if Path(settings.output_dir).resolve() == Path(settings.from_points).resolve():
+        raise ValueError(f"--output_dir {settings.output_dir} is the run that --from_points reads; choose another")
+    point_files(settings.from_points)
+    return train_row, rows_of_run(settings.from_points)
 
 
-def fit_to_data(settings: argparse.Namespace, examples: int) -> None:
-    """Check what depends on the number of examples; a test batch that nobody asked for is cut to it."""
-    if settings.test_batch_size > examples:
-        if settings.test_batch_given:
-            raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {examples} examples")
-        settings.test_batch_size = examples
-    sampled_batches(settings, batches_per_epoch(examples, settings.batch_size))
+def choose_reference(label: str | None, algorithms: dict[str, Algorithm]) -> str | None:
+    """The row that the others are compared with: the first sgd row without clipping, unless a label is given.
+
+    Raises ValueError naming the labels of the list."""
+    if label is None:
+        return plain_sgd(algorithms)
+    if label not in algorithms:
+        raise ValueError(f"--reference {label!r} is no row of the list; its labels are {', '.join(algorithms)}")
+    return label
 
 
 def training_row(settings: argparse.Namespace) -> Algorithm:
@@ -163,7 +166,7 @@ def training_row(settings: argparse.Namespace) -> Algorithm:
     return Algorithm(settings.train_optimizer, **options)
 
 
-def sampled_batches(settings, num_batches: int) -> dict[int, tuple[list[int], int]]:
+def sampled_batches(settings: argparse.Namespace, num_batches: int) -> dict[int, tuple[list[int], int]]:
     """test epoch -> (its measured batches in order, the one that is scanned); drawn from (seed, epoch)."""
     if settings.sample_iterations and max(settings.sample_iterations) > num_batches:
         raise ValueError(
@@ -181,22 +184,106 @@ def sampled_batches(settings, num_batches: int) -> dict[int, tuple[list[int], in
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
+def run(task: Task, plan: Plan, folder: Path, stop: StopRequest) -> None:
+    """Measure every point, of a new trajectory or of an earlier run."""
+    task.model.to(plan.settings.device)
+    tables = PointTables(folder, plan.reference, trained=not plan.settings.from_points)
+    saver = Saver(folder, plan.settings.checkpoint_every, stop)
+    try:
+        if plan.settings.from_points:
+            measure_saved_points(task, plan, tables, saver)
+        else:
+            train_and_measure(task, plan, tables, saver, folder)
+    finally:  # also what was measured before a loss that is not finite
+        tables.add_ratios()
+        tables.save()
+
+
+def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver, folder: Path) -> None:
+    """The trajectory x_1, x_2, ...: at sampled points every algorithm's step is measured before ours is taken."""
+    params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
+    optimizer = plan.train_row.build(params)
+    updates = PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)
+    stored = Stored(task.model, optimizer, updates, tables, plan)
+    done = saver.restore(stored)
+    training = Training(task, optimizer, plan.training, first_iteration=done + 1)
+    test_batch = list(fixed_test_batch(task, plan))
+    for point in progress(training, initial=done, total=len(training), desc="training"):
+        tables.add_training(point)
+        batches, scanned = plan.sampled.get(point.epoch, ([], None))
+        scan = point.batch == scanned
+        is_measured = point.batch in batches if plan.measuring.sharpness else scan
+        directions = updates.advance(collect=is_measured)
+        if is_measured:
+            lost = updates.not_finite(directions)
+            for label in lost:
+                updates.drop(label)
+                del directions[label]
+            measured = MeasuredPoint(point, directions, scan, lost)
+            if plan.settings.save_points:
+                save_point(folder, measured, task.model)
+            measure(measured, task, test_batch, plan, tables)
+        training.step()
+        place = f"iteration {point.iteration}"
+        saver.after(point.iteration, stored.state_dict, milestone=point.ends_epoch, place=place)
+    if plan.settings.save_model:
+        task.save_model(folder / "model")
+
+
+def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Saver) -> None:
+    """The points that an earlier run kept, without training."""
+    done, state = saver.checkpoints.load() or (0, None)
+    if state is not None:
+        tables.load_state_dict(state["tables"])
+    paths = point_files(plan.settings.from_points)
+    test_batch = list(fixed_test_batch(task, plan))
+    points = progress(load_points(paths[done:], task.model), initial=done, total=len(paths), desc="points")
+    for number, measured in enumerate(points, done + 1):
+        if measured.scan or plan.measuring.sharpness:
+            measure(measured, task, test_batch, plan, tables)
+        place = f"point {number} of {len(paths)}"
+        saver.after(number, lambda: {"tables": tables.state_dict()}, milestone=True, place=place)
+
+
+def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: Plan, tables: PointTables) -> None:
+    """Measure one point and write it down."""
+    sharpness = plan.measuring.sharpness
+    if measured.directions:
+        objective = objective_at(task.model, task.losses, test_batch, plan.measuring.dtype)
+        with measuring(objective.model):
+            if plan.settings.check_sharpness and tables.is_empty:
+                print(check_at_point(measured.directions, objective, task), flush=True)
+            found = measure_point(measured.directions, objective, task, plan.measuring, measured.scan)
+        tables.add(measured.point, found, sharpness)
+    for label in measured.lost:
+        tables.mark_lost(measured.point, label, sharpness)
+    tables.save()
+
+
+def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:
+    """The examples on which everything is measured: a random subset of the training data, drawn once."""
+    settings, examples = plan.settings, len(task.examples)
+    seed = settings.seed if settings.test_seed is None else settings.test_seed
+    chosen = random_stream(seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
+    return list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, plan.measuring.dtype))
+
+
 class Stored:
     """What a checkpoint of the run holds: model, training optimizer, every pseudo-update's state, the tables. Random
     numbers and the order of the data follow from the seed and the iteration, so there is nothing of them to keep."""
 
-    def __init__(self, task, optimizer, updates: PseudoUpdates, recorder: Recorder, settings: argparse.Namespace):
-        self.parts = {"model": task.model, "optimizer": optimizer, "pseudo_updates": updates, "tables": recorder}
-        self.optimizer, self.row = optimizer, settings.train_row
-        self.rows = {label: repr(row) for label, row in settings.algorithms.items()}
+    def __init__(self, model, optimizer, updates: PseudoUpdates, tables: PointTables, plan: Plan):
+        self.parts = {"model": model, "optimizer": optimizer, "pseudo_updates": updates, "tables": tables}
+        self.optimizer, self.row = optimizer, plan.train_row
+        self.rows = {label: repr(row) for label, row in plan.algorithms.items()}
 
     def state_dict(self) -> dict:
         state = {name: part.state_dict() for name, part in self.parts.items()}
         return state | {"rows": self.rows, "train_row": repr(self.row), "train_optimizer": self.row.name}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take the run up. What `--allow_changes` let pass starts anew: a row that is new or another, another training
-        optimizer; the same one with other options keeps its state."""
+        """Restore. What `--allow_changes` let pass starts with a fresh state: rows that are new or changed, another
+        training optimizer. The same training optimizer with other options keeps its state."""
         same = [label for label, row in self.rows.items() if state["rows"].get(label) == row]
         for label in set(same) - state["pseudo_updates"].keys():  # it was not finite
             self.parts["pseudo_updates"].drop(label)
@@ -210,128 +297,10 @@ class Stored:
                 group.update(self.row.options)
 
 
-def trained_points(
-    task, settings: argparse.Namespace, recorder: Recorder, folder: Path, stop: StopRequest
-) -> Iterator[MeasuredPoint]:
-    """Train, stopping at every point that is to be measured: the gradient is there, the step is not yet taken."""
-    params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
-    num_batches = batches_per_epoch(len(task.examples), settings.batch_size)
-    sampled = sampled_batches(settings, num_batches)
-    optimizer = settings.train_row.build(params)
-    updates = PseudoUpdates(params, settings.algorithms, settings.optimizer_device)
-    stored, checkpoints = Stored(task, optimizer, updates, recorder, settings), Checkpoints(folder / "checkpoints")
-    done = restore(checkpoints, stored)
-
-    def keep(point: Point) -> None:
-        every = settings.checkpoint_every
-        if stop.signal or point.batch == num_batches or every and point.iteration % every == 0:
-            checkpoints.save(point.iteration, stored.state_dict())
-        if stop.signal:
-            raise Stopped(stop.signal, f"iteration {point.iteration}")
-
-    run_points = trajectory(
-        task, optimizer, num_epochs=settings.num_epochs, batch_size=settings.batch_size,
-        micro_batch_size=settings.micro_batch_size, seed=settings.seed, first_iteration=done + 1, after_step=keep,
-    )  # fmt: skip
-    for point in progress(run_points, initial=done, total=settings.num_epochs * num_batches, desc="training"):
-        recorder.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
-        batches, scanned = sampled.get(point.epoch, ([], None))
-        scan = point.batch == scanned
-        measured = scan if settings.skip_sharpness else point.batch in batches
-        directions = updates.advance(collect=measured)
-        if measured:
-            lost = updates.not_finite(directions)
-            for label in lost:
-                updates.drop(label)
-                del directions[label]
-            yield MeasuredPoint(point, directions, scan, lost)
-    if settings.save_model:
-        task.save_model(folder / "model")
-
-
-def saved_points(
-    task, settings: argparse.Namespace, recorder: Recorder, folder: Path, stop: StopRequest
-) -> Iterator[MeasuredPoint]:
-    """The points of an earlier run, from where this one was left."""
-    checkpoints = Checkpoints(folder / "checkpoints")
-    done, state = checkpoints.load() or (0, None)
-    if state is not None:
-        recorder.load_state_dict(state["tables"])
-    paths = point_files(settings.from_points)
-    points = progress(load_points(paths[done:], task.model), initial=done, total=len(paths), desc="points")
-    for number, measured in enumerate(points, done + 1):
-        if measured.scan or not settings.skip_sharpness:
-            yield measured
-        checkpoints.save(number, {"tables": recorder.state_dict()})
-        if stop.signal:
-            raise Stopped(stop.signal, f"point {number} of {len(paths)}")
-
-
-def run(task, settings: argparse.Namespace, folder: Path, stop: StopRequest) -> None:
-    """Measure every point, and keep it if asked to."""
-    task.model.to(settings.device)
-    recorder = Recorder(settings, folder)
-    examples, seed = len(task.examples), settings.seed if settings.test_seed is None else settings.test_seed
-    chosen = random_stream(seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
-    test_batch = list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, DTYPES[settings.dtype]))
-    source = saved_points if settings.from_points else trained_points
-    try:
-        for measured in source(task, settings, recorder, folder, stop):
-            if settings.save_points:
-                save_point(folder, measured, task.model)
-            if measured.directions:
-                objective = objective_at(task.model, task.losses, test_batch, DTYPES[settings.dtype])
-                with measuring(objective.model):
-                    first = not any(recorder.tables[name].rows for name in ("sharpness", "scan"))
-                    if settings.check_sharpness and first:
-                        print(check_at_point(measured.directions, objective, task), flush=True)
-                    scan = measured.scan and not settings.skip_search
-                    recorder.measure(measured.point, measured.directions, objective, task, scan)
-            for label in measured.lost:
-                recorder.mark_lost(measured.point, label)
-            recorder.save()
-    finally:  # also what was measured before a loss that is not finite
-        recorder.add_ratios()
-        recorder.save()
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = make_parser()
-    start_logging("--verbose" in arguments)
-    prepare_machine()
-    with answering_input_errors(parser):
-        settings, earlier = settings_of_run(parser, arguments)
-        if settings.from_points and earlier is None:
-            settings = settings_of_points(parser, arguments, settings.from_points)
-        if is_complete(earlier, settings.output_dir):
-            print(f"{settings.output_dir} is complete: nothing is left to do")
-            return 0
-        resolve(settings)
-        task = load_task(
-            settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
-            seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
-            windows_per_file=settings.windows_per_file,
-        )  # fmt: skip
-        if settings.model != "toy":
-            batch = task.collate(task.shortest_and_longest()[:1])
-            check_twice_differentiable(task.model, task.losses, batch, settings.model)
-        fit_to_data(settings, len(task.examples))
-        folder = open_run(settings, earlier)
-
-    def work(stop: StopRequest) -> list[Path]:
-        if settings.check_sharpness and earlier is None and not settings.from_points:
-            print(check_on_tiny_model(task, settings.algorithms), flush=True)
-        run(task, settings, folder, stop)
-        return draw_all(folder)
-
-    status, figures = to_its_end(folder, "run_landscape.py", work)
-    if status:
-        return status
-    print("Mean over the measured points of an epoch of directional sharpness / |directional sharpness of SGD|")
-    print(ratio_table(folder, settings.algorithms))
-    print(f"Wrote {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}/ and {len(figures)} figures")
-    return 0
+    parser = make_parser(__doc__)
+    return execute("run_landscape.py", parser, partial(prepare, parser, arguments), arguments)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
 """Search the learning rate of every row of an algorithm list: run_convergence.py's --tune_lr."""
 
-import argparse
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from runs.messages import progress
 from runs.tables import Table
+from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +44,34 @@ def round_lr(lr: float) -> float:
     return float(f"{lr:.3g}")
 
 
-def tune_rows(start, settings: argparse.Namespace, table: Table) -> None:
-    """Replace every row's lr by the best of its trials; a row that sets its own lr stays as it is."""
-    for label, row in progress(list(settings.algorithms.items()), desc="tuning"):
+def tune_rows(
+    rows: Mapping[str, Algorithm], final_loss: Callable[[Algorithm], float], factors: Sequence[float], table: Table,
+    task: str,
+) -> dict[str, Algorithm]:
+    """label -> row with the best learning rate of its trials; a row that sets its own rate stays as it is.
+
+    Args:
+        final_loss: trains a row; its final loss, inf where it diverged.
+        table: gets a line per trial.
+    """  # fmt: skip
+    tuned = dict(rows)
+    for label, row in progress(list(rows.items()), desc="tuning"):
         lr = row.lr
         if lr is None:
             log.info("%s sets its own learning rate; not tuned", label)
             continue
-
-        def final_loss(rate: float, row=row) -> float:
-            return start.train(row.with_options(lr=rate), settings.seeds[0], settings.tune_epochs).final_loss
-
-        losses = tune(final_loss, lr, settings.lr_grid)
+        losses = tune(lambda rate, row=row: final_loss(row.with_options(lr=rate)), lr, factors)
         best = min(losses, key=losses.get)
         for rate, loss in losses.items():
             diverged = loss == math.inf
-            table.append(task=settings.task, algorithm=label, lr=rate, final_loss=loss, diverged=diverged,
+            table.append(task=task, algorithm=label, lr=rate, final_loss=loss, diverged=diverged,
                          chosen=rate == best and not diverged)  # fmt: skip
         table.save()
         if losses[best] == math.inf:
             log.warning("%s diverged at every learning rate from %g to %g; it stays at %g",
                         label, min(losses), max(losses), lr)  # fmt: skip
             continue
-        settings.algorithms[label] = row.with_options(lr=best)
-        end = ", at the end of them" if best in (min(losses), max(losses)) else ""
-        log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), end, losses[best])
+        tuned[label] = row.with_options(lr=best)
+        note = ", the edge of the grid" if best in (min(losses), max(losses)) else ""
+        log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), note, losses[best])
+    return tuned

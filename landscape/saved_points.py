@@ -12,16 +12,17 @@ from pathlib import Path
 from torch import nn
 
 from curvature.direction import Direction
-from runs.checkpoints import fitting, load_tensors, save_tensors
+from runs.checkpoints import content_hash, fitting, load_tensors, save_tensors
 from runs.config import read_config
-from runs.lifecycle import _data_hashes
-from runs.resuming import OF_THIS_COMMAND, _on_top_of
+from runs.resuming import OF_THIS_COMMAND, on_top_of
+from tasks.loading.hub import local_paths
 from torch_optimizer import Algorithm
 from training.loop import Point
 
 OF_THESE_POINTS = (*OF_THIS_COMMAND, "checkpoint_every", "from_points", "save_points", "save_model", "skip_search",
                    "skip_sharpness", "check_sharpness", "device", "optimizer_device")  # fmt: skip
-MEASURED_ANEW = (*OF_THESE_POINTS, "dtype", "test_batch_size", "test_seed", "step_size", "micro_batch_size")
+MEASURED_ANEW = (*OF_THESE_POINTS, "dtype", "test_batch_size", "test_seed", "step_size", "micro_batch_size",
+                 "reference")  # fmt: skip
 
 
 def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str], folder: str) -> argparse.Namespace:
@@ -29,12 +30,13 @@ def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str]
 
     Raises: ValueError, in one line, if the folder holds no run of this script, or for a flag that contradicts it.
     """
-    settings, earlier, changes = _on_top_of(folder, parser, arguments, own=OF_THESE_POINTS, free=MEASURED_ANEW)
-    data = _data_hashes(settings)
-    changes += [f"{path} has another content" for path in data if data[path] != earlier.get("data", {}).get(path)]
+    settings, config, changes = on_top_of(folder, parser, arguments, own=OF_THESE_POINTS, free=MEASURED_ANEW)
+    before = config.get("data", {})
+    for path in local_paths(settings.dataset, settings.model):
+        if content_hash(Path(path).expanduser()) != before.get(path):
+            changes.append(f"{path} has another content")
     if changes:
         raise ValueError(f"the points of {folder} are of another run: {'; '.join(changes)}")
-    settings.changes = []
     return settings
 
 

@@ -1,49 +1,89 @@
-"""The life of a run: its folder is opened and locked, its work is done, its end is noted.
+"""The life of a run, the same for every script: settings, preparation, folder, work, end.
 
-folder = open_folder(settings, earlier)                   # new or resumed; locked for this process
-status, result = to_its_end(folder, "run_x.py", work)     # work(stop); whatever ends it is answered in one line
+    def prepare(settings, earlier) -> Job: ...       # checks everything, writes nothing
+    sys.exit(execute("run_x.py", parser, prepare))
 """
 
 import argparse
 import logging
 import shlex
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runs.checkpoints import CannotRead, Checkpoints, DoesNotFit, content_hash
 from runs.config import described, mark_finished, plain, record_resumption, recorded, versions, write_config
 from runs.files import CannotWrite
+from runs.flags import Parser
 from runs.folder import create_run_folder, remove_leftovers
 from runs.lock import lock, unlock
-from runs.resuming import _refuse_changes
+from runs.machine import prepare_machine
+from runs.messages import answering_input_errors, start_logging
+from runs.resuming import Earlier, refuse_changes, settings_of_run
 from runs.stopping import Stopped, StopRequest
-from tasks.loading.hub import is_local
-from tasks.loading.rows import Refused
 
 log = logging.getLogger(__name__)
 
 
-def is_complete(earlier: dict | None, folder: str) -> bool:
-    """Whether the earlier run came to its end; then what a kill in its last moment has left is removed."""
-    if earlier is None or "finished" not in earlier:
-        return False
+@dataclass(frozen=True)
+class Job:
+    """What a script has prepared: everything is checked, nothing is written yet."""
+
+    settings: argparse.Namespace  # as config.json records them; with `output_dir`, `overwrite` and `allow_changes`
+    work: Callable[[Path, StopRequest], str]  # does the work in the run folder; returns what to print at the end
+    algorithms: Mapping[str, Any] = field(default_factory=dict)  # label -> row of the algorithm list
+    reads: Sequence[str] = ()  # local files and folders that decide the results
+    ends_in_one_line: tuple[type[Exception], ...] = (FloatingPointError,)  # errors of the work that need no traceback
+
+
+def execute(
+    script: str,
+    parser: Parser,
+    prepare: Callable[[argparse.Namespace, Earlier | None], Job],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Run a script from its command line to its exit status.
+
+    0: it came to its end. 2: the input is wrong; nothing was written. 128 + n: signal n stopped it, and it is stored.
+    1: it ended early; what was done before is in the folder.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    start_logging("--verbose" in arguments)
+    prepare_machine()
+    with answering_input_errors(parser):
+        settings, earlier = settings_of_run(parser, arguments)
+        if earlier is not None and "finished" in earlier.config:
+            clean_up(settings.output_dir)
+            print(f"{settings.output_dir} is complete: nothing is left to do")
+            return 0
+        job = prepare(settings, earlier)
+        folder = open_folder(job, earlier)
+    status, text = to_its_end(folder, script, job)
+    if text:
+        print(text)
+    return status
+
+
+def clean_up(folder: str) -> None:
+    """Remove from a finished run what a kill in its last moment has left."""
     lock(folder)
     Checkpoints(Path(folder) / "checkpoints").remove()
     unlock(folder)
-    return True
 
 
-def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
+def open_folder(job: Job, earlier: Earlier | None) -> Path:
     """The run folder, locked for this process (`unlock` it): a new one, or that of the earlier run.
 
     Raises: ValueError, in one line: another process is at work there, something has changed and `--allow_changes` is
         not given, or the folder cannot be had.
     """
-    rows, data = described(settings.algorithms), _data_hashes(settings)
+    settings, rows = job.settings, described(job.algorithms)
+    data = {source: content_hash(Path(source).expanduser()) for source in job.reads}
     folder = Path(settings.output_dir)
     if settings.overwrite:
-        _refuse_to_remove_sources(settings, folder)
+        _refuse_to_remove(job.reads, folder)
     if not folder.is_dir():
         create_run_folder(folder)
     lock(folder)
@@ -51,50 +91,45 @@ def open_run(settings: argparse.Namespace, earlier: dict | None) -> Path:
         if earlier is None:
             create_run_folder(folder, settings.overwrite)
         else:
-            settings.changes += _changes_since(earlier, plain(rows), data)
-            _refuse_changes(settings, settings.changes)
+            changes = [*earlier.changes, *_changes_since(earlier.config, plain(rows), data)]
+            refuse_changes(settings, changes)
         remove_leftovers(folder)
         if earlier is None:
             write_config(folder, recorded(settings), rows, data)
         else:
-            record_resumption(folder, recorded(settings), rows, data, settings.changes)
+            record_resumption(folder, recorded(settings), rows, data, changes)
     except BaseException:
         unlock(folder)
         raise
     return folder
 
 
-def to_its_end(folder: Path, script: str, work: Callable[[StopRequest], Any]) -> tuple[int, Any]:
-    """(exit status, what `work` returned): 0 when it came to its end, 128 + the signal that stopped it, else 1."""
+def to_its_end(folder: Path, script: str, job: Job) -> tuple[int, str]:
+    """(exit status, what to print): 0 when the work came to its end, 128 + the signal that stopped it, else 1."""
     again = f"continue with: python {script} --resume {shlex.quote(str(folder))}"
     try:
         with StopRequest() as stop:
-            result = work(stop)
+            text = job.work(folder, stop)
             mark_finished(folder)
             Checkpoints(folder / "checkpoints").remove()
-        return 0, result
+        return 0, text
     except Stopped as stopped:
         log.error("%s; %s", stopped, again)
-        return 128 + stopped.number, None
+        return 128 + stopped.number, ""
     except CannotWrite as error:
         log.error("stopped: %s; what was done before is in %s; when that is mended, %s", error, folder, again)
-        return 1, None
-    except (FloatingPointError, CannotRead, DoesNotFit, Refused) as error:
+        return 1, ""
+    except (CannotRead, DoesNotFit, *job.ends_in_one_line) as error:
         log.error("stopped: %s; what was done before is in %s", error, folder)
-        return 1, None
+        return 1, ""
     finally:
         unlock(folder)
 
 
-def _refuse_to_remove_sources(settings: argparse.Namespace, folder: Path) -> None:
-    for source in (settings.dataset, settings.model, getattr(settings, "checkpoint", None)):
-        if source and is_local(source) and Path(source).expanduser().resolve().is_relative_to(folder.resolve()):
+def _refuse_to_remove(sources: Sequence[str], folder: Path) -> None:
+    for source in sources:
+        if Path(source).expanduser().resolve().is_relative_to(folder.resolve()):
             raise ValueError(f"--overwrite would remove {source}, which this run reads; choose another --output_dir")
-
-
-def _data_hashes(settings: argparse.Namespace) -> dict[str, str]:
-    sources = [source for source in (settings.dataset, settings.model) if source != "toy" and is_local(source)]
-    return {source: content_hash(Path(source).expanduser()) for source in sources}
 
 
 def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ settings, earlier = settings_of_run(parser, arguments)    # earlier: the folder'
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from runs.config import plain, read_config
@@ -32,16 +33,23 @@ def add_resume_flags(parser: argparse.ArgumentParser, unit: str = "updates", alw
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Earlier:
+    """The run that `--resume` continues."""
+
+    config: dict[str, Any]  # its config.json
+    changes: list[str]  # what is no longer the same, in words
+
+
 def settings_of_run(
     parser: argparse.ArgumentParser, arguments: Sequence[str]
-) -> tuple[argparse.Namespace, dict | None]:
-    """The settings of the command line, with `--resume` on top of the folder's; and the folder's configuration.
+) -> tuple[argparse.Namespace, Earlier | None]:
+    """The settings of the command line, with `--resume` on top of the folder's; and the run that it continues.
 
     Raises: ValueError, in one line, if the folder holds no run of this script, or for a flag that contradicts it,
-        unless `--allow_changes` is given: then `settings.changes` names it.
+        unless `--allow_changes` is given: then `changes` names it.
     """
     settings = parser.parse_args(arguments)
-    settings.changes = []
     if settings.resume is None:
         if settings.allow_changes:
             raise ValueError("--allow_changes is for --resume, which is not given")
@@ -49,13 +57,13 @@ def settings_of_run(
     if settings.overwrite or settings.output_dir:
         raise ValueError("--resume continues in its own folder: leave out --overwrite and --output_dir")
     folder = settings.resume
-    settings, earlier, changes = _on_top_of(folder, parser, arguments, own=OF_THIS_COMMAND, free=FREE)
-    settings.output_dir, settings.changes = folder, changes
-    _refuse_changes(settings, changes)
-    return settings, earlier
+    settings, config, changes = on_top_of(folder, parser, arguments, own=OF_THIS_COMMAND, free=FREE)
+    settings.output_dir = folder
+    refuse_changes(settings, changes)
+    return settings, Earlier(config, changes)
 
 
-def _on_top_of(
+def on_top_of(
     folder: str, parser: argparse.ArgumentParser, arguments: Sequence[str], own: Sequence[str], free: Sequence[str]
 ) -> tuple[argparse.Namespace, dict, list[str]]:
     """The settings of the run in `folder` with those of the command line on top, the run's config.json, and what
@@ -93,7 +101,7 @@ def _command_line(settings: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _refuse_changes(settings: argparse.Namespace, changes: list[str]) -> None:
+def refuse_changes(settings: argparse.Namespace, changes: list[str]) -> None:
     if changes and not settings.allow_changes:
         raise ValueError(
             f"{settings.output_dir} was begun otherwise: {'; '.join(changes)}; --allow_changes continues all the same"

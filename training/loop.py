@@ -1,21 +1,27 @@
-"""The one training loop, which both scripts drive:
+"""The one training loop, which the scripts drive step by step:
 
-    for point in trajectory(task, optimizer, num_epochs=20, batch_size=1024):
-        ...                       # here the gradients of the batch are in place and the step is not yet taken
+    training = Training(task, optimizer, TrainingPlan(num_epochs=20, batch_size=1024, micro_batch_size=32))
+    for point in training:
+        ...                       # the gradients of the batch are in place, the step is not yet taken
+        training.step()           # x_{t+1}
 
 Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks and
 the augmentation of a step on (seed, iteration). So nothing done between two steps can change the run, every algorithm
-sees the same data and the same masks, and a run can be taken up at any iteration.
+sees the same data and the same masks, and a run can be resumed at any iteration.
 """
 
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from tasks.base import Task
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +38,7 @@ class Point:
     loss: float  # objective on the batch, in train mode
     learning_rate: float
     examples: int  # of this batch; the last one of an epoch may have fewer
+    ends_epoch: bool = False
 
 
 def random_stream(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
@@ -44,7 +51,7 @@ def batches_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def micro_batches(
-    task,
+    task: "Task",
     indices: Sequence[int],
     micro_batch_size: int,
     device: torch.device,
@@ -69,75 +76,101 @@ def _to_device(batch: dict[str, Tensor], device: torch.device, dtype: torch.dtyp
     return {k: t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for k, t in batch.items()}
 
 
-def trajectory(
-    task,
-    optimizer: torch.optim.Optimizer,
-    *,
-    num_epochs: int,
-    batch_size: int,
-    micro_batch_size: int,
-    seed: int = 0,
-    scheduler=None,
-    max_grad_norm: float | None = None,
-    autocast: torch.dtype | None = None,
-    forward: Callable | None = None,
-    first_iteration: int = 1,
-    after_step: Callable[[Point], None] | None = None,
-) -> Iterator[Point]:
+@dataclass(frozen=True)
+class TrainingPlan:
+    """How long a run trains and on what. Counts: epochs, examples per update, examples per forward pass."""
+
+    num_epochs: int
+    batch_size: int
+    micro_batch_size: int
+    seed: int = 0
+    max_grad_norm: float | None = None  # longer gradients are scaled down to this Euclidean norm; None: never
+    autocast: torch.dtype | None = None  # number type of the matrix products; None: float32 throughout
+
+
+class Training:
     """Train `task.model`, stopping at every iteration between the gradient and the step.
 
     The objective of a batch is the mean over its examples of each example's loss, however they are grouped into
-    micro-batches; the last batch of an epoch may be smaller.
+    micro-batches; the last batch of an epoch may be smaller. Batch norm is the exception: in train mode it normalizes
+    each micro-batch by itself, so there the gradients depend on the micro-batch size.
 
     Args:
+        optimizer: moves the parameters at `step`.
         scheduler: stepped after every update.
-        max_grad_norm: gradients are scaled down to at most this Euclidean norm over all parameters; None: never.
-        autocast: number type of the matrix products, parameters staying float32; None: float32 throughout.
         forward: what stands in for calling the model, such as a compiled one; None: the model itself.
-        first_iteration: where a stored run is taken up, its model, optimizer and scheduler restored by the caller.
-        after_step: called with each point when its step has been taken: there a run can be stored.
+        first_iteration: where a stored run is resumed; the caller has restored model, optimizer and scheduler.
 
-    Raises: FloatingPointError at the first loss that is not finite; no step is taken there.
+    Iterating gives a `Point` per iteration. Raises: FloatingPointError at the first loss that is not finite, before its
+    step; RuntimeError if the caller asks for the next point without `step`.
     """
-    model, examples = task.model, len(task.examples)
-    device = next(model.parameters()).device
-    iteration = 0
-    for epoch in range(1, num_epochs + 1):
-        order = random_stream(seed, ORDER, epoch).permutation(examples)
-        for batch in range(1, batches_per_epoch(examples, batch_size) + 1):
-            iteration += 1
-            if iteration < first_iteration:
-                continue
-            indices = order[(batch - 1) * batch_size : batch * batch_size].tolist()
-            step_seed = int(random_stream(seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
-            loss = None
-            while loss is None:  # anew with half the micro-batch size where memory ran out
-                try:
-                    loss = _gradient(task, indices, micro_batch_size, step_seed, device, autocast, forward or model)
-                except torch.OutOfMemoryError:
-                    if micro_batch_size == 1:
-                        raise
-                if loss is None:
-                    micro_batch_size = math.ceil(micro_batch_size / 2)
-                    torch.cuda.empty_cache()
-                    log.warning("out of memory: going on with micro-batches of %d examples", micro_batch_size)
+
+    def __init__(
+        self,
+        task: "Task",
+        optimizer: torch.optim.Optimizer,
+        plan: TrainingPlan,
+        *,
+        scheduler=None,
+        forward: Callable | None = None,
+        first_iteration: int = 1,
+    ):
+        self.task, self.optimizer, self.plan, self.scheduler = task, optimizer, plan, scheduler
+        self.forward = task.model if forward is None else forward
+        self.first_iteration = first_iteration
+        self.micro_batch_size = plan.micro_batch_size
+        self.steps = 0
+
+    def __len__(self) -> int:
+        """Iterations of the whole run, those before `first_iteration` included."""
+        return self.plan.num_epochs * batches_per_epoch(len(self.task.examples), self.plan.batch_size)
+
+    def __iter__(self) -> Iterator[Point]:
+        plan, examples = self.plan, len(self.task.examples)
+        num_batches = batches_per_epoch(examples, plan.batch_size)
+        for iteration in range(self.first_iteration, len(self) + 1):
+            epoch, batch = (iteration - 1) // num_batches + 1, (iteration - 1) % num_batches + 1
+            if batch == 1 or iteration == self.first_iteration:
+                order = random_stream(plan.seed, ORDER, epoch).permutation(examples)
+            indices = order[(batch - 1) * plan.batch_size : batch * plan.batch_size].tolist()
+            loss = self._gradient(indices, iteration)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}, batch {batch}")
-            if max_grad_norm is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-            lr = optimizer.param_groups[0]["lr"]
+            if plan.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(self.task.model.parameters(), plan.max_grad_norm)
+            lr = self.optimizer.param_groups[0]["lr"]
             lr = math.nan if lr is None else float(lr)
-            point = Point(epoch, batch, iteration, loss, lr, len(indices))
-            yield point
-            optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
-            if after_step is not None:
-                after_step(point)
+            steps_before = self.steps
+            yield Point(epoch, batch, iteration, loss, lr, len(indices), ends_epoch=batch == num_batches)
+            if self.steps != steps_before + 1:
+                raise RuntimeError(f"iteration {iteration}: call step() once before asking for the next point")
+
+    def step(self) -> None:
+        """Move the parameters from x_t to x_{t+1}."""
+        self.optimizer.step()
+        if self.scheduler is not None:
+            self.scheduler.step()
+        self.steps += 1
+
+    def _gradient(self, indices: Sequence[int], iteration: int) -> float:
+        """Set the gradients to those of the objective on the examples `indices`; returns its value. Where memory runs
+        out, micro-batches are halved for good and the gradient is computed again."""
+        seed = int(random_stream(self.plan.seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
+        while True:
+            try:
+                return _gradient(self.task, indices, self.micro_batch_size, seed, self.plan.autocast, self.forward)
+            except torch.OutOfMemoryError:
+                if self.micro_batch_size == 1:
+                    raise
+            # outside of `except`, where the error no longer holds on to the memory
+            self.micro_batch_size = math.ceil(self.micro_batch_size / 2)
+            torch.cuda.empty_cache()
+            log.warning("out of memory: continuing with micro-batches of %d examples", self.micro_batch_size)
 
 
-def _gradient(task, indices, micro_batch_size, seed, device, autocast, forward) -> float:
+def _gradient(task: "Task", indices, micro_batch_size, seed, autocast, forward) -> float:
     """Set the gradients to those of the objective on the examples `indices`; returns its value."""
+    device = next(task.model.parameters()).device
     torch.manual_seed(seed)
     task.model.train()
     task.model.zero_grad(set_to_none=True)  # not the optimizer's: Muon has the matrices only

@@ -16,6 +16,11 @@ def is_local(name: str) -> bool:
     return bool(slash) and Path(folder).is_dir()
 
 
+def local_paths(*names: str) -> list[str]:
+    """Those of a run's data set and model that lie on this disk."""
+    return [name for name in names if name != "toy" and is_local(name)]
+
+
 def local_path(name: str) -> Path:
     """`name` as a path, with the home folder of its user in place of `~` or `~user`. ValueError for an unknown user."""
     try:

@@ -1,0 +1,54 @@
+"""The flags of run_convergence.py."""
+
+from algorithm_list import ALGORITHM_LISTS
+from runs.flags import (
+    Parser,
+    add_machine_flags,
+    add_task_flags,
+    add_training_flags,
+    number,
+    one_of,
+    positive_float,
+    positive_int,
+    seed_number,
+)
+from runs.resuming import add_resume_flags
+from tasks import TASKS
+from training.schedules import SCHEDULERS
+
+
+def make_parser(description: str) -> Parser:
+    parser = Parser(description)
+    group = add_task_flags(parser, TASKS, ALGORITHM_LISTS)
+    group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, each quoted")
+    group = add_training_flags(parser)
+    group.add_argument(
+        "--seeds", type=seed_number, nargs="+", default=[0],
+        help="a run each: order, dropout, new weights; the first one also makes generated data and is tuned on",
+    )  # fmt: skip
+    group.add_argument("--lr_scheduler", type=one_of("schedule", SCHEDULERS), help="one of " + ", ".join(SCHEDULERS))
+    group.add_argument(
+        "--warmup_ratio", type=number(float, 0, 1), help="share of the updates, or epochs, that warm up; default 0.1"
+    )
+    group.add_argument(
+        "--max_grad_norm", type=number(float, 0), metavar="NORM", help="scale longer gradients down to it; 0: never"
+    )
+    group.add_argument(
+        "--dtype", type=one_of("number type", ["float32", "bfloat16"]), default="float32",
+        help="float32, or bfloat16: matrix products only (autocast)",
+    )  # fmt: skip
+    group.add_argument("--compile", action="store_true", help="torch.compile the model; pays on long runs")
+    group = parser.add_argument_group("learning rates")
+    group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
+    group.add_argument(
+        "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR",
+        help="the row's lr times each of these is tried, by default 0.1 to 10 in half decades; up to 12 more past "
+        "the end where the best is",
+    )  # fmt: skip
+    group.add_argument(
+        "--tune_epochs", type=positive_int, metavar="N", help="length of a trial; default a third, rounded up"
+    )
+    group = add_machine_flags(parser)
+    group.add_argument("--num_epoch_to_save", type=positive_int, metavar="N", help="keep the model every N epochs")
+    add_resume_flags(parser)
+    return parser

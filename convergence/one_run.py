@@ -1,0 +1,133 @@
+"""One training run of run_convergence.py: an algorithm, a seed, so many epochs."""
+
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from convergence.journal import Journal
+from tasks.base import Task
+from torch_optimizer import Algorithm
+from training.loop import Training, TrainingPlan, batches_per_epoch
+from training.schedules import make_scheduler
+
+
+@dataclass
+class Losses:
+    """The losses of one algorithm from one seed, to its end or its divergence."""
+
+    points: list[tuple]  # (epoch, iteration, examples, loss, lr, seconds) of every update
+    batches_per_epoch: int
+    diverged: bool
+    scores: list[tuple]  # (epoch, split, metric, value) after every epoch, of tasks that have scores
+
+    @property
+    def final_loss(self) -> float:
+        """Mean loss over the examples of the last epoch; inf if the run diverged."""
+        return math.inf if self.diverged else statistics.fmean(self.smooth()[-1:])
+
+    def smooth(self) -> list[float]:
+        """Mean over the last epoch's worth of examples, at every iteration that has as many behind it."""
+        sizes, losses = [point[2] for point in self.points], [point[3] for point in self.points]
+        n = self.batches_per_epoch
+        return [statistics.fmean(losses[end - n : end], sizes[end - n : end]) for end in range(n, len(losses) + 1)]
+
+    def steps_to(self, target: float) -> int | None:
+        """The first iteration at which the smoothed loss is at most `target`."""
+        return next((self.batches_per_epoch + i for i, f in enumerate(self.smooth()) if f <= target), None)
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What all runs of a script have in common."""
+
+    training: TrainingPlan  # with the seed and the epochs of no run in particular
+    lr_scheduler: str
+    warmup_ratio: float | None
+    compile: bool
+    save_model: bool
+    num_epoch_to_save: int | None
+
+
+class Start:
+    """A task with the parameters that every algorithm starts from. Without a journal, nothing of a run is stored."""
+
+    def __init__(self, task: Task, plan: RunPlan, device: torch.device, journal: Journal | None = None):
+        self.task, self.plan, self.journal = task, plan, journal
+        task.model.to(device)
+        self.state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+        self.forward = torch.compile(task.model) if plan.compile else None
+
+    def train(
+        self,
+        row: Algorithm,
+        seed: int,
+        num_epochs: int,
+        count: Callable[[int], object] = lambda updates: None,
+        folder: Path | None = None,
+    ) -> Losses:
+        """Train from the start, or from where the journal has it.
+
+        Args:
+            count: told of updates as they are done.
+            folder: where the model is kept every `num_epoch_to_save` epochs and at the end; the run is scored after
+                every epoch. None: it is a trial, of which only the losses count.
+        """
+        journal, model = self.journal, self.task.model
+        key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
+        if journal and key in journal.ended:
+            count(len(journal.ended[key]["points"]))
+            return Losses(**journal.ended[key])
+        model.load_state_dict(self.state)
+        plan = replace(self.plan.training, seed=seed, num_epochs=num_epochs)
+        optimizer = row.build({name: p for name, p in model.named_parameters() if p.requires_grad})
+        per_epoch = batches_per_epoch(len(self.task.examples), plan.batch_size)
+        scheduler = make_scheduler(
+            self.plan.lr_scheduler, optimizer, num_epochs, per_epoch, self.plan.warmup_ratio
+        )  # fmt: skip
+        parts = {"model": model, "optimizer": optimizer}
+        if scheduler is not None:
+            parts["scheduler"] = scheduler
+        done, notes = journal.resume(key, parts) if journal else (0, None)
+        points, scores = notes or ([], [])
+        count(done)
+        training = Training(
+            self.task, optimizer, plan, scheduler=scheduler, forward=self.forward, first_iteration=done + 1
+        )
+        began = time.perf_counter() - (points[-1][-1] if points else 0)
+        try:
+            for point in training:
+                seconds = round(time.perf_counter() - began, 3)
+                points.append((point.epoch, point.iteration, point.examples, point.loss, point.learning_rate, seconds))
+                training.step()
+                paused = time.perf_counter()
+                if point.ends_epoch:
+                    scores.extend(self.end_epoch(point.epoch, folder))
+                if journal:
+                    journal.after_step(key, parts, point, (points, scores))
+                began += time.perf_counter() - paused  # training time only
+                count(1)
+            diverged = not all(torch.isfinite(p).all() for p in model.parameters())
+        except FloatingPointError:
+            diverged = True
+        result = Losses(points, per_epoch, diverged, scores)
+        if self.plan.save_model and folder is not None and not diverged:
+            self.task.save_model(folder)
+        if journal:
+            journal.end(key, vars(result))
+        return result
+
+    def end_epoch(self, epoch: int, folder: Path | None) -> list[tuple]:
+        """Keep the model if it is due; its scores as (epoch, split, metric, value)."""
+        if folder is None:
+            return []
+        every = self.plan.num_epoch_to_save
+        if every and epoch % every == 0:
+            self.task.save_model(folder / f"epoch{epoch}")
+        task, size = self.task, self.plan.training.micro_batch_size
+        found = {split: task.scores(task.model, split, size) for split in task.evaluation}
+        return [(epoch, split, metric, value) for split in found for metric, value in found[split].items()]

@@ -1,0 +1,84 @@
+"""The flags of run_landscape.py."""
+
+import argparse
+
+from algorithm_list import ALGORITHM_LISTS
+from runs.flags import (
+    DTYPES,
+    Parser,
+    add_machine_flags,
+    add_task_flags,
+    add_training_flags,
+    device,
+    folder_name,
+    nonempty,
+    one_of,
+    positive_float,
+    positive_int,
+    seed_number,
+)
+from runs.resuming import add_resume_flags
+from tasks import TASKS
+from torch_optimizer import OPTIMIZERS
+
+
+def make_parser(description: str) -> Parser:
+    parser = Parser(description)
+    add_task_flags(parser, TASKS, ALGORITHM_LISTS)
+    group = add_training_flags(parser)
+    group.add_argument("--seed", type=seed_number, default=0, help="of data order, dropout, test batch, new weights")
+    group.add_argument(
+        "--train_optimizer", type=one_of("optimizer", OPTIMIZERS), default="adam", help="what moves the parameters"
+    )
+    group.add_argument("--lr", type=positive_float, help="its learning rate")
+    group.add_argument(
+        "--momentum",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="momentum 0.9 (with dampening 0.9 where it has that) for an optimizer of the SGD family; on by default",
+    )
+    group = parser.add_argument_group("measuring")
+    group.add_argument("--test_batch_size", type=positive_int, metavar="N", help="training examples measured on")
+    group.add_argument("--test_seed", type=seed_number, help="of the examples measured on; by default --seed")
+    group.add_argument("--test_epochs", type=positive_int, nargs="+", metavar="E", help="epochs to measure in, from 1")
+    group.add_argument(
+        "--num_sample_sharpness", type=positive_int, metavar="N", help="random batches measured in each such epoch"
+    )
+    group.add_argument(
+        "--sample_iterations", type=positive_int, nargs="+", metavar="B",
+        help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned (in "
+        "Pan & Li's code the name means iterations counted over the whole run)",
+    )  # fmt: skip
+    group.add_argument(
+        "--step_size", type=positive_float, metavar="S",
+        help="distance between the points of every scan; by default the row's, or chosen from the curvature",
+    )  # fmt: skip
+    group.add_argument(
+        "--reference", type=nonempty, metavar="LABEL",
+        help="the row whose sharpness the others are divided by; by default the first sgd row without clipping",
+    )  # fmt: skip
+    group.add_argument("--skip_search", action="store_true", help="no loss scans")
+    group.add_argument("--skip_sharpness", action="store_true", help="measure only where a scan is made")
+    group.add_argument(
+        "--check_sharpness", action="store_true",
+        help="compare with the full Hessian of a tiny model, and at the first point with float64 central differences",
+    )  # fmt: skip
+    group.add_argument(
+        "--dtype", type=one_of("number type", DTYPES), default="float32",
+        help="of the measurement: float32 or float64; training is in float32",
+    )  # fmt: skip
+    group.add_argument(
+        "--save_points", action="store_true",
+        help="keep the model and the directions of every measured point in FOLDER/points, for --from_points",
+    )  # fmt: skip
+    group.add_argument(
+        "--from_points", type=folder_name, metavar="FOLDER",
+        help="measure the saved points of that run again, with its settings, without training: another --dtype, "
+        "--test_batch_size, --test_seed, --step_size",
+    )  # fmt: skip
+    group = add_machine_flags(parser)
+    group.add_argument(
+        "--optimizer_device", type=device, help="where the pseudo-updates' states live; by default beside the model"
+    )
+    add_resume_flags(parser)
+    return parser

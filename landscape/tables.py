@@ -1,0 +1,162 @@
+"""The tables of a landscape run: measurements are written down here, and printed."""
+
+import json
+import logging
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from landscape.measurements import Measurement
+from runs.tables import Table, format_table, read_table
+from training.loop import Point
+
+log = logging.getLogger(__name__)
+
+COLUMNS = {
+    "training": "epoch iteration loss",
+    "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
+    "predicted_decrease sharpness_error",
+    "ratios": "epoch algorithm mean_ratio std count",
+    "scan": "epoch batch iteration algorithm distance loss",
+    "histogram": "epoch batch iteration algorithm bin_low bin_high count",
+}
+
+
+class PointTables:
+    """The rows of every measured point.
+
+    Args:
+        folder: the run folder.
+        reference: label of the row whose sharpness the others are divided by; None: the ratios stay empty.
+        trained: whether the run trains, and so has training.csv.
+    """
+
+    def __init__(self, folder: Path, reference: str | None, trained: bool = True):
+        names = [name for name in COLUMNS if trained or name != "training"]
+        self.tables = {name: Table(folder / f"{name}.csv", COLUMNS[name].split()) for name in names}
+        self.reference = reference
+        self.warned: set[str] = set()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no point is written down yet."""
+        return not (self.tables["sharpness"].rows or self.tables["scan"].rows)
+
+    def add_training(self, point: Point) -> None:
+        self.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
+
+    def add(self, point: Point, measurements: Sequence[Measurement], sharpness: bool = True) -> None:
+        """Rows for all measurements of one point; without `sharpness`, of their scans alone."""
+        at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
+        where = f"epoch {point.epoch}, batch {point.batch}"
+        of_label = {m.label: abs(m.quadratic.sharpness) for m in measurements}
+        reference = of_label.get(self.reference, math.nan)
+        for m in measurements:
+            if math.isnan(m.quadratic.slope) and m.label not in self.warned:
+                self.warned.add(m.label)
+                log.warning(
+                    "%s: its step is zero or not finite in %s; such cells stay empty (said once)", m.label, where
+                )
+            if sharpness:
+                self._add_sharpness(at, m, reference)
+            self._add_scan(at, m, where)
+
+    def _add_sharpness(self, at: dict, m: Measurement, reference: float) -> None:
+        q = m.quadratic
+        self.tables["sharpness"].append(
+            **at, algorithm=m.label, loss=q.loss, slope=q.slope, sharpness=q.sharpness,
+            ratio=q.sharpness / reference if reference else math.nan,
+            step_norm=m.step_norm, step_max=m.step_max, best_distance=q.best_distance,
+            predicted_decrease=q.predicted_decrease, sharpness_error=m.sharpness_error,
+        )  # fmt: skip
+
+    def _add_scan(self, at: dict, m: Measurement, where: str) -> None:
+        for low, high, count in m.histogram:
+            self.tables["histogram"].append(**at, algorithm=m.label, bin_low=low, bin_high=high, count=count)
+        for distance, loss in m.scan:
+            self.tables["scan"].append(**at, algorithm=m.label, distance=distance, loss=loss)
+        if m.scan and not m.scan[1][1] <= m.scan[0][1]:
+            log.info("%s: uphill in %s", m.label, where)
+
+    def mark_lost(self, point: Point, label: str, sharpness: bool = True) -> None:
+        """An algorithm whose step or state is not finite has a last row, with nothing in it."""
+        where = f"epoch {point.epoch}, batch {point.batch}"
+        log.warning("%s: its step or its state is not finite in %s; it is dropped, the others go on", label, where)
+        if sharpness:
+            at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration, algorithm=label)
+            self.tables["sharpness"].append({**dict.fromkeys(self.tables["sharpness"].columns), **at})
+
+    def add_ratios(self) -> None:
+        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|."""
+        self.tables["ratios"].rows.clear()
+        ratios = defaultdict(list)
+        for row in self.tables["sharpness"].rows:
+            if row["ratio"] is not None:
+                ratios[row["epoch"], row["algorithm"]].append(row["ratio"])
+        for (epoch, algorithm), values in ratios.items():
+            self.tables["ratios"].append(
+                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(values),
+                std=statistics.stdev(values) if len(values) > 1 else None, count=len(values),
+            )  # fmt: skip
+
+    def save(self) -> None:
+        for table in self.tables.values():
+            table.save()
+
+    def state_dict(self) -> str:
+        """The rows of all tables, as JSON: every float reads back as it was."""
+        return json.dumps({name: table.rows for name, table in self.tables.items()})
+
+    def load_state_dict(self, state: str) -> None:
+        for name, rows in json.loads(state).items():
+            self.tables[name].rows = rows
+
+
+# ---- what is printed ------------------------------------------------------------------------------------------------
+
+
+def answer(folder: Path, labels: Iterable[str], reference: str | None) -> str:
+    """What a run prints at its end: the mean ratio of every algorithm in every test epoch, the paper's tables 3 to 6;
+    without a reference, the mean directional sharpness."""
+    if not read_table(folder / "sharpness.csv"):
+        return ""
+    of_reference = "" if reference is None else f" / |directional sharpness of {reference}|"
+    title = f"Mean over the measured points of an epoch of directional sharpness{of_reference}"
+    return f"{title}\n{ratio_table(folder, labels, reference)}"
+
+
+def ratio_table(folder: Path, labels: Iterable[str], reference: str | None) -> str:
+    """A row per algorithm, a column per test epoch; "~" marks what rounding blurs."""
+    points = read_table(folder / "sharpness.csv")
+    blurred = blurred_cells(points)
+    column = "sharpness" if reference is None else "ratio"
+    values = defaultdict(list)
+    for row in points:
+        if row[column] is not None:
+            values[row["algorithm"], row["epoch"]].append(row[column])
+    cells = {}
+    for cell, numbers in values.items():
+        mean = statistics.fmean(numbers)
+        cells[cell] = f"~{mean:.4g}" if cell in blurred else mean
+    epochs = sorted({row["epoch"] for row in points})
+    rows = [{"algorithm": label, **{f"epoch {e}": cells.get((label, e)) for e in epochs}} for label in labels]
+    table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
+    notes = []
+    if blurred:
+        notes.append("~: rounding errors above 10 %; --dtype float64 measures exactly")
+    below = sorted({row["epoch"] for row in points if row["algorithm"] == reference and (row["sharpness"] or 0) < 0})
+    if below:
+        where = ", ".join(map(str, below))
+        notes.append(f"{reference} itself has a negative sharpness in epoch {where}: ratios there are to its size")
+    return "\n".join([table, *notes])
+
+
+def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
+    """(algorithm, epoch) where the estimated rounding errors of sharpness are more than 10 % of it."""
+    sizes = defaultdict(float)
+    for row in rows:
+        if row["sharpness_error"] is not None:
+            sizes[row["algorithm"], row["epoch"]] += row["sharpness_error"] - 0.1 * abs(row["sharpness"])
+    return {cell for cell, excess in sizes.items() if excess > 0}

@@ -1,0 +1,55 @@
+"""When a run is stored, and when it stops."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runs.checkpoints import Checkpoints, restore
+from runs.stopping import Stopped, StopRequest
+
+
+class Saver:
+    """Stores a run where that is due, and ends it where a signal has asked for that.
+
+        saver = Saver(folder, every=100, stop=stop)
+        done = saver.restore(stored)                      # iterations that the newest checkpoint holds; 0: a new run
+        for iteration in range(done + 1, last + 1):
+            ...
+            saver.after(iteration, stored.state_dict, milestone=ends_epoch, place=f"iteration {iteration}")
+
+    Args:
+        folder: the run folder; checkpoints go to folder/checkpoints.
+        every: store after so many, besides every milestone; None: at milestones only.
+        stop: what a signal sets.
+    """
+
+    def __init__(self, folder: Path, every: int | None, stop: StopRequest):
+        self.checkpoints, self.every, self.stop = Checkpoints(folder / "checkpoints"), every, stop
+
+    def restore(self, stored: Any) -> int:
+        """Bring `stored` to the newest whole checkpoint; returns its number, 0 where there is none."""
+        return restore(self.checkpoints, stored)
+
+    def after(
+        self,
+        count: int,
+        state: Callable[[], dict[str, Any]],
+        *,
+        place: str,
+        milestone: bool = False,
+        number: int | None = None,
+    ) -> None:
+        """Store `state()` if that is due after `count` units of work.
+
+        Args:
+            place: where the run is, for the message: "iteration 12".
+            milestone: store in any case.
+            number: of the checkpoint, larger than all before; None: `count`.
+
+        Raises: Stopped, with the run stored, if a signal has asked for that; CannotWrite.
+        """
+        signal = self.stop.signal  # read once: a signal that comes later waits for the next call
+        if signal or milestone or (self.every and count % self.every == 0):
+            self.checkpoints.save(count if number is None else number, state())
+        if signal:
+            raise Stopped(signal, place)
