@@ -59,8 +59,8 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
 
     def work(folder: Path, stop: StopRequest) -> str:
         summary = run(settings, algorithms, task, folder, stop)
-        figures = draw_all(folder)
-        return report(summary, algorithms, folder, len(figures))
+        draw_all(folder)
+        return report(summary, algorithms, folder)
 
     reads = local_paths(settings.dataset, settings.model)
     return Job(settings, work, algorithms, reads, ends_in_one_line=(FloatingPointError, Refused))
@@ -190,7 +190,7 @@ def summarize(label: str, row: Algorithm, runs: Sequence[Losses], sgd: Sequence[
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
-def report(summary: Table, labels: Mapping[str, Algorithm], folder: Path, num_figures: int) -> str:
+def report(summary: Table, labels: Mapping[str, Algorithm], folder: Path) -> str:
     """What the run prints at its end."""
     lines = [
         "Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended",
@@ -198,8 +198,7 @@ def report(summary: Table, labels: Mapping[str, Algorithm], folder: Path, num_fi
     ]
     if table := final_scores(folder, list(labels)):
         lines.append(f"Scores after the last epoch (mean over seeds)\n{table}")
-    wrote = ", ".join(sorted(p.name for p in folder.iterdir()))
-    return "\n".join([*lines, f"Wrote {wrote} in {folder}/ and {num_figures} figures"])
+    return "\n".join(lines)
 
 
 def final_scores(folder: Path, labels: Sequence[str]) -> str:

@@ -102,10 +102,8 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
         if check_first:
             print(check_on_tiny_model(task, algorithms), flush=True)
         run(task, plan, folder, stop)
-        figures = draw_all(folder)
-        wrote = ", ".join(sorted(p.name for p in folder.iterdir()))
-        lines = [answer(folder, algorithms, reference), f"Wrote {wrote} in {folder}/ and {len(figures)} figures"]
-        return "\n".join(filter(None, lines))
+        draw_all(folder)
+        return answer(folder, algorithms, reference)
 
     reads = local_paths(settings.dataset, settings.model)
     return Job(settings, work, algorithms, reads, ends_in_one_line=(FloatingPointError, Refused))

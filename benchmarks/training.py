@@ -27,7 +27,7 @@ import transformers
 from benchmarks._machine import RESULTS, processor
 from runs.machine import prepare_machine
 from tasks import Task, load_task
-from training.loop import ORDER, random_stream, trajectory
+from training.loop import ORDER, Training, TrainingPlan, random_stream
 
 SIZES = {"toy": (640, 64, 32, 2), "t5-small": (128, 128, 16, 1)}  # examples, batch, micro-batch, epochs
 KEY = ("size", "data", "batch", "threads")
@@ -53,11 +53,11 @@ def clock() -> float:
 
 def ours(task: Task, batch_size: int, micro_batch_size: int, epochs: int) -> tuple[float, list[float]]:
     """(seconds, the loss of every step)."""
-    run = trajectory(
-        task, make_optimizer(task), num_epochs=epochs, batch_size=batch_size, micro_batch_size=micro_batch_size
-    )
+    training, losses = Training(task, make_optimizer(task), TrainingPlan(epochs, batch_size, micro_batch_size)), []
     start = clock()
-    losses = [point.loss for point in run]
+    for point in training:
+        losses.append(point.loss)
+        training.step()
     return clock() - start, losses
 
 

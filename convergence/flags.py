@@ -17,7 +17,7 @@ from tasks import TASKS
 from training.schedules import SCHEDULERS
 
 
-def make_parser(description: str) -> Parser:
+def make_parser(description: str = "") -> Parser:
     parser = Parser(description)
     group = add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, each quoted")

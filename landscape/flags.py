@@ -22,7 +22,7 @@ from tasks import TASKS
 from torch_optimizer import OPTIMIZERS
 
 
-def make_parser(description: str) -> Parser:
+def make_parser(description: str = "") -> Parser:
     parser = Parser(description)
     add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group = add_training_flags(parser)

@@ -121,7 +121,7 @@ def answer(folder: Path, labels: Iterable[str], reference: str | None) -> str:
     """What a run prints at its end: the mean ratio of every algorithm in every test epoch, the paper's tables 3 to 6;
     without a reference, the mean directional sharpness."""
     if not read_table(folder / "sharpness.csv"):
-        return ""
+        return "The loss was scanned; no sharpness was asked for."
     of_reference = "" if reference is None else f" / |directional sharpness of {reference}|"
     title = f"Mean over the measured points of an epoch of directional sharpness{of_reference}"
     return f"{title}\n{ratio_table(folder, labels, reference)}"

@@ -61,8 +61,10 @@ def execute(
         job = prepare(settings, earlier)
         folder = open_folder(job, earlier)
     status, text = to_its_end(folder, script, job)
-    if text:
+    if status == 0:
         print(text)
+        written, figures = sorted(p.name for p in folder.iterdir()), list(folder.glob("figures/*"))
+        print(f"Wrote {', '.join(written)} in {folder}/ and {len(figures)} figures")
     return status
 
 
@@ -79,8 +81,7 @@ def open_folder(job: Job, earlier: Earlier | None) -> Path:
     Raises: ValueError, in one line: another process is at work there, something has changed and `--allow_changes` is
         not given, or the folder cannot be had.
     """
-    settings, rows = job.settings, described(job.algorithms)
-    data = {source: content_hash(Path(source).expanduser()) for source in job.reads}
+    settings, rows, data = job.settings, described(job.algorithms), _hashes(job.reads)
     folder = Path(settings.output_dir)
     if settings.overwrite:
         _refuse_to_remove(job.reads, folder)
@@ -124,6 +125,10 @@ def to_its_end(folder: Path, script: str, job: Job) -> tuple[int, str]:
         return 1, ""
     finally:
         unlock(folder)
+
+
+def _hashes(sources: Sequence[str]) -> dict[str, str]:
+    return {source: content_hash(Path(source).expanduser()) for source in sources}
 
 
 def _refuse_to_remove(sources: Sequence[str], folder: Path) -> None:

@@ -23,7 +23,7 @@ from tasks.base import IGNORED
 from tasks.masked_language_modeling import draw_masks
 from tasks.toy.labeled import reviews
 from tests.helpers.task_examples import examples_of, same, toy, write
-from training.loop import trajectory
+from training.loop import Training, TrainingPlan
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 NAMES = [name for name in TASKS if name != "toy"]
@@ -134,8 +134,8 @@ def test_another_seed_draws_other_dropout_masks():
     losses = []
     for seed in (0, 0, 1):
         optimizer = torch.optim.SGD(task.model.parameters(), lr=1e-9)
-        points = trajectory(task, optimizer, num_epochs=1, batch_size=16, micro_batch_size=16, seed=seed)
-        losses.append(next(points).loss)
+        training = Training(task, optimizer, TrainingPlan(num_epochs=1, batch_size=16, micro_batch_size=16, seed=seed))
+        losses.append(next(iter(training)).loss)
     assert losses[0] == losses[1]
     assert abs(losses[0] - losses[2]) > 1e-5
 

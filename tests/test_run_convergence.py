@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections import defaultdict
+from dataclasses import replace
 from statistics import fmean, stdev
 
 import pytest
@@ -14,10 +15,12 @@ from torch import nn
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
 from convergence.learning_rates import TRIALS, round_lr, tune, tune_rows
-from run_convergence import Run, Start, make_parser, resolve
+from convergence.one_run import Losses, Start
+from run_convergence import make_parser, plan_of, resolve
 from runs.tables import Table, read_table
 from tasks.base import Task
 from torch_optimizer import Algorithm
+from training.loop import Training
 
 SMALL = "--dataset_size 40 --batch_size 16 --num_epochs 2"
 STEPS = 6  # 16, 16 and 8 examples an epoch
@@ -70,27 +73,31 @@ def settings_for(*flags):
     return settings
 
 
+def start_of(task, settings):
+    return Start(task, plan_of(settings), settings.device)
+
+
 # ---- a fair start -------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def start(lists):
     settings = settings_for(*SMALL.split(), "--algorithm_list", "mine")
-    return Start(run_convergence.load(settings, 0), settings)
+    return start_of(run_convergence.load(settings, 0), settings)
 
 
 def test_every_algorithm_starts_from_the_same_parameters_with_the_same_gradients(start, monkeypatch):
     firsts = []
 
-    def recorded(task, optimizer, **options):
-        for point in trajectory(task, optimizer, **options):
-            if point.iteration == 1:
-                tensors = [(p.detach().clone(), p.grad.clone()) for p in task.model.parameters()]
-                firsts.append((point.loss, tensors))
-            yield point
+    class Recorded(Training):
+        def __iter__(self):
+            for point in super().__iter__():
+                if point.iteration == 1:
+                    tensors = [(p.detach().clone(), p.grad.clone()) for p in self.task.model.parameters()]
+                    firsts.append((point.loss, tensors))
+                yield point
 
-    trajectory = run_convergence.trajectory
-    monkeypatch.setattr(run_convergence, "trajectory", recorded)
+    monkeypatch.setattr("convergence.one_run.Training", Recorded)
     for row in ROWS:
         start.train(row, 0, 1)
     (loss, tensors), *others = firsts
@@ -187,26 +194,26 @@ def test_summary_follows_from_the_losses(folder):
 
 def test_a_run_of_known_losses_is_summarised_by_hand():
     losses = [8.0, 6.0, 2.0, 4.0, 5.0]
-    known = Run([(1 + i // 2, 1 + i, 4, loss, 0.1, 0.0) for i, loss in enumerate(losses)], 2, False, [])
+    known = Losses([(1 + i // 2, 1 + i, 4, loss, 0.1, 0.0) for i, loss in enumerate(losses)], 2, False, [])
     assert known.smooth() == [7.0, 4.0, 3.0, 4.5]
     assert known.final_loss == 4.5
-    uneven = Run([(1, 1, 3, 8.0, 0.1, 0.0), (1, 2, 1, 4.0, 0.1, 0.0)], 2, False, [])
+    uneven = Losses([(1, 1, 3, 8.0, 0.1, 0.0), (1, 2, 1, 4.0, 0.1, 0.0)], 2, False, [])
     assert uneven.smooth() == [7.0]  # (3 * 8 + 1 * 4) / 4
     assert [known.steps_to(target) for target in (7.5, 4.0, 3.5, 2.9)] == [2, 3, 4, None]
-    worse = Run([(1, i, 4, loss, 0.1, 0.0) for i, loss in [(1, 6.0), (2, 6.5)]], 2, False, [])
-    gone = Run([(1, 1, 4, 8.0, 0.1, 0.0)], 2, True, [])
-    row = run_convergence.summarise("sgd", ROWS[0], [known, worse, gone], sgd=[known, worse, gone])
+    worse = Losses([(1, i, 4, loss, 0.1, 0.0) for i, loss in [(1, 6.0), (2, 6.5)]], 2, False, [])
+    gone = Losses([(1, 1, 4, 8.0, 0.1, 0.0)], 2, True, [])
+    row = run_convergence.summarize("sgd", ROWS[0], [known, worse, gone], sgd=[known, worse, gone])
     assert row == dict(
         algorithm="sgd", lr=0.1, final_loss_mean=(4.5 + 6.25) / 2, final_loss_std=pytest.approx(1.75 / 2**0.5),
         best_loss=3.0, steps_to_sgd_loss=(3 + 2) / 2, diverged=1,
     )  # fmt: skip
-    other = run_convergence.summarise("adam", ROWS[1], [worse, known, known], sgd=[known, worse, gone])
+    other = run_convergence.summarize("adam", ROWS[1], [worse, known, known], sgd=[known, worse, gone])
     assert other["steps_to_sgd_loss"] is None, "6.25 is above 4.5, where the SGD of its seed ended"
-    assert run_convergence.summarise("adam", ROWS[1], [known], sgd=[worse])["steps_to_sgd_loss"] == 3
+    assert run_convergence.summarize("adam", ROWS[1], [known], sgd=[worse])["steps_to_sgd_loss"] == 3
 
 
 def test_diverged_algorithm_is_marked_and_the_others_go_on(folder, lists, tmp_path, monkeypatch, caplog, capfd):
-    monkeypatch.setattr(run_convergence, "start_logging", lambda verbose: None)  # it would end caplog's own
+    monkeypatch.setattr("runs.lifecycle.start_logging", lambda verbose: None)  # it would end caplog's own
     caplog.set_level("INFO", "run_convergence")
     wild = convergence(tmp_path / "wild", "--algorithm_list", "wild", "--save_model", "--num_epoch_to_save", "1")
     found = curves(wild)
@@ -231,7 +238,7 @@ def test_diverged_algorithm_is_marked_and_the_others_go_on(folder, lists, tmp_pa
 
 
 def test_linear_schedule_falls_to_nothing_over_the_run(start, monkeypatch):
-    monkeypatch.setattr(start.settings, "lr_scheduler", "linear")
+    monkeypatch.setattr(start, "plan", replace(start.plan, lr_scheduler="linear"))
     rates = [lr for *_, lr, _ in start.train(ROWS[0], 0, 2).points]
     assert rates == pytest.approx([0.1 * (1 - i / STEPS) for i in range(STEPS)], rel=1e-12)
 
@@ -274,9 +281,12 @@ def tuned(tmp_path, lr, *grid):
     """(trials of tuned_learning_rates.csv, the row afterwards) of plain SGD on the bowl, two steps a trial."""
     flags = ["--batch_size", "4", "--tune_lr", "--tune_epochs", "3", "--lr_grid", *map(str, grid)]
     settings = settings_for(*flags)
-    settings.algorithms = {"sgd": Algorithm("sgd", lr=lr)}
-    tune_rows(Start(Bowl(), settings), settings, Table(tmp_path / "tuned_learning_rates.csv", TRIALS))
-    return read_table(tmp_path / "tuned_learning_rates.csv"), settings.algorithms["sgd"]
+    start, table = start_of(Bowl(), settings), Table(tmp_path / "tuned_learning_rates.csv", TRIALS)
+    rows = tune_rows(
+        {"sgd": Algorithm("sgd", lr=lr)}, lambda row: start.train(row, 0, settings.tune_epochs).final_loss,
+        settings.lr_grid, table, "toy",
+    )  # fmt: skip
+    return read_table(tmp_path / "tuned_learning_rates.csv"), rows["sgd"]
 
 
 def test_tuning_finds_the_optimum_of_a_quadratic(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 
 import algorithm_list
 import run_landscape
+from landscape.tables import ratio_table
 from runs.tables import read_table
 from torch_optimizer import Algorithm
 
@@ -156,11 +157,10 @@ def test_rounding_error_covers_the_distance_to_float64_and_is_small(folder, tmp_
 
 
 def test_a_ratio_that_rounding_blurs_is_marked(tmp_path):
-    lines = [["epoch,algorithm,sharpness,sharpness_error", "1,sgd,1.0,1e-7", "1,lion,1e-8,1e-7", "2,lion,,"],
-             ["epoch,algorithm,mean_ratio", "1,sgd,1.0", "1,lion,1e-8", "2,sgd,1.0"]]  # fmt: skip
-    for name, text in zip(("sharpness", "ratios"), lines, strict=True):
-        (tmp_path / f"{name}.csv").write_text("\n".join(text) + "\n")
-    table = run_landscape.ratio_table(tmp_path, ["sgd", "lion"])
+    lines = ["epoch,algorithm,sharpness,ratio,sharpness_error",
+             "1,sgd,1.0,1.0,1e-7", "1,lion,1e-8,1e-8,1e-7", "2,sgd,1.0,1.0,1e-7", "2,lion,,,"]  # fmt: skip
+    (tmp_path / "sharpness.csv").write_text("\n".join(lines) + "\n")
+    table = ratio_table(tmp_path, ["sgd", "lion"], "sgd")
     assert "~1e-08" in table and table.count("~") == 2 and "--dtype float64" in table.splitlines()[-1]
 
 
@@ -186,7 +186,7 @@ def test_bad_row_is_answered_before_any_work(tmp_path, monkeypatch, capsys):
 def test_direction_of_zero_is_an_empty_cell_and_one_warning(tmp_path, monkeypatch, caplog):
     rows = [Algorithm("sgd", lr=1.0), Algorithm("sgd", lr=1.0, coordinate_clip=0.5, threshold_scale=0.0)]
     monkeypatch.setitem(algorithm_list.ALGORITHM_LISTS, "zero", rows)
-    monkeypatch.setattr(run_landscape, "start_logging", lambda verbose: None)
+    monkeypatch.setattr("runs.lifecycle.start_logging", lambda verbose: None)
     with caplog.at_level("WARNING"):
         landscape(tmp_path / "run", "--algorithm_list", "zero")
     cells = [row for row in read_table(tmp_path / "run" / "sharpness.csv") if "clip" in row["algorithm"]]
@@ -234,6 +234,6 @@ def test_commands_of_the_readme_are_understood(script, flags):
 
 
 def test_both_scripts_train_in_the_one_loop():
-    for script in ("run_landscape.py", "run_convergence.py"):
+    for script in ("run_landscape.py", "convergence/one_run.py"):
         source = (ROOT / script).read_text()
-        assert "trajectory(" in source and ".backward(" not in source and ".step(" not in source
+        assert "training.step()" in source and ".backward(" not in source

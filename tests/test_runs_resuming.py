@@ -376,17 +376,15 @@ def test_an_edited_list_is_named_and_allowed_rows_start_anew(stopped, reference,
 
 
 def test_another_data_file_is_named(tmp_path, monkeypatch, capfd):
-    from runs.lifecycle import _changes_since, _data_hashes
+    from runs.lifecycle import _changes_since, _hashes
 
-    class Settings:
-        dataset, model = str(tmp_path / "pairs.jsonl"), "toy"
-
-    Path(Settings.dataset).write_text("one")
-    before = _data_hashes(Settings)
-    Path(Settings.dataset).write_text("two")
+    source = tmp_path / "pairs.jsonl"
+    source.write_text("one")
+    before = _hashes([str(source)])
+    source.write_text("two")
     earlier = {"versions": versions(), "data": before, "algorithms": []}
     assert _changes_since(earlier, [], before) == []
-    assert _changes_since(earlier, [], _data_hashes(Settings)) == [f"{Settings.dataset} has another content"]
+    assert _changes_since(earlier, [], _hashes([str(source)])) == [f"{source} has another content"]
 
 
 @pytest.mark.parametrize("text, answer", [
@@ -529,7 +527,7 @@ def measured(folder):
 
 def test_saved_points_measured_again_give_the_same_bytes_without_training(with_points, tmp_path, monkeypatch):
     assert len(list(with_points.glob("points/*.pt"))) == 4
-    monkeypatch.setattr(run_landscape, "trajectory", None)
+    monkeypatch.setattr(run_landscape, "Training", None)
     assert landscape("--from_points", with_points, "--output_dir", tmp_path / "again") == 0
     assert measured(tmp_path / "again") == measured(with_points)
     assert not (tmp_path / "again" / "training.csv").exists()
@@ -556,15 +554,15 @@ def test_saved_points_take_another_number_type_test_batch_and_grid(with_points, 
 
 
 def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_path, monkeypatch, capfd):
-    folder, measure, count = tmp_path / "again", run_landscape.Recorder.measure, iter(range(1, 100))
+    folder, measure, count = tmp_path / "again", run_landscape.measure_point, iter(range(1, 100))
 
-    def measure_and_stop(self, *arguments):
+    def measure_and_stop(*arguments):
         if next(count) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
-        return measure(self, *arguments)
+        return measure(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_landscape.Recorder, "measure", measure_and_stop)
+        patch.setattr(run_landscape, "measure_point", measure_and_stop)
         assert landscape("--from_points", with_points, "--output_dir", folder) == 128 + signal.SIGTERM
         assert "after point 3 of 4" in capfd.readouterr().err
         assert landscape("--resume", folder) == 0

@@ -12,7 +12,7 @@ from tasks.base import Task, random_ids
 from tasks.machine_translation import MachineTranslation
 from tests.helpers.tiny_models import tiny_t5
 from torch_optimizer import Adafactor, SGDClip
-from training.loop import Point, batches_per_epoch, micro_batches, trajectory
+from training.loop import Point, Training, TrainingPlan, batches_per_epoch, micro_batches
 from training.schedules import SCHEDULERS, make_scheduler
 
 CPU = torch.device("cpu")
@@ -50,14 +50,16 @@ class Line(Task):
         return ((x @ self.weight[0] - y)[:, None] * x).mean(0).detach()
 
 
-def run(task, lr=0.1, between=None, **options):
+def run(task, lr=0.1, between=None, forward=None, **options):
     """The points of a run of SGD; `between(task, point)` is called at each."""
-    options = dict(num_epochs=2, batch_size=4, micro_batch_size=2) | options
+    plan = TrainingPlan(**dict(num_epochs=2, batch_size=4, micro_batch_size=2) | options)
+    training = Training(task, SGDClip(task.model.parameters(), lr=lr), plan, forward=forward)
     points = []
-    for point in trajectory(task, SGDClip(task.model.parameters(), lr=lr), **options):
+    for point in training:
         points.append(point)
         if between is not None:
             between(task, point)
+        training.step()
     return points
 
 
@@ -80,7 +82,7 @@ def test_gradient_of_a_t5_is_the_mean_over_examples_for_every_grouping(micro_bat
     loss = torch.stack(losses).mean()
     expected = torch.autograd.grad(loss, list(task.model.parameters()))
     optimizer = SGDClip(task.model.parameters(), lr=0.0)
-    (point,) = trajectory(task, optimizer, num_epochs=1, batch_size=8, micro_batch_size=micro_batch_size)
+    point = next(iter(Training(task, optimizer, TrainingPlan(1, 8, micro_batch_size))))
     assert point.loss == pytest.approx(loss.item(), rel=tolerance)
     scale = torch.cat([g.flatten() for g in expected]).norm()
     difference = torch.cat([(p.grad - g).flatten() for p, g in zip(task.model.parameters(), expected, strict=True)])
@@ -193,7 +195,19 @@ def test_the_step_is_taken_after_the_point_on_its_gradient():
     expected = before[0][0] - 0.25 * Line().gradient(range(10))
     torch.testing.assert_close(task.weight[0].detach(), expected, rtol=1e-13, atol=0)
     start = Line().losses(Line().model, Line().collate(Line().examples)).mean().item()
-    assert points == [Point(1, 1, 1, pytest.approx(start, rel=1e-13), 0.25, 10)]
+    assert points == [Point(1, 1, 1, pytest.approx(start, rel=1e-13), 0.25, 10, ends_epoch=True)]
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_point_is_followed_by_one_step(steps):
+    task = Line()
+    training = Training(task, SGDClip(task.model.parameters(), lr=0.1), TrainingPlan(1, 4, 2))
+    points = iter(training)
+    next(points)
+    for _ in range(steps):
+        training.step()
+    with pytest.raises(RuntimeError, match=r"iteration 1: call step\(\) once before asking for the next point"):
+        next(points)
 
 
 def test_gradients_of_parameters_that_the_optimizer_leaves_alone_do_not_pile_up():
@@ -205,8 +219,10 @@ def test_gradients_of_parameters_that_the_optimizer_leaves_alone_do_not_pile_up(
     task.offset = torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
     task.model.register_parameter("offset", task.offset)
     optimizer = torch.optim.SGD([task.weight], lr=0.1)
-    for _ in trajectory(task, optimizer, num_epochs=3, batch_size=5, micro_batch_size=5, seed=0):
+    training = Training(task, optimizer, TrainingPlan(num_epochs=3, batch_size=5, micro_batch_size=5))
+    for _ in training:
         assert task.offset.grad == pytest.approx(1.0)
+        training.step()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -252,8 +268,10 @@ def test_schedules_are_those_of_transformers_at_every_update(name, theirs, warmu
     optimizer = SGDClip(task.model.parameters(), lr=0.1)
     steps = batches_per_epoch(10, 4)
     scheduler = make_scheduler(name, optimizer, num_epochs=4, steps_per_epoch=steps, warmup_ratio=0.3)  # ceil(3.6) = 4
-    options = dict(num_epochs=4, batch_size=4, micro_batch_size=4, scheduler=scheduler)
-    rates = [point.learning_rate for point in trajectory(task, optimizer, **options)]
+    training, rates = Training(task, optimizer, TrainingPlan(4, 4, 4), scheduler=scheduler), []
+    for point in training:
+        rates.append(point.learning_rate)
+        training.step()
 
     reference = torch.optim.SGD(deepcopy(task.model).parameters(), lr=0.1)
     schedule = get_scheduler(theirs, reference, num_warmup_steps=warmup, num_training_steps=12)
@@ -280,7 +298,7 @@ def test_an_optimizer_that_sets_its_own_rate_has_no_schedule_and_no_rate_to_show
     task = Line()
     optimizer = Adafactor(task.model.parameters(), relative_step=True)
     assert all(make_scheduler(name, optimizer, 2, 3) is None for name in SCHEDULERS)
-    point = next(iter(trajectory(task, optimizer, num_epochs=1, batch_size=4, micro_batch_size=4)))
+    point = next(iter(Training(task, optimizer, TrainingPlan(num_epochs=1, batch_size=4, micro_batch_size=4))))
     assert math.isnan(point.learning_rate)
 
 
