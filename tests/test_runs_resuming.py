@@ -462,6 +462,7 @@ def test_the_lock_of_a_process_that_was_killed_is_nobodys(stopped, holder, refer
 def test_what_a_run_reads_is_not_removed_for_it(tmp_path, capfd):
     folder = tmp_path / "run"
     assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
+    (folder / "model").mkdir()
     capfd.readouterr()
     (folder / "model").mkdir()
     for source in (folder, folder / "model"):
