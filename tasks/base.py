@@ -1,8 +1,9 @@
 """What every task is, whatever its data: examples, a model, and the loss of each example.
 
-The objective of the project is the mean over examples of `Task.losses`. It does not depend on how examples
-are grouped into micro-batches, nor on padding; a batched Hugging Face `.loss`, weighted by tokens, is a
-different objective."""
+The objective of the project is the mean over examples of `Task.losses`. It does not depend on how examples are grouped
+into micro-batches, nor on padding. A batched Hugging Face `.loss`, weighted by tokens, is a different objective.
+
+One thing breaks this, and only while training: batch norm averages over a micro-batch (`Task.has_batch_norm`)."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -54,6 +55,11 @@ class Task:
     def tiny_batch(self) -> dict[str, Tensor]:
         """Four random examples of different lengths, collated, for the tiny model that `model` is at that moment."""
         raise NotImplementedError
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether the model's training gradients depend on how a batch is cut into micro-batches."""
+        return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
 
     def shortest_and_longest(self) -> list[dict]:
         """The two examples that a model is tried on."""

@@ -168,6 +168,69 @@ def test_a_word_in_context_is_asked_about_after_both_sentences(tmp_path):
         load_task("super_glue/wic", dataset=missing, model="toy")
 
 
+def test_imdb_is_shuffled_because_its_file_is_sorted_by_label(tmp_path):
+    """By the seed; the tasks of GLUE keep the order of their file, as Tomihari & Sato do."""
+    rows = [{"text": f"film number {i}", "label": int(i >= 20)} for i in range(40)]
+    path = write(tmp_path / "sorted.jsonl", rows)
+    options = dict(dataset=path, model="toy", dataset_size=32, max_length=32)
+    tasks = [load_task("binary_classification", **options, seed=seed) for seed in (0, 0, 1)]
+    numbers = [[e["input_ids"] for e in task.examples] for task in tasks]
+    assert numbers[0] == numbers[1] != numbers[2]
+    labels = [e["label"] for e in tasks[0].examples]
+    assert {0, 1} == set(labels[:8]) == set(labels[-8:]) and labels != sorted(labels)
+    same_rows = [{"sentence": row["text"], "label": row["label"]} for row in rows]
+    kept = load_task("glue/sst2", **options | {"dataset": write(tmp_path / "s.jsonl", same_rows)})
+    assert [e["label"] for e in kept.examples] == [row["label"] for row in rows[:32]]
+    texts = [kept.processor.decode(e["input_ids"], skip_special_tokens=True) for e in kept.examples]
+    assert texts == [row["text"] for row in rows[:32]]
+
+
+def test_each_part_of_a_file_holds_its_own_rows(tmp_path):
+    """Training first, then evaluation, then test; with fewer to train on, the others are as few."""
+    rows = [{"sentence1": f"one {i}", "sentence2": f"two {i}", "label": i % 3} for i in range(40)]
+    path = write(tmp_path / "rows.jsonl", rows)
+    for size, expected in (
+        (None, (range(32), range(32, 36), range(36, 40))),
+        (3, (range(3), range(32, 35), range(36, 39))),
+    ):
+        task = load_task("glue/mrpc", dataset=path, model="toy", dataset_size=size, max_length=64)
+        parts = examples_of(task), task.evaluation["evaluation"], task.evaluation["test"]
+        for examples, numbers in zip(parts, expected, strict=True):
+            texts = [task.processor.decode(e["input_ids"]) for e in examples]
+            assert texts == [f"<s>one {i}</s></s>two {i}</s>" for i in numbers]
+            assert [e["label"] for e in examples] == [i % 3 for i in numbers]
+
+
+def test_pairs_longer_than_the_limit_are_cut_and_keep_both_ends(tmp_path):
+    rows = [{"sentence1": "word " * 50, "sentence2": "other " * (i + 1), "label": i % 2} for i in range(40)]
+    task = load_task("glue/rte", dataset=write(tmp_path / "long.jsonl", rows), model="toy", max_length=16)
+    ids = [e["input_ids"] for e in examples_of(task)]
+    assert {len(row) for row in ids} == {16}
+    assert all(row[0] == 0 and row[-1] == 2 and row.count(2) == 3 for row in ids)  # <s> one </s></s> two </s>
+
+
+def test_what_is_padded_is_masked_and_segments_are_kept():
+    task = toy("glue/rte")
+    examples = [{"input_ids": [0, 5, 2], "label": 1}, {"input_ids": [0, 6, 7, 8, 2], "label": 0}]
+    batch = task.collate(examples)
+    assert batch["input_ids"].tolist() == [[0, 5, 2, 1, 1], [0, 6, 7, 8, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]]
+    assert batch["labels"].tolist() == [1, 0] and "token_type_ids" not in batch
+    segments = [e | {"token_type_ids": [0] + [1] * (len(e["input_ids"]) - 1)} for e in examples]
+    assert task.collate(segments)["token_type_ids"].tolist() == [[0, 1, 1, 0, 0], [0, 1, 1, 1, 1]]
+
+
+def test_the_papers_heads_and_metrics():
+    metrics = {"glue/cola": "matthews_correlation", "glue/mrpc": "f1", "super_glue/cb": "f1"}
+    for name in text_classification.SPECS:
+        assert text_classification.SPECS[name].metric == metrics.get(name, "accuracy")
+    head = toy("glue/rte").model.classifier
+    assert head.dropout.p == 0.1
+    features = torch.ones(64, 3, 96)
+    head.train()
+    assert head(features).std(0).max() > 0, "dropout acts in training"
+
+
 # ---- pictures -----------------------------------------------------------------------------------------------------
 
 
@@ -351,6 +414,29 @@ def test_a_processors_own_crop_does_not_cut_the_margins_of_a_view(monkeypatch):
     (pixels,) = task.training_collate(examples_of(task)[:1], 0)["pixel_values"]  # [3, 32, 32]
     edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]])
     assert pixels.shape == (3, 32, 32) and edge.max() < pixels[:, 16, 16].min()
+
+
+def test_the_official_test_pictures_are_the_test(tmp_path, monkeypatch):
+    """Of the hub: train and validation are joined and parted at random, and the test split stays as it is."""
+    import datasets
+    import PIL.Image
+
+    def split(seed: int, count: int):
+        rows = [{"image": PIL.Image.fromarray(r["image"]), "label": r["label"]} for r in pictures(count, seed)]
+        return datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+
+    splits = {"train": split(0, 12), "val": split(1, 8), "test": split(2, 9)}
+    monkeypatch.setattr(image_classification, "load_splits", lambda *_: dict(splits))
+    task = load_task("aircraft", dataset="a/b", model="toy")
+    assert [len(task.examples), *(len(part) for part in task.evaluation.values())] == [16, 4, 9]
+    pixels = {np.array(row["image"]).tobytes() for name in ("train", "val") for row in splits[name]}
+    held_out = [np.array(decode(e)).tobytes() for e in task.evaluation["evaluation"]]
+    trained = [np.array(decode(e)).tobytes() for e in examples_of(task)]
+    assert set(held_out) | set(trained) == pixels and not set(held_out) & set(trained)
+    tests = {np.array(decode(e)).tobytes() for e in task.evaluation["test"]}
+    assert tests == {np.array(row["image"]).tobytes() for row in splits["test"]}
+    few = load_task("aircraft", dataset="a/b", model="toy", dataset_size=3)
+    assert [len(few.examples), *(len(part) for part in few.evaluation.values())] == [3, 3, 3]
 
 
 def test_flowers_alone_are_turned():

@@ -86,6 +86,21 @@ def test_a_saved_model_is_a_model_to_start_from(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_task_knows_whether_its_gradients_depend_on_the_micro_batch(name):
+    """Batch norm averages over a micro-batch while training; nothing else looks beyond an example."""
+    task = toy(name, size=6)
+    batch = task.collate(examples_of(task))
+    task.model.eval()  # without dropout, but norms that look at the batch do so
+    for module in task.model.modules():
+        module.training = hasattr(module, "running_mean")
+    first, whole = ({k: t[:n] for k, t in batch.items()} for n in (3, 6))
+    with torch.no_grad():
+        difference = (task.losses(task.model, first) - task.losses(task.model, whole)[:3]).abs().max()
+    assert task.has_batch_norm == (name in ("image_classification", "flowers102", "aircraft"))
+    assert (difference > 1e-3) == task.has_batch_norm
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_tiny_is_the_same_every_time_and_small(name):
     task = toy(name)
     (model, losses, batch), (model_2, losses_2, batch_2) = task.tiny(), task.tiny()

@@ -120,7 +120,7 @@ def test_loading_leaves_the_global_random_state_alone():
 
 def test_every_input_starts_with_the_prefix_and_ends_with_the_end_of_sequence(toy):
     for example in toy.examples:
-        assert toy.processor.decode(example["input_ids"]).startswith(PREFIX)
+        assert toy.processor.decode(example["input_ids"]).startswith("translate English to French: ")
         assert example["input_ids"][-1] == example["labels"][-1] == toy.processor.eos_token_id
 
 
