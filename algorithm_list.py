@@ -71,7 +71,7 @@ WORKSHOP_MASKED_LANGUAGE_MODELING = [
 ]
 
 # Pan & Li, arXiv:2306.00204, machine translation: 10 % for the SGD family, 50 % for the adaptive ones.
-# The rates are those of the released code, which passes no momentum to sign_sgd.
+# The rates are those of the released code. It passes no momentum; the text says that all have it.
 MACHINE_TRANSLATION = [
     Algorithm("sgd", lr=1e-3, **MOMENTUM),
     Algorithm("sgd", lr=5e-3, **MOMENTUM, coordinate_clip=0.1),

@@ -29,7 +29,11 @@ def value_key(value: Any) -> Hashable:
         return "mapping", frozenset((key, value_key(item)) for key, item in value.items())
     if isinstance(value, (list, tuple)):
         return "sequence", tuple(value_key(item) for item in value)
-    return value if isinstance(value, Hashable) else Itself(value)
+    try:
+        hash(value)
+    except TypeError:
+        return Itself(value)
+    return value
 
 
 def is_tensor(value: Any) -> bool:
