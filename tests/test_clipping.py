@@ -63,6 +63,13 @@ def test_threshold_is_exact_in_every_precision(small_sample, dtype, fraction):
     assert clip_threshold(tensors, fraction) == by_sorting(tensors, fraction)
 
 
+@pytest.mark.parametrize("size", [7, 4000])
+def test_magnitudes_that_only_float64_tells_apart_are_ranked(small_sample, size):
+    values = 1 + 1e-12 * torch.randperm(size, generator=torch.Generator().manual_seed(0)).double()
+    for fraction in FRACTIONS:
+        assert clip_threshold([values], fraction) == by_sorting([values], fraction)
+
+
 @pytest.mark.parametrize("fraction", FRACTIONS)
 def test_bracket_finds_the_threshold_without_the_slow_selection(small_sample, count_selections, fraction):
     tensors = [heavy_tailed(5000, seed=s) for s in range(4)]

@@ -192,6 +192,13 @@ def test_a_sign_that_rounding_decides_is_that_of_the_run():
     assert found[0] == 0 and found[1].item() == pytest.approx(-1, rel=1e-6)
 
 
+@torch.library.custom_op("tests::float32_descent", mutates_args={"x"})
+def float32_descent(x: torch.Tensor, g: torch.Tensor, lr: float) -> None:
+    if x.dtype != torch.float32:
+        raise RuntimeError("float32 only")
+    x.sub_(lr * g)
+
+
 def test_a_kernel_that_torch_does_not_see_gives_the_plain_difference():
     class Numpy(Plain):
         def move(self, p, lr):
@@ -204,14 +211,48 @@ def test_a_kernel_that_torch_does_not_see_gives_the_plain_difference():
     assert found.tolist() == [-1.0, 1.0]
 
 
-@torch.library.custom_op("tests::float32_descent", mutates_args={"x"})
-def float32_descent(x: torch.Tensor, g: torch.Tensor, lr: float) -> None:
-    if x.dtype != torch.float32:
-        raise RuntimeError("float32 only")
-    x.sub_(lr * g)
+def test_a_kernel_that_torch_does_not_see_may_move_by_a_unit_in_the_last_place():
+    class Numpy(Plain):
+        def move(self, p, lr):
+            p.detach().numpy()[:] -= 2.0**-23
+
+    p = nn.Parameter(torch.tensor([1.5]))
+    p.grad = torch.ones(1)
+    assert shadow(Algorithm(Numpy, lr=2.0**-23), {"p": p}).directions()[p].item() == -1.0
 
 
-def test_an_operation_without_a_float64_form_gives_the_plain_difference_and_is_named_once(caplog):
+def test_what_the_rule_rounds_stays_rounded():
+    class InHalfPrecision(Plain):
+        def move(self, p, lr):
+            p.sub_(lr * (p.grad + 0.5 * p).bfloat16().float())
+
+    p = nn.Parameter(torch.tensor([1.0, 3.0]))
+    p.grad = torch.tensor([1e-3, 0.0123])
+    found = shadow(Algorithm(InHalfPrecision, lr=1e-7), {"p": p}).directions()[p]
+    expected = -(p.grad + 0.5 * p.detach()).bfloat16().float()
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+def test_a_cast_to_a_wider_dtype_keeps_what_is_known_of_the_move():
+    x = torch.tensor([64.0], dtype=torch.bfloat16)
+    with ExactMoves([x]) as moves:
+        x.mul_(1 - 2.0**-20)
+        wide = x.float()
+        x.copy_(wide)
+    assert moves.of(x).item() == -64 * 2.0**-20
+
+
+def test_what_is_only_known_rounded_is_where_the_next_move_starts():
+    x = torch.tensor([1.0])
+    with ExactMoves([x]) as moves:
+        x.mul_(1 - 2.0**-22)
+        float32_descent(x, torch.ones(1), 2.0**-22)
+        x.mul_(1 - 2.0**-40)
+    assert moves.of(x).item() == pytest.approx(-(2.0**-21) - 2.0**-40, rel=1e-9)
+
+
+def test_an_operation_without_a_float64_form_gives_the_plain_difference_and_is_named_once(caplog, monkeypatch):
+    monkeypatch.setattr(ExactMoves, "_told_of", set())
     class Own(Plain):
         def move(self, p, lr):
             float32_descent(p, p.grad, lr)
@@ -277,9 +318,26 @@ def test_integers_that_an_operation_counts_are_counted_once():
     assert [shadowed.directions()[p].item() for _ in range(3)] == [-1.0, -2.0, -3.0]
 
 
-def test_state_goes_on_the_same_where_steps_are_not_collected_and_after_a_restart():
-    row = Algorithm(OPTIM.NAdam, lr=1e-3)
+def test_parameters_that_the_optimizer_has_not_are_left_out():
+    params = parameters(shapes=((3, 2), (3,)))
+    set_grads(params, 0)
+    row = Algorithm("muon", lr=0.1)
+    assert list(shadow(row, params).directions()) == [params["p0"]]
+    params["p0"].grad = None
+    assert shadow(row, params).directions() == {}
+
+
+def test_no_two_foreign_optimizers_share_a_state():
     params = parameters()
+    row = Algorithm("rmsprop", lr=0.1)
+    first, second = shadow(row, params), shadow(row, params)
+    assert first.state_key() == first.state_key() != second.state_key()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_goes_on_the_same_where_steps_are_not_collected_and_after_a_restart(dtype):
+    row = Algorithm(OPTIM.NAdam, lr=1e-3)  # it keeps a product of decay factors in float32
+    params = parameters(dtype)
     whole, parted = shadow(row, params), shadow(row, params)
     for step in range(3):
         set_grads(params, step)
