@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from landscape.measurements import COLUMNS
+from landscape.tables import COLUMNS
 from runs import files
 from runs import folder as folders
 from runs.config import (
