@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import matplotlib
 from matplotlib.figure import Figure
 
 from figures.convergence import learning_rate_figures, loss_figures, score_figures
-from figures.heterogeneity import block_figures, overlay_figure
-from figures.landscape import histogram_figures, ratio_figures, scan_figures, training_figures
+from figures.heterogeneity import block_figures
+from figures.landscape import histogram_figures, training_figures
 from figures.run_tables import RunTables, read_run
+from figures.scans import scan_figures
+from figures.sharpness import ratio_figures, sharpness_figures
 from figures.style import RC, save_figure
 
 logger = logging.getLogger(__name__)
@@ -24,6 +26,7 @@ FIGURES: dict[str, Callable[[RunTables], Iterator[tuple[str, Figure]]]] = {
     "training": training_figures,
     "scan": scan_figures,
     "histogram": histogram_figures,
+    "sharpness": sharpness_figures,
     "ratios": ratio_figures,
     "losses": loss_figures,
     "tuned_learning_rates": learning_rate_figures,
@@ -35,8 +38,8 @@ FIGURES: dict[str, Callable[[RunTables], Iterator[tuple[str, Figure]]]] = {
 def draw_all(folder: str | Path) -> list[Path]:
     """Draw every figure that the folder's tables allow into its figures/, as PNG and PDF; the paths of what was drawn.
 
-    The same tables give the same bytes. Raises ValueError, in one line, if the folder is none of a run, or a table
-    does not fit, or a figure cannot be written.
+    The same tables give the same bytes. Raises ValueError, in one line, if the folder is not a run folder, or a
+    table does not fit, or a figure cannot be written.
     """
     run, paths = read_run(folder), []
     with matplotlib.rc_context(RC):
@@ -50,16 +53,3 @@ def draw_all(folder: str | Path) -> list[Path]:
     if not paths:
         logger.info("%s holds no table to draw", run.folder)
     return paths
-
-
-def draw_overlay(folders: Sequence[str | Path], output: str | Path) -> list[Path]:
-    """Draw several runs of run_hessian.py as heterogeneity_overlay.png and .pdf in the folder `output`; their paths.
-
-    Raises ValueError, in one line, as `draw_all` does."""
-    output = Path(output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot create folder {output}: {error.strerror or error}") from error
-    with matplotlib.rc_context(RC):
-        return save_figure(overlay_figure([read_run(folder) for folder in folders]), output / "heterogeneity_overlay")

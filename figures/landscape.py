@@ -1,30 +1,22 @@
-"""Draw every figure of a run from the tables in its folder; nothing is measured or loaded again.
-
-    python -m figures output/toy            # (re)draws output/toy/figures/*.png and *.pdf
-    python -m figures --overlay output/hessian-a output/hessian-b --output_dir output/both
-
-From training.csv: training_loss. From scan.csv (and sharpness.csv): scan_epoch2_batch6, ... From histogram.csv:
-histogram_epoch2_batch6, ... From ratios.csv: sharpness_ratios. From losses.csv (and summary.csv): loss_by_epoch and
-loss_by_iteration. From tuned_learning_rates.csv: learning_rates. From scores.csv: scores. From blocks.csv:
-gradient_against_curvature, along_depth, lorenz. A table that is absent or has no rows is skipped. --overlay compares
-several runs of run_hessian.py in one figure."""
+"""The training loss along which a landscape run measured, and the sizes of every optimizer's step."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from figures.run_tables import Row, RunTables
-from figures.style import Style, label_outside, new_figure
+from figures.style import key, label_outside, new_figure
 
-logger = logging.getLogger(__name__)
+BATCH = {"color": "0.65", "linewidth": 0.9}
+EPOCH = {"color": "black", "marker": "o", "markersize": 3.5}
+TAIL = 0.001  # of a row's coordinates: as many of its smallest nonzero ones may lie left of the axis
 
 # ---- training loss -------------------------------------------------------------------------------------------
 
@@ -37,266 +29,112 @@ def training_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     epochs: dict[int, list[Row]] = {}
     for row in rows:
         epochs.setdefault(row["epoch"], []).append(row)
-    means = [[_mean(row[column] for row in part) for part in epochs.values()] for column in ("iteration", "loss")]
-    handles = [
-        Line2D([], [], color="0.65", linewidth=0.9, label="one batch"),
-        Line2D([], [], color="black", marker="o", markersize=3.5, label="mean over the epoch"),
-    ]
+    means = [[fmean(row[column] for row in part) for part in epochs.values()] for column in ("iteration", "loss")]
+    handles = [key("one batch", **BATCH), key("mean over the epoch", **EPOCH)]
     figure, (ax,) = new_figure(1, 1, handles, width=5.5, height=3.0)
-    ax.plot([row["iteration"] for row in rows], [row["loss"] for row in rows], color="0.65", linewidth=0.9)
-    ax.plot(*means, "o-", color="black", markersize=3.5)
+    ax.plot([row["iteration"] for row in rows], [row["loss"] for row in rows], **BATCH)
+    ax.plot(*means, **EPOCH)
     ax.set(xlabel="iteration (one update each)", ylabel="training loss", title=run.title)
     yield "training_loss", figure
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values)
-
-
-# ---- loss scans ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The loss along one algorithm's unit direction at one point, with the derivatives there where measured."""
-
-    style: Style
-    distances: list[float]
-    losses: list[float]
-    derivatives: tuple[float, float] | None  # slope and directional sharpness
-
-    @property
-    def reach(self) -> float:
-        return self.distances[-1]
-
-    @property
-    def uphill(self) -> bool:
-        return min(self.losses) == self.losses[0]
-
-    @property
-    def minimum(self) -> int | None:
-        """Index of the lowest point; None where the scan does not enclose one."""
-        lowest = self.losses.index(min(self.losses))
-        return lowest if 0 < lowest < len(self.losses) - 1 else None
-
-    def model(self, distance: float) -> float:
-        """loss + slope s + sharpness s^2 / 2"""
-        slope, sharpness = self.derivatives
-        return self.losses[0] + slope * distance + sharpness * distance**2 / 2
-
-
-def scan_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
-    """The loss along every direction at one point, in panels that zoom out (Pan & Li, figures 2 to 4)."""
-    measured = run.points("sharpness", "slope sharpness")
-    for (epoch, batch), scans in run.points("scan", "distance loss").items():
-        curves = {
-            label: curve
-            for label, rows in scans.items()
-            if (curve := _curve(run.styles[label], rows, measured.get((epoch, batch), {}).get(label, [])))
-        }
-        if not curves:
-            continue
-        handles = [
-            Line2D([], [], label=label + " (uphill)" * curve.uphill, **curve.style.line())
-            for label, curve in curves.items()
-        ]
-        handles.append(Line2D([], [], color="black", marker="o", linestyle="", markersize=5, label="minimum of a scan"))
-        if any(curve.derivatives for curve in curves.values()):
-            handles.append(Line2D([], [], color="0.4", linewidth=0.8, linestyle="--", label="its quadratic model"))
-        limits = zoom_limits(curve.reach for curve in curves.values())
-        columns = len(limits) if len(limits) < 4 else 2
-        rows = math.ceil(len(limits) / columns)
-        figure, axes = new_figure(rows, columns, handles, width=max(3.6 * columns, 6), height=2.7)
-        for ax, limit in zip(axes, limits, strict=True):
-            _scan_panel(ax, list(curves.values()), 1.04 * limit)
-        label_outside(axes, columns, "distance along the direction, $\\|x - x_t\\|$", "loss on the test batch")
-        figure.suptitle(f"{run.title}, epoch {epoch}, batch {batch}")
-        yield f"scan_epoch{epoch}_batch{batch}", figure
-
-
-def _curve(style: Style, scan: Sequence[Row], measured: Sequence[Row]) -> Curve | None:
-    """None where fewer than two finite losses were found: that is no curve."""
-    points = sorted((row["distance"], row["loss"]) for row in scan if None not in (row["distance"], row["loss"]))
-    if len(points) < 2:
-        return None
-    derivatives = [(row["slope"], row["sharpness"]) for row in measured if None not in (row["slope"], row["sharpness"])]
-    return Curve(style, [s for s, _ in points], [loss for _, loss in points], derivatives[0] if derivatives else None)
-
-
-def zoom_limits(reaches: Iterable[float], factor: float = 5.0, most: int = 4) -> list[float]:
-    """x-limits of the panels, ascending, so that every curve spans at least 1 / factor of some panel's width.
-
-    The widest panel holds the longest curve; the next one the longest of the curves too short for it, and so on. With
-    more than `most` scales, an evenly spread choice that keeps the smallest and the largest.
-    """
-    limits: list[float] = []
-    for reach in sorted(reaches, reverse=True):
-        if not limits or reach < limits[-1] / factor:
-            limits.append(reach)
-    if len(limits) > most:
-        limits = [limits[round(i * (len(limits) - 1) / (most - 1))] for i in range(most)]
-    return limits[::-1]
-
-
-def _scan_panel(ax: Axes, curves: Sequence[Curve], limit: float) -> None:
-    # A curve too long for this panel would be a straight stub: it is left to the wider ones.
-    curves = [curve for curve in curves if curve.reach <= limit or sum(s <= limit for s in curve.distances) > 2]
-    for curve in curves:
-        if curve.reach > limit / 30:  # a shorter one would be a vertical stroke: here only its minimum is marked
-            ax.plot(curve.distances, curve.losses, zorder=3, **curve.style.line())
-        if curve.derivatives and curve.reach > limit / 8:  # for a shorter curve, a zoomed panel has room for it
-            grid = [min(limit, curve.reach) * i / 200 for i in range(201)]
-            ax.plot(grid, [curve.model(s) for s in grid], color=curve.style.color, linewidth=0.8, linestyle="--")
-        if curve.minimum is not None:
-            ax.plot(
-                curve.distances[curve.minimum],
-                curve.losses[curve.minimum],
-                curve.style.marker,
-                markersize=5,
-                color=curve.style.color,
-                markeredgecolor="white",
-                markeredgewidth=0.6,
-                zorder=4,
-            )
-    within = [loss for curve in curves for s, loss in zip(curve.distances, curve.losses, strict=True) if s <= limit]
-    start, low = curves[0].losses[0], min(within)
-    # Models, and scans past their start, may rise without bound: a third of the deepest fall is room enough.
-    top = start + (start - low) / 3 if low < start else max(within)
-    margin = 0.05 * (top - low) or 1e-6
-    ax.set(xlim=(0, limit), ylim=(low - margin, top + margin))
-    ax.axhline(start, color="0.6", linewidth=0.7, zorder=1)
-    ax.ticklabel_format(axis="y", useOffset=False)
 
 
 # ---- histograms ----------------------------------------------------------------------------------------------
 
 
-def histogram_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
-    """How the sizes of one step spread over the coordinates, a panel per optimizer name (Pan & Li, figure 1).
+@dataclass(frozen=True)
+class Histogram:
+    """How the sizes |v_i| of one step are distributed, as fractions of all its coordinates."""
 
-    The first row of a name is filled, its clipped variants are outlines. Magnitudes of exactly zero, or below the
-    range of the bins, are the bar at the left end.
+    edges: list[float]  # one more than fractions; ascending, the first may be 0
+    fractions: list[float]
+
+    def lowest(self) -> float:
+        """Lower edge of the bins that hold all but a share TAIL of the nonzero coordinates."""
+        below = 0.0
+        for edge, fraction in zip(self.edges, self.fractions, strict=False):
+            below += fraction if edge else 0.0
+            if edge and below > TAIL:
+                return edge
+        return math.inf
+
+    def highest(self) -> float:
+        """Upper edge of the last bin that holds anything."""
+        return max(high for high, fraction in zip(self.edges[1:], self.fractions, strict=True) if fraction)
+
+    def split(self, low: float) -> tuple[float, list[float], list[float]]:
+        """The fraction in the bins below the edge `low`; edges and fractions of the others."""
+        first = sum(edge < low for edge in self.edges)
+        return sum(self.fractions[:first]), self.edges[first:], self.fractions[first:]
+
+
+def histogram_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
+    """How the sizes of one step are distributed over the coordinates, one panel per optimizer (Pan & Li, figure 1).
+
+    The first unclipped row of an optimizer is filled, its other rows are outlines. The axis is cropped to what holds
+    nearly all coordinates; those of size zero, or too small for it, are one bar of its own at the left end.
     """
     for (epoch, batch), tables in run.points("histogram", "bin_low bin_high count").items():
-        bars = {label: _bars(rows) for label, rows in tables.items() if any(row["count"] for row in rows)}
-        if not bars:
-            continue
-        panels = list(dict.fromkeys(run.styles[label].name for label in bars))
-        columns = min(3, len(panels))
-        handles = [Patch(label=label, **run.styles[label].bars()) for label in bars]
-        rows = math.ceil(len(panels) / columns)
-        figure, axes = new_figure(rows, columns, handles, width=max(3.1 * columns, 6), height=1.8)
-        for label, (edges, fractions) in bars.items():
-            ax = axes[panels.index(run.styles[label].name)]
-            ax.stairs(fractions, edges, **run.styles[label].bars())
-        occupied = [
-            edge
-            for edges, fractions in bars.values()
-            for low, high, fraction in zip(edges, edges[1:], fractions, strict=False)
-            if fraction
-            for edge in (low, high)
-        ]
-        for ax, name in zip(axes, panels, strict=False):
-            ax.set(title=name, xscale="log", xlim=(min(occupied) / 2, 2 * max(occupied)), ylim=(0, None))
-            ax.tick_params(labelbottom=ax in axes[max(0, len(panels) - columns) :])
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-        label_outside(axes[: len(panels)], columns, "$|v_i|$, per unit of learning rate", "fraction of coordinates")
-        figure.suptitle(
-            f"{run.title}, epoch {epoch}, batch {batch}: size of the update of each coordinate (leftmost bar: zero)"
-        )
-        yield f"histogram_epoch{epoch}_batch{batch}", figure
+        histograms = {label: _histogram(rows) for label, rows in tables.items() if any(row["count"] for row in rows)}
+        if histograms:
+            figure = _histogram_figure(run, histograms)
+            where = f"{run.title}, epoch {epoch}, batch {batch}"
+            figure.suptitle(f"{where}: how large the update of each coordinate is")
+            yield f"histogram_epoch{epoch}_batch{batch}", figure
 
 
-def _bars(bins: Sequence[Row]) -> tuple[list[float], list[float]]:
-    """Edges and fractions; the zero bin, which has no place on a log axis, gets the width of the others."""
+def _histogram(bins: Sequence[Row]) -> Histogram:
     bins = sorted(bins, key=lambda row: row["bin_low"])
-    last = bins[-1]
-    ratio = last["bin_high"] / last["bin_low"] if last["bin_low"] else 10.0
     total = sum(row["count"] for row in bins)
-    edges = [row["bin_low"] or row["bin_high"] / ratio for row in bins] + [last["bin_high"]]
-    return edges, [row["count"] / total for row in bins]
+    edges = [row["bin_low"] for row in bins] + [bins[-1]["bin_high"]]
+    return Histogram(edges, [row["count"] / total for row in bins])
 
 
-# ---- sharpness ratios ----------------------------------------------------------------------------------------
+def _histogram_figure(run: RunTables, histograms: Mapping[str, Histogram]) -> Figure:
+    panels = list(dict.fromkeys(run.styles[label].name for label in histograms))
+    columns = min(3, len(panels))
+    low = min(histogram.lowest() for histogram in histograms.values())
+    high = max(histogram.highest() for histogram in histograms.values())
+    low = min(low, high / 10)  # a step that is zero everywhere, or has one size, still needs an axis
+    small = any(histogram.split(low)[0] for histogram in histograms.values())
+    handles = [Patch(label=label, **run.styles[label].bars()) for label in histograms]
+    if small:
+        handles.append(key(f"at 0: smaller than {low:.1g}, or zero", linestyle=""))
+    figure, axes = new_figure(math.ceil(len(panels) / columns), columns, handles, max(3.1 * columns, 6), height=1.8)
+    for label, histogram in histograms.items():
+        ax = axes[panels.index(run.styles[label].name)]
+        _draw_histogram(ax, histogram, low, small, run.styles[label].bars())
+    for i, (ax, name) in enumerate(zip(axes, panels, strict=False)):
+        ax.set(title=name, ylim=(0, None))
+        _size_axis(ax, low, high, small)
+        ax.tick_params(labelbottom=i >= len(panels) - columns)
+    for ax in axes[len(panels) :]:
+        ax.set_axis_off()
+    label_outside(axes[: len(panels)], columns, "$|v_i|$ per unit of learning rate", "fraction of coordinates")
+    return figure
 
 
-def ratio_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
-    """Directional sharpness relative to SGD's over the epochs, mean and spread (Pan & Li, tables 3 to 6).
-
-    The axis is logarithmic: a negative mean (the loss bends down) is a hollow marker at its size, and a bar that
-    would leave the axis ends in an arrow.
-    """
-    rows = [row for row in run.table("ratios", "epoch algorithm mean_ratio std") if row["mean_ratio"]]
-    if not rows:
-        return
-    epochs = sorted({row["epoch"] for row in rows})
-    labels = [label for label in run.styles if any(row["algorithm"] == label for row in rows)]
-    handles = [
-        Line2D([], [], label=label, marker=run.styles[label].marker, markersize=4, **run.styles[label].line())
-        for label in labels
-    ]
-    if any(row["mean_ratio"] < 0 for row in rows):
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="0.3",
-                marker="o",
-                markerfacecolor="white",
-                linestyle="",
-                label="negative mean, at its size",
-            )
-        )
-    if any(_is_cut(row) for row in rows):
-        handles.append(
-            Line2D(
-                [],
-                [],
-                color="0.3",
-                marker="v",
-                markersize=3,
-                linestyle="",
-                label="bar cut short: std near or above mean",
-            )
-        )
-    figure, (ax,) = new_figure(1, 1, handles, width=7.2, height=3.8)
-    for place, label in enumerate(labels):
-        points = sorted((row for row in rows if row["algorithm"] == label), key=lambda row: row["epoch"])
-        shift = 0.6 * ((place + 0.5) / len(labels) - 0.5)  # side by side, so that no bar hides another
-        _ratio_line(ax, [epochs.index(row["epoch"]) + shift for row in points], points, run.styles[label])
-    ax.set(
-        yscale="log",
-        xlim=(-0.45, len(epochs) - 0.55),
-        xlabel="epoch",
-        title=run.title,
-        ylabel="directional sharpness / |that of sgd|\nmean and std over the sampled points",
-    )
-    ax.set_xticks(range(len(epochs)), [str(epoch) for epoch in epochs])
-    ax.axhline(1, color="0.5", linewidth=0.8, zorder=1)
-    yield "sharpness_ratios", figure
+def _draw_histogram(ax: Axes, histogram: Histogram, low: float, small: bool, look: dict) -> None:
+    """Bars from `low` on; if `small`, the rest is one bar left of them."""
+    below, edges, fractions = histogram.split(low)
+    if small:
+        edges, fractions = [*_small_edges(low), *edges], [below, 0.0, *fractions]
+    ax.stairs(fractions, edges, **look)
 
 
-def _is_cut(row: Row) -> bool:
-    """Whether mean - std lies near zero or beyond it, where a log axis cannot show it."""
-    return (row["std"] or 0.0) > 0.75 * abs(row["mean_ratio"])
+def _small_edges(low: float) -> tuple[float, float]:
+    """Of the bar for what is smaller than `low`: a third of a decade wide, two thirds away from the others."""
+    return low / 10, low * 10 ** (-2 / 3)
 
 
-def _ratio_line(ax: Axes, places: Sequence[float], points: Sequence[Row], style: Style) -> None:
-    ax.plot(places, [abs(row["mean_ratio"]) for row in points], **(style.line() | {"linewidth": 0.9}))
-    for place, row in zip(places, points, strict=True):
-        size, std = abs(row["mean_ratio"]), row["std"] or 0.0
-        bottom = size / 4 if _is_cut(row) else size - std
-        ax.plot([place, place], [bottom, size + std], color=style.color, linewidth=1.0)
-        if _is_cut(row):
-            ax.plot(place, bottom, "v", color=style.color, markersize=3)
-        ax.plot(
-            place,
-            size,
-            style.marker,
-            color=style.color,
-            markersize=4.5,
-            zorder=4,
-            markerfacecolor=style.color if row["mean_ratio"] > 0 else "white",
-        )
+def _size_axis(ax: Axes, low: float, high: float, small: bool) -> None:
+    """Logarithmic from `low` to `high`, ticks at powers of ten; with a tick "0" at the bar of the small ones."""
+    first, last = math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9)
+    powers = range(first, last + 1, max(1, math.ceil((last - first) / 5)))
+    ticks = {10.0**power: f"$10^{{{power}}}$" for power in powers}
+    left = low
+    if small:
+        left = _small_edges(low)[0]
+        ticks = {math.sqrt(math.prod(_small_edges(low))): "0"} | ticks
+    ax.set(xscale="log", xlim=(left / 1.2, high * 1.2))
+    ax.set_xticks(list(ticks), list(ticks.values()))
+    ax.set_xticks([], minor=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from figures.style import Row, Style, styles_of
 from runs.config import read_config
@@ -18,8 +20,23 @@ class RunTables:
     """A run folder as the figures need it."""
 
     folder: Path
+    settings: Mapping[str, Any]  # of config.json
     styles: dict[str, Style]
-    title: str
+
+    @property
+    def title(self) -> str:
+        by = f", trained by {self.settings['train_optimizer']}" if "train_optimizer" in self.settings else ""
+        return self.task + by
+
+    @property
+    def task(self) -> str:
+        return self.settings.get("task", self.folder.name)
+
+    @property
+    def reference(self) -> str | None:
+        """Label of the row that the sharpness ratios divide by: the run's own choice, or its first plain SGD row."""
+        chosen = self.settings.get("reference")
+        return chosen or next((label for label, style in self.styles.items() if style.is_plain_sgd), None)
 
     def table(self, name: str, columns: str) -> list[Row]:
         """The rows of a table, which must have these columns; none where the run did not write it.
@@ -50,9 +67,7 @@ class RunTables:
 
 
 def read_run(folder: str | Path) -> RunTables:
-    """Raises ValueError, in one line, if the folder is none of a run."""
-    config, folder = read_config(folder), Path(folder)
-    settings = config["settings"]
-    by = f", trained by {settings['train_optimizer']}" if "train_optimizer" in settings else ""
+    """Raises ValueError, in one line, if the folder is not a run folder."""
+    config = read_config(folder)
     rows = [*config["algorithms"], *config.get("gone", [])]
-    return RunTables(folder, styles_of(rows), settings.get("task", folder.name) + by)
+    return RunTables(Path(folder), config["settings"], styles_of(rows))

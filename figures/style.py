@@ -1,4 +1,4 @@
-"""What all figures share: one look per algorithm, axes over a legend, saving."""
+"""What all figures share: one look per optimizer, axes over a legend, saving."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from runs.files import write_whole
 
 Row = Mapping[str, Any]  # one line of a table, as read_table returns it
 
-# One colour a name in all figures of all runs: the colour-blind-safe sets of Okabe & Ito (first six) and Tol.
-COLORS = {
-    "sgd": "#D55E00",
-    "adam": "#0072B2",
-    "adafactor": "#009E73",
-    "normalized_sgd": "#E69F00",
-    "sign_sgd": "#CC79A7",
-    "lion": "#56B4E9",
-    "adamw": "#332288",
-    "rmsprop": "#882255",
-    "adagrad": "#999933",
-    "nadam": "#AA4499",
-    "radam": "#117733",
-    "muon": "#555555",
+# One color and one marker per optimizer, the same in all figures of all runs. The colors are the color-blind-safe sets
+# of Okabe & Ito (first six) and Tol; the markers tell the optimizers apart without any color.
+LOOKS = {
+    "sgd": ("#D55E00", "o"),
+    "adam": ("#0072B2", "s"),
+    "adafactor": ("#009E73", "^"),
+    "normalized_sgd": ("#E69F00", "D"),
+    "sign_sgd": ("#CC79A7", "v"),
+    "lion": ("#56B4E9", "P"),
+    "adamw": ("#332288", "X"),
+    "rmsprop": ("#882255", "p"),
+    "adagrad": ("#999933", "h"),
+    "nadam": ("#AA4499", "<"),
+    "radam": ("#117733", ">"),
+    "muon": ("#555555", "*"),
 }
-OTHER_COLORS = ("#000000", "#661100", "#6699CC", "#888888")  # names we do not know, in order of appearance
-# Line, opacity, marker and outline of a name's first, second, ... row; "--" on lines is left to the quadratic model.
-VARIANTS = (
-    ("-", 1.0, "o", "-"),
-    ("-.", 0.75, "s", "-"),
-    (":", 0.75, "^", (0, (1.5, 0.7))),
-    ((0, (7, 1, 1, 1, 1, 1)), 0.6, "D", ":"),
-)
+# For names that are not in LOOKS, in order of appearance.
+OTHER_LOOKS = (("#000000", "d"), ("#661100", "H"), ("#6699CC", "8"), ("#888888", (4, 1, 0)))
+# For things that are not optimizers: the runs of an overlay, the kinds of tensors.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#888888")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Line, and outline of a histogram, of an optimizer's first, second, ... row. The quadratic model alone is dashed.
+VARIANTS = (("-", "-"), ("-.", "-"), (":", (0, (1.5, 0.7))), ((0, (7, 1, 1, 1, 1, 1)), ":"))
 RC = {
     "font.size": 9,
     "figure.titlesize": 10,
@@ -53,56 +55,76 @@ RC = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "grid.linewidth": 0.6,
-    "lines.linewidth": 1.7,
+    "lines.linewidth": 1.6,
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
 }
 
 
+# ---- looks ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
 class Style:
-    """How one algorithm looks in every figure: its name's colour; line, opacity, marker, outline of its row."""
+    """How one row looks in every figure: color and marker are its optimizer's, line and filling its own."""
 
     name: str
-    variant: int  # 0 for the first row of a name, unclipped before clipped
+    variant: int  # 0: the optimizer's first unclipped row, drawn filled; the others are outlines
     color: str
+    marker: Any
     clipped: bool = False
 
     def line(self) -> dict[str, Any]:
-        linestyle, alpha, _, _ = VARIANTS[self.variant % len(VARIANTS)]
-        return {"color": self.color, "linestyle": linestyle, "alpha": alpha}
+        return {"color": self.color, "linestyle": VARIANTS[self.variant % len(VARIANTS)][0]}
 
-    @property
-    def marker(self) -> str:
-        return VARIANTS[self.variant % len(VARIANTS)][2]
+    def points(self, size: float = 4.5) -> dict[str, Any]:
+        """Marker of a line or of points: filled for the first unclipped row, hollow for the others."""
+        face = "white" if self.variant else self.color
+        return {
+            "marker": self.marker,
+            "markersize": size,
+            "markerfacecolor": face,
+            "markeredgecolor": self.color,
+            "markeredgewidth": 1.0,
+        }
+
+    def bars(self) -> dict[str, Any]:
+        if self.variant == 0:
+            return {"facecolor": self.color + "60", "edgecolor": self.color, "linewidth": 0.5, "fill": True}
+        outline = VARIANTS[self.variant % len(VARIANTS)][1]
+        return {"edgecolor": self.color, "linewidth": 1.5, "linestyle": outline, "fill": False}
 
     @property
     def is_plain_sgd(self) -> bool:
         return self.name == "sgd" and not self.clipped
 
-    def bars(self) -> dict[str, Any]:
-        if self.variant == 0:
-            return {"facecolor": self.color + "60", "edgecolor": self.color, "linewidth": 0.5, "fill": True}
-        outline = VARIANTS[self.variant % len(VARIANTS)][3]
-        return {"edgecolor": self.color, "linewidth": 1.5, "linestyle": outline, "fill": False}
-
 
 def styles_of(algorithms: Iterable[Row]) -> dict[str, Style]:
-    """Label -> style for the rows of config.json (`label`, `name`, `options`), rows of one name side by side."""
+    """Label -> style for the rows of config.json (`label`, `name`, `options`), rows of one optimizer side by side."""
     by_name: dict[str, list[Row]] = {}
     for row in algorithms:
         by_name.setdefault(row["name"], []).append(row)
-    others = [name for name in by_name if name not in COLORS]
-    colors = COLORS | {name: OTHER_COLORS[i % len(OTHER_COLORS)] for i, name in enumerate(others)}
-    return {
-        row["label"]: Style(name, variant, colors[name], _is_clipped(row))
-        for name, rows in by_name.items()
-        for variant, row in enumerate(sorted(rows, key=_is_clipped))
-    }
+    others = [name for name in by_name if name not in LOOKS]
+    looks = LOOKS | {name: OTHER_LOOKS[i % len(OTHER_LOOKS)] for i, name in enumerate(others)}
+    styles = {}
+    for name, rows in by_name.items():
+        rows = sorted(rows, key=_is_clipped)
+        first = int(_is_clipped(rows[0]))  # a clipped row is an outline, though its optimizer has no other row
+        for variant, row in enumerate(rows, start=first):
+            styles[row["label"]] = Style(name, variant, *looks[name], _is_clipped(row))
+    return styles
 
 
 def _is_clipped(row: Row) -> bool:
     return any(row["options"].get(option) for option in ("coordinate_clip", "clip_update"))
+
+
+def key(label: str, **look: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=label, **look)
+
+
+# ---- axes ----------------------------------------------------------------------------------------------------
 
 
 def new_figure(
@@ -119,9 +141,26 @@ def new_figure(
 
 
 def label_outside(axes: Sequence[Axes], columns: int, xlabel: str, ylabel: str) -> None:
-    """Name the axes once a column, below its lowest panel, and once a row, left of its first."""
+    """Name the x axis once per column, below its lowest panel, and the y axis once per row, left of its first."""
     for i, ax in enumerate(axes):
         ax.set(xlabel=xlabel if i + columns >= len(axes) else "", ylabel="" if i % columns else ylabel)
+
+
+def whole_numbers() -> MaxNLocator:
+    """Ticks of epochs and iterations."""
+    return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
+
+
+def readable_decades(ax: Axes) -> None:
+    """On a logarithmic y axis: powers of ten, or 1, 2 and 5 times them where there are too few of them."""
+    low, high = ax.get_ylim()
+    if high < 100 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+# ---- files ---------------------------------------------------------------------------------------------------
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:

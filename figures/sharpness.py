@@ -1,0 +1,204 @@
+"""Directional sharpness over the epochs, by itself and relative to SGD's (Pan & Li, arXiv:2306.00204, figure 2 and
+tables 3 to 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWN
+from matplotlib.patches import Patch
+
+from figures.run_tables import RunTables
+from figures.style import Style, key, new_figure, readable_decades
+
+SHARPNESS = "directional sharpness, $v^T H v \\,/\\, \\|v\\|^2$"
+BARS = "mean and std over the epoch's points"
+SPREAD = 0.3  # of the distance between two epochs: over so much of it stand the markers of one
+BAND = {"facecolor": "none", "edgecolor": "0.8", "hatch": "////", "linewidth": 0}  # epochs where SGD's is negative
+CUT = {"marker": CARETDOWN, "markersize": 4.5, "linestyle": ""}
+
+
+@dataclass(frozen=True)
+class EpochMean:
+    """Mean and sample standard deviation over the points that were measured in one epoch."""
+
+    epoch: int
+    mean: float
+    std: float  # 0 where it rests on one point
+    count: int
+
+
+Means = Mapping[str, Sequence[EpochMean]]  # by label, in the order of the styles, the epochs ascending
+
+
+# ---- what is drawn -------------------------------------------------------------------------------------------
+
+
+def sharpness_means(run: RunTables) -> Means:
+    """Directional sharpness v'Hv / ||v||^2 from sharpness.csv, without labels and epochs that have none."""
+    values: dict[tuple[str, int], list[float]] = {}
+    for row in run.table("sharpness", "epoch algorithm sharpness"):
+        if row["sharpness"] is not None:
+            values.setdefault((row["algorithm"], row["epoch"]), []).append(row["sharpness"])
+    return _by_label(
+        run,
+        {
+            place: EpochMean(place[1], fmean(of_epoch), stdev(of_epoch) if len(of_epoch) > 1 else 0.0, len(of_epoch))
+            for place, of_epoch in values.items()
+        },
+    )
+
+
+def ratio_means(run: RunTables) -> Means:
+    """Sharpness relative to |that of the reference|, from ratios.csv, without labels and epochs that have none."""
+    rows = [row for row in run.table("ratios", "epoch algorithm mean_ratio std count") if row["mean_ratio"] is not None]
+    return _by_label(
+        run,
+        {
+            (row["algorithm"], row["epoch"]): EpochMean(
+                row["epoch"], row["mean_ratio"], row["std"] or 0.0, row["count"]
+            )
+            for row in rows
+        },
+    )
+
+
+def _by_label(run: RunTables, means: Mapping[tuple[str, int], EpochMean]) -> Means:
+    found = {label: [mean for (of, _), mean in sorted(means.items()) if of == label] for label in run.styles}
+    return {label: of_one for label, of_one in found.items() if of_one}
+
+
+def negative_references(run: RunTables, means: Means) -> dict[int, int]:
+    """Epoch -> at how many of its points the reference's own sharpness is negative: its ratio is -1 there, else 1."""
+    of_reference = means.get(run.reference or "", ())
+    counts = {mean.epoch: round(mean.count * (1 - mean.mean) / 2) for mean in of_reference}
+    return {epoch: count for epoch, count in counts.items() if count}
+
+
+# ---- figures -------------------------------------------------------------------------------------------------
+
+
+def sharpness_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
+    """Directional sharpness over the epochs: what there is to see where no row serves as a reference."""
+    means = sharpness_means(run)
+    if means:
+        series = {label: (run.styles[label], of_one) for label, of_one in means.items()}
+        figure, ax = _one_panel(series, [])
+        ax.set(title=f"{run.title}: directional sharpness", ylabel=f"{SHARPNESS}\n{BARS}")
+        yield "directional_sharpness", figure
+
+
+def ratio_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
+    """Directional sharpness relative to the reference's. Epochs in which that one is negative are hatched, since their
+    ratios divide by its size alone."""
+    means = ratio_means(run)
+    if not means:
+        return
+    series = {label: (run.styles[label], of_one) for label, of_one in means.items()}
+    negative = negative_references(run, means)
+    hatched = f"{run.reference}'s own sharpness is negative at some points: ratios over its size"
+    figure, ax = _one_panel(series, [Patch(label=hatched, **BAND)] if negative else [])
+    epochs = epochs_of(means.values())
+    for epoch in negative:
+        place = epochs.index(epoch)
+        ax.axvspan(place - 0.45, place + 0.45, zorder=0, **BAND)
+    names = epoch_names(epochs, means.values())
+    for i, epoch in enumerate(epochs):
+        names[i] += f"\nnegative at {negative[epoch]}" if epoch in negative else ""
+    ax.set_xticks(range(len(epochs)), names)
+    reference = run.reference or "the reference"
+    ax.set(title=f"{run.title}: directional sharpness relative to {reference}")
+    ax.set_ylabel(f"directional sharpness / |that of {reference}|\n{BARS}")
+    ax.axhline(1, color="0.5", linewidth=0.8, zorder=1)
+    yield "sharpness_ratios", figure
+
+
+def _one_panel(series: Mapping[str, tuple[Style, Sequence[EpochMean]]], handles: Sequence) -> tuple[Figure, Axes]:
+    keys = [key(label, **style.line(), **style.points()) for label, (style, _) in series.items()]
+    if any_cut([means for _, means in series.values()]):
+        keys.append(cut_key())
+    figure, (ax,) = new_figure(1, 1, [*keys, *handles], width=7.2, height=3.8)
+    draw_epochs(ax, list(series.values()))
+    return figure, ax
+
+
+# ---- one axes ------------------------------------------------------------------------------------------------
+
+
+def draw_epochs(ax: Axes, series: Sequence[tuple[Style, Sequence[EpochMean]]], epochs: Sequence[int] = ()) -> None:
+    """Means with bars of one std, one place per epoch, the markers of an epoch side by side.
+
+    Args:
+        epochs: the places on the x axis; by default the epochs that occur.
+    """
+    every = [means for _, means in series]
+    epochs = epochs or epochs_of(every)
+    logarithmic = _is_logarithmic(every)
+    for i, (style, means) in enumerate(series):
+        shift = SPREAD * ((i + 0.5) / len(series) - 0.5)
+        _draw_means(ax, style, [epochs.index(mean.epoch) + shift for mean in means], means, logarithmic)
+    ax.set_yscale(**signed_log_scale(every))
+    if logarithmic:
+        readable_decades(ax)
+    else:
+        ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":", zorder=1)
+    ax.set(xlim=(-0.5, len(epochs) - 0.5), xlabel="epoch (n: points measured in it)")
+    ax.set_xticks(range(len(epochs)), epoch_names(epochs, every))
+
+
+def _draw_means(ax: Axes, style: Style, places: Sequence[float], means: Sequence[EpochMean], logarithmic: bool) -> None:
+    ax.plot(places, [mean.mean for mean in means], zorder=4, **(style.line() | {"linewidth": 0.9}), **style.points())
+    cut = [logarithmic and _is_cut(mean) for mean in means]
+    lows = [mean.mean / 4 if is_cut else mean.mean - mean.std for mean, is_cut in zip(means, cut, strict=True)]
+    ax.vlines(places, lows, [mean.mean + mean.std for mean in means], color=style.color, linewidth=1.0, zorder=3)
+    for place, low, is_cut in zip(places, lows, cut, strict=True):
+        if is_cut:
+            ax.plot(place, low, color=style.color, zorder=3, **CUT)
+
+
+def signed_log_scale(every: Iterable[Sequence[EpochMean]]) -> dict[str, Any]:
+    """The scale of an axis: logarithmic; or, where a mean is not positive, linear around 0 and logarithmic beyond."""
+    every = list(every)
+    if _is_logarithmic(every):
+        return {"value": "log"}
+    smallest = min((abs(mean.mean) for means in every for mean in means if mean.mean), default=1.0)
+    return {"value": "symlog", "linthresh": 10.0 ** math.floor(math.log10(smallest))}
+
+
+def _is_logarithmic(every: Sequence[Sequence[EpochMean]]) -> bool:
+    return all(mean.mean > 0 for means in every for mean in means)
+
+
+def _is_cut(mean: EpochMean) -> bool:
+    """Whether mean - std lies near zero or beyond it, where a log axis cannot show it."""
+    return mean.std > 0.75 * mean.mean
+
+
+def any_cut(every: Sequence[Sequence[EpochMean]]) -> bool:
+    """Whether a bar of `draw_epochs` ends in an arrow."""
+    return _is_logarithmic(every) and any(_is_cut(mean) for means in every for mean in means)
+
+
+def cut_key() -> Line2D:
+    return key("bar cut short: std near or above the mean", color="0.35", **CUT)
+
+
+def epochs_of(every: Iterable[Sequence[EpochMean]]) -> list[int]:
+    return sorted({mean.epoch for means in every for mean in means})
+
+
+def epoch_names(epochs: Sequence[int], every: Iterable[Sequence[EpochMean]]) -> list[str]:
+    """Tick labels: the epoch, and how many points its means rest on."""
+    names = []
+    for epoch in epochs:
+        counts = [mean.count for means in every for mean in means if mean.epoch == epoch]
+        low, high = min(counts, default=0), max(counts, default=0)
+        names.append(f"{epoch}\nn = {low}" + (f" to {high}" if high > low else ""))
+    return names
