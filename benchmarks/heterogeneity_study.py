@@ -18,7 +18,7 @@ from statistics import fmean
 
 import run_convergence
 import run_hessian
-from figures.drawing import draw_overlay
+from figures.overlay import draw_overlay
 from hessian.heterogeneity import heterogeneity, resolved
 from runs.tables import Table, format_table, read_table
 from tasks.architectures import fresh_model

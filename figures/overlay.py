@@ -114,7 +114,7 @@ def overlay_losses(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]
     for name, run in runs.items():
         rows = run.table("losses", "loss")
         if not rows:
-            raise ValueError(f"{run.folder} has nothing to compare in its tables")
+            raise ValueError(f"{run.folder} has nothing to compare: its tables have no numbers yet")
         of_run, xlabels[name] = losses_by(run, "iteration")
         curves[name] = {label: replace(one, style=looks[name]) for label, one in of_run.items()}
     labels = common_labels(runs, curves)
@@ -127,7 +127,8 @@ def overlay_losses(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]
         top = loss_axis(ax, shown_losses(drawn))
         draw_curves(ax, [of_run[label] for of_run in curves.values()], top)
         ax.set_title(label)
-    xlabel = xlabels.popitem()[1] if len(set(xlabels.values())) == 1 else "iteration (one update each)"
+    alike = len(set(xlabels.values())) == 1  # runs of very different lengths are smoothed differently
+    xlabel = xlabels.popitem()[1] if alike else "iteration (one update each; running means)"
     note = next(filter(None, (seeds_note(run.table("losses", "seed")) for run in runs.values())), "")
     label_outside(axes[: len(labels)], columns, xlabel, "training loss")
     figure.suptitle(title_of(runs) + note)

@@ -118,7 +118,7 @@ def _scan_panel(ax: Axes, curves: Sequence[ScanCurve], limit: float) -> None:
             ax.plot(grid, [curve.model(s) for s in grid], color=curve.style.color, **MODEL)
         if curve.minimum is not None:
             lowest = curve.distances[curve.minimum], curve.losses[curve.minimum]
-            ax.plot(*lowest, linestyle="", zorder=4, **curve.style.points(MINIMUM_SIZE))
+            ax.plot(*lowest, color=curve.style.color, linestyle="", zorder=4, **curve.style.points(MINIMUM_SIZE))
     within = [loss for curve in curves for s, loss in zip(curve.distances, curve.losses, strict=True) if s <= limit]
     start, low = curves[0].losses[0], min(within)
     # Models, and scans past their start, may rise without bound: a third of the deepest fall is room enough.

@@ -59,11 +59,11 @@ def _draw_points(ax: Axes, curves: Mapping[str, AlgorithmCurves], means: Mapping
             loss = fmean(curve[max(curve)] for curve in one.finished)
             epochs = [mean.mean for mean in means[label]]
             sharpness = fmean(epochs, weights=[mean.count for mean in means[label]])
-            ax.plot(sharpness, loss, linestyle="", zorder=4, **one.style.points(7))
+            ax.plot(sharpness, loss, color=one.style.color, linestyle="", zorder=4, **one.style.points(7))
             ax.hlines(loss, min(epochs), max(epochs), color=one.style.color, linewidth=1.0, zorder=3)
             placed.append((sharpness, loss))
     ax.set_xscale(**signed_log_scale(means.values()))
     rank = spearman(*zip(*placed, strict=True)) if placed else None
     if rank is None or math.isnan(rank.value):
-        return f"{len(placed)} rows"
+        return f"{len(placed)} row{'s' * (len(placed) != 1)}"
     return f"rank correlation {rank.value:.2f} (95 %: {rank.low:.2f} to {rank.high:.2f}) over {len(placed)} rows"
