@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from algorithm_list import ALGORITHM_LISTS
 from figures.style import styles_of
-from torch_optimizer import OPTIMIZERS, Algorithm
+from torch_optimizer import OPTIMIZERS, Algorithm, SGDClip, ShadowStep
 from torch_optimizer.rows import check_rows, choose_list, labeled, plain_sgd
 from torch_optimizer.values import brief
 
@@ -63,6 +63,23 @@ def test_label_shows_clipping_and_only_what_tells_rows_apart():
         "adagrad",
     ]
     assert list(labeled(rows).values()) == rows
+
+
+def test_a_label_gives_up_the_rate_first_and_then_what_is_written_last():
+    assert list(labeled([Algorithm("sgd", lr=1.0), Algorithm("sgd", lr=2.0, momentum=0.9)])) == [
+        "sgd",
+        "sgd, momentum=0.9",
+    ]
+    assert list(labeled([Algorithm("adam", eps=1e-8, betas=(0, 0)), Algorithm("adam", eps=1e-3, betas=(0.5, 0))])) == [
+        "adam, eps=1e-08",
+        "adam, eps=0.001",
+    ]
+
+
+def test_own_classes_tell_their_steps_themselves():
+    params = {"p": torch.nn.Parameter(torch.ones(2))}
+    assert type(Algorithm("sgd").build_pseudo(params)) is SGDClip
+    assert type(Algorithm("adamw").build_pseudo(params)) is ShadowStep
 
 
 GOOD = Algorithm("sgd", lr=1e-3)
