@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.markers import CARETDOWN
+from matplotlib.markers import CARETDOWN, CARETUP
 from matplotlib.patches import Patch
 
 from figures.run_tables import RunTables
@@ -103,7 +103,7 @@ def ratio_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
         return
     series = {label: (run.styles[label], of_one) for label, of_one in means.items()}
     negative = negative_references(run, means)
-    hatched = f"{run.reference}'s own sharpness is negative at some points: ratios over its size"
+    hatched = f"{run.reference}'s sharpness is negative at some points"
     figure, ax = _one_panel(series, [Patch(label=hatched, **BAND)] if negative else [])
     epochs = epochs_of(means.values())
     for epoch in negative:
@@ -140,12 +140,11 @@ def draw_epochs(ax: Axes, series: Sequence[tuple[Style, Sequence[EpochMean]]], e
     """
     every = [means for _, means in series]
     epochs = epochs or epochs_of(every)
-    logarithmic = _is_logarithmic(every)
     for i, (style, means) in enumerate(series):
         shift = SPREAD * ((i + 0.5) / len(series) - 0.5)
-        _draw_means(ax, style, [epochs.index(mean.epoch) + shift for mean in means], means, logarithmic)
+        _draw_means(ax, style, [epochs.index(mean.epoch) + shift for mean in means], means)
     ax.set_yscale(**signed_log_scale(every))
-    if logarithmic:
+    if _is_logarithmic(every):
         readable_decades(ax)
     else:
         ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":", zorder=1)
@@ -153,14 +152,22 @@ def draw_epochs(ax: Axes, series: Sequence[tuple[Style, Sequence[EpochMean]]], e
     ax.set_xticks(range(len(epochs)), epoch_names(epochs, every))
 
 
-def _draw_means(ax: Axes, style: Style, places: Sequence[float], means: Sequence[EpochMean], logarithmic: bool) -> None:
+def _draw_means(ax: Axes, style: Style, places: Sequence[float], means: Sequence[EpochMean]) -> None:
     ax.plot(places, [mean.mean for mean in means], zorder=4, **(style.line() | {"linewidth": 0.9}), **style.points())
-    cut = [logarithmic and _is_cut(mean) for mean in means]
-    lows = [mean.mean / 4 if is_cut else mean.mean - mean.std for mean, is_cut in zip(means, cut, strict=True)]
-    ax.vlines(places, lows, [mean.mean + mean.std for mean in means], color=style.color, linewidth=1.0, zorder=3)
-    for place, low, is_cut in zip(places, lows, cut, strict=True):
-        if is_cut:
-            ax.plot(place, low, color=style.color, zorder=3, **CUT)
+    ends = [_bar(mean) for mean in means]
+    ax.vlines(places, [low for low, _ in ends], [high for _, high in ends], color=style.color, linewidth=1.0, zorder=3)
+    for place, mean in zip(places, means, strict=True):
+        if _is_cut(mean):
+            arrow = CUT | {"marker": CARETDOWN if mean.mean > 0 else CARETUP}
+            ax.plot(place, mean.mean / 4, color=style.color, zorder=3, **arrow)
+
+
+def _bar(mean: EpochMean) -> tuple[float, float]:
+    """One std to both sides; towards zero as far as the axis can show it."""
+    low, high = mean.mean - mean.std, mean.mean + mean.std
+    if not _is_cut(mean):
+        return low, high
+    return (mean.mean / 4, high) if mean.mean > 0 else (low, mean.mean / 4)
 
 
 def signed_log_scale(every: Iterable[Sequence[EpochMean]]) -> dict[str, Any]:
@@ -177,13 +184,13 @@ def _is_logarithmic(every: Sequence[Sequence[EpochMean]]) -> bool:
 
 
 def _is_cut(mean: EpochMean) -> bool:
-    """Whether mean - std lies near zero or beyond it, where a log axis cannot show it."""
-    return mean.std > 0.75 * mean.mean
+    """Whether a bar of one std comes near zero or crosses it, where it would fill a logarithmic axis."""
+    return mean.std > 0.75 * abs(mean.mean)
 
 
-def any_cut(every: Sequence[Sequence[EpochMean]]) -> bool:
+def any_cut(every: Iterable[Sequence[EpochMean]]) -> bool:
     """Whether a bar of `draw_epochs` ends in an arrow."""
-    return _is_logarithmic(every) and any(_is_cut(mean) for means in every for mean in means)
+    return any(_is_cut(mean) for means in every for mean in means)
 
 
 def cut_key() -> Line2D:

@@ -42,12 +42,12 @@ def speed_figures(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]]
     left.xaxis.set_major_locator(whole_numbers())
     correlation = _draw_points(right, curves, {label: means[label] for label in labels})
     relative = f" / |that of {landscape.reference}|" if ratios else ""
-    right.set(xlabel=f"directional sharpness{relative}, mean over the points\n(bar: lowest to highest epoch)")
-    right.set(
-        ylabel="training loss of the last epoch", title=f"How sharply the loss bends along its steps\n{correlation}"
-    )
     by = landscape.settings.get("train_optimizer")
-    figure.suptitle(convergence.task + (f" (sharpness measured along a run of {by})" if by else ""))
+    where = f"along a run of {by}" if by else "over the points"
+    right.set_xlabel(f"directional sharpness{relative}\nmean {where}, bar: lowest to highest epoch")
+    right.set_ylabel("training loss of the last epoch")
+    right.set_title(f"How sharply the loss bends along its steps\n{correlation}")
+    figure.suptitle(f"{convergence.task}: does an optimizer train faster if the loss bends less along its steps?")
     yield "speed_and_sharpness", figure
 
 

@@ -1,6 +1,7 @@
 """Sharpness over the epochs: means and spreads at their places; a negative and a missing reference."""
 
 import pytest
+from matplotlib.markers import CARETDOWN, CARETUP
 from matplotlib.patches import Polygon
 
 from figures.run_tables import read_run
@@ -104,6 +105,7 @@ def test_a_bar_that_a_log_axis_cannot_hold_ends_in_an_arrow_at_a_quarter_of_the_
     (ax,) = figure.axes
     assert bars(ax)[1] == [(0.125, pytest.approx(0.9))]
     assert arrows(ax) == [(pytest.approx(0.075), 0.125)]
+    assert [line.get_marker() for line in ax.lines if line.get_linestyle() == "None"] == [CARETDOWN]
     assert labels_of(figure)[-1] == CUT_NOTE
     just_fits = ratios(tmp_path, {"sgd": (1.0,), "adam": (0.5,)}, stds={"adam": 0.37})
     assert bars(just_fits.axes[0])[1] == [(pytest.approx(0.13), pytest.approx(0.87))]
@@ -121,8 +123,9 @@ def test_a_negative_mean_stands_below_zero_on_an_axis_linear_around_it(tmp_path)
     (ax,) = figure.axes
     assert curves(ax, epochs=2)[1].get_ydata()[1] == -0.025 and ax.get_yscale() == "symlog"
     assert ax.yaxis.get_transform().linthresh == 0.01  # the power of ten below the smallest mean
-    assert bars(ax)[1] == [pytest.approx((0.4, 0.6)), pytest.approx((-0.125, 0.075))]  # nothing is cut
-    assert CUT_NOTE not in labels_of(figure)
+    assert bars(ax)[1] == [pytest.approx((0.4, 0.6)), (-0.125, -0.00625)]  # cut at a quarter of the mean, too
+    assert arrows(ax) == [(pytest.approx(1.075), -0.00625)] and labels_of(figure)[-1] == CUT_NOTE
+    assert [line.get_marker() for line in ax.lines if line.get_linestyle() == "None"] == [CARETUP]
     (zero,) = [line for line in ax.lines if set(line.get_ydata()) == {0}]
     assert zero.get_linestyle() == ":"
 
@@ -136,7 +139,7 @@ def test_epochs_in_which_sgds_own_sharpness_is_negative_are_hatched_and_said(tmp
         pytest.approx((0.55, 1.45)), pytest.approx((1.55, 2.45))]  # fmt: skip
     texts = [text.get_text() for text in ax.get_xticklabels()]
     assert texts == ["2\nn = 5", "5\nn = 5\nnegative at 2", "10\nn = 5\nnegative at 5"]
-    assert labels_of(figure)[-1] == "sgd's own sharpness is negative at some points: ratios over its size"
+    assert labels_of(figure)[-1] == "sgd's sharpness is negative at some points"
     assert figure.legends[0].legend_handles[-1].get_hatch() and not isinstance(bands[0], Polygon)
     assert not [patch for patch in ratios(tmp_path, {"sgd": (1.0,), "adam": (-0.5,)}).axes[0].patches]
 
@@ -147,7 +150,7 @@ def test_another_reference_takes_sgds_place(tmp_path):
     (ax,) = figure.axes
     assert ax.get_title() == "toy: directional sharpness relative to adam"
     assert ax.get_ylabel().startswith("directional sharpness / |that of adam|")
-    assert labels_of(figure)[-1].startswith("adam's own sharpness is negative")
+    assert labels_of(figure)[-1].startswith("adam's sharpness is negative")
     run = read_run(tmp_path)
     assert negative_references(run, ratio_means(run)) == {5: 1}
 
