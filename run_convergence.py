@@ -10,6 +10,12 @@ task), and figures/ drawn from them. --resume FOLDER continues a run that was st
 for the column `seconds`, which is measured).
 """
 
+from convergence.flags import make_parser
+from runs.messages import answer_wrong_flags
+
+if __name__ == "__main__":
+    answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
+
 import argparse
 import logging
 import math
@@ -22,15 +28,15 @@ from pathlib import Path
 import torch
 
 from algorithm_list import ALGORITHM_LISTS
-from convergence.flags import make_parser
 from convergence.journal import Journal
 from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from convergence.one_run import Losses, RunPlan, Start
 from figures.drawing import draw_all
+from runs.config import row_numbers
 from runs.flags import default_output, fill_in
 from runs.lifecycle import Job, execute
 from runs.messages import progress
-from runs.resuming import Earlier
+from runs.resuming import Earlier, in_earlier_order
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table, read_table
 from tasks import Task, load_task, task_defaults
@@ -54,7 +60,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
     if settings.save_model or settings.num_epoch_to_save:
         quiet_libraries()  # saving shows a bar
-    algorithms = resolve(settings)
+    algorithms = in_earlier_order(resolve(settings), earlier)
     task = load(settings, settings.seeds[0])
 
     def work(folder: Path, stop: StopRequest) -> str:
@@ -69,6 +75,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
 def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
     """Fill in the task's defaults and check what depends on several flags; label -> row. Raises ValueError naming the
     flag."""
+    schedule_given = settings.lr_scheduler not in (None, "constant")
     fill_in(settings, task_defaults(settings.task, settings.dataset, settings.model))
     algorithms = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
     if settings.only:
@@ -76,6 +83,9 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
         if unknown:
             raise ValueError(f"--only {unknown[0]!r} is no label of the list; it has {'; '.join(algorithms)}")
         algorithms = {label: algorithms[label] for label in settings.only}
+    if all(row.lr is None for row in algorithms.values()) and (schedule_given or settings.tune_lr):
+        flag = "tune_lr" if settings.tune_lr else "lr_scheduler"
+        raise ValueError(f"--{flag} has no effect on rows that set their own learning rate; leave it out")
     if settings.lr_scheduler.endswith("warmup"):
         settings.warmup_ratio = 0.1 if settings.warmup_ratio is None else settings.warmup_ratio
     elif settings.warmup_ratio is not None:
@@ -87,8 +97,6 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
     if settings.tune_lr:
         settings.lr_grid = settings.lr_grid or HALF_DECADES
         settings.tune_epochs = settings.tune_epochs or math.ceil(settings.num_epochs / 3)
-    elif settings.tune_epochs or settings.lr_grid:
-        raise ValueError("--lr_grid and --tune_epochs are for --tune_lr, which is not given")
     if (settings.num_epoch_to_save or 0) > settings.num_epochs:
         late = f"--num_epoch_to_save {settings.num_epoch_to_save}"
         raise ValueError(f"{late} is after the last epoch, --num_epochs {settings.num_epochs}")
@@ -135,15 +143,15 @@ def run(
             algorithms, lambda row: first.train(row, seed, epochs).final_loss, settings.lr_grid,
             Table(folder / "tuned_learning_rates.csv", TRIALS), settings.task,
         )  # fmt: skip
-    runs = defaultdict(list)
+    runs, numbers = defaultdict(list), row_numbers(folder)
     per_run = settings.num_epochs * batches_per_epoch(len(task.examples), settings.batch_size)
     with progress(total=per_run * len(settings.seeds) * len(algorithms), desc="training") as bar:
         for seed in settings.seeds:
             start = first
             if seed != settings.seeds[0]:
                 start = Start(load(settings, seed), plan, settings.device, journal)
-            for number, (label, row) in enumerate(algorithms.items(), start=1):
-                models = folder / "model" / f"seed{seed}-{number}-{row.name}"
+            for label, row in algorithms.items():
+                models = folder / "model" / f"seed{seed}-{numbers[label]}-{row.name}"
                 result = start.train(row, seed, settings.num_epochs, bar.update, models)
                 runs[label].append(result)
                 record(label, seed, result, losses, scores)

@@ -10,6 +10,12 @@ heterogeneity.csv, and figures/ drawn from them; python -m figures --overlay FOL
 was stopped or killed goes on with --resume FOLDER, to the same files.
 """
 
+from hessian.flags import make_parser
+from runs.messages import answer_wrong_flags
+
+if __name__ == "__main__":
+    answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
+
 import argparse
 import json
 import logging
@@ -24,21 +30,16 @@ from curvature.borrowing import check_twice_differentiable, measuring, twice_dif
 from curvature.objective import objective_at
 from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
+from hessian.flags import ALL
 from hessian.heterogeneity import resolved
 from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, block_row, heterogeneity_rows, mean_rows
 from hessian.tensor_names import selected
 from runs.config import CONFIG_FILE, read_config
 from runs.flags import (
     DTYPES,
-    SMALLEST,
-    Parser,
-    add_machine_flags,
-    add_task_flags,
     default_output,
     fill_in,
-    folder_name,
     nonempty,
-    number,
     one_of,
     positive_int,
     seed_number,
@@ -46,7 +47,7 @@ from runs.flags import (
 from runs.folder import is_run_folder
 from runs.lifecycle import Job, execute
 from runs.messages import progress
-from runs.resuming import Earlier, add_resume_flags
+from runs.resuming import Earlier
 from runs.saver import Saver
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table
@@ -60,61 +61,10 @@ log = logging.getLogger(__name__)
 
 PRINTED = 20  # blocks in the table at the end
 PAPER_BATCH = 32  # examples
-ALL = "all"  # --num_batches: every batch of an epoch
 SAVED = dict(  # settings that a checkpoint's run hands on, with the types of their flags
     task=one_of("task", TASKS), dataset=nonempty, dataset_size=positive_int, max_length=positive_int,
     windows_per_file=positive_int, seed=seed_number,
 )  # fmt: skip
-
-
-def make_parser() -> Parser:
-    parser = Parser(__doc__)
-    group = add_task_flags(parser, TASKS, deed="measured")
-    group.add_argument(
-        "--checkpoint", type=folder_name, metavar="FOLDER",
-        help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
-    )  # fmt: skip
-    group.add_argument("--seed", type=seed_number, help="of batches, start vectors, generated data, new weights")
-    parser.set_defaults(task=None)  # "toy", or the checkpoint's
-    group = parser.add_argument_group("measuring")
-    group.add_argument(
-        "--parameters", type=nonempty, metavar="REGEX",
-        help="only tensors whose name matches this; 'paper': those of the second paper's code in RoBERTa, ResNet and "
-        "ViT, which are the weights of the first, the middle and the last layer and of the head, without biases and "
-        "embeddings",
-    )  # fmt: skip
-    group.add_argument(
-        "--num_batches", type=batch_count, default=2, metavar="N",
-        help="batches of training data measured, each alone; 'all': every batch of an epoch, as in the second paper",
-    )  # fmt: skip
-    group.add_argument(
-        "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"
-    )
-    group.add_argument(
-        "--micro_batch_size", type=positive_int, metavar="N", help="examples in one gradient graph; changes no result"
-    )
-    group.add_argument(
-        "--rebuild_graphs", action="store_true",
-        help="rebuild the graphs for every product: the memory of one micro-batch, two to three times the time",
-    )  # fmt: skip
-    group.add_argument(
-        "--tolerance", type=number(float, SMALLEST, 0.5), default=1e-3,
-        help="largest residual of a converged eigenvalue, relative to it",
-    )  # fmt: skip
-    group.add_argument(
-        "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products for one tensor"
-    )
-    group.add_argument(
-        "--dtype", type=one_of("number type", DTYPES), default="float32", help="of the measurement: float32 or float64"
-    )
-    add_machine_flags(parser)
-    add_resume_flags(parser, "tensors", "batch of data")
-    return parser
-
-
-def batch_count(text: str) -> int | str:
-    """An argparse type: a number of batches, or "all"."""
-    return ALL if text == ALL else positive_int(text)
 
 
 def resolve(settings: argparse.Namespace) -> None:
@@ -326,7 +276,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return execute("run_hessian.py", make_parser(), prepare, arguments)
+    return execute("run_hessian.py", make_parser(__doc__), prepare, arguments)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,12 @@ continues a run that was stopped or killed, to the same files. --from_points FOL
 again, in float64 or on another test batch.
 """
 
+from landscape.flags import make_parser
+from runs.messages import answer_wrong_flags
+
+if __name__ == "__main__":
+    answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
+
 import argparse
 import sys
 from collections.abc import Sequence
@@ -24,15 +30,15 @@ from curvature.borrowing import check_twice_differentiable, measuring
 from curvature.objective import Batch, objective_at
 from figures.drawing import draw_all
 from landscape.cross_checks import check_at_point, check_on_tiny_model
-from landscape.flags import make_parser
 from landscape.measurements import MeasurementPlan, measure_point
 from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
 from landscape.tables import PointTables, answer
 from landscape_utils import PseudoUpdates
+from runs.checkpoints import fitting
 from runs.flags import DTYPES, Parser, default_output, fill_in
 from runs.lifecycle import Job, execute
-from runs.messages import progress
-from runs.resuming import Earlier
+from runs.messages import progress, say
+from runs.resuming import Earlier, in_earlier_order
 from runs.saver import Saver
 from runs.stopping import StopRequest
 from tasks import Task, load_task, task_defaults
@@ -73,7 +79,9 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
         settings = settings_of_points(parser, arguments, settings.from_points)
     test_batch_given = settings.test_batch_size is not None
     train_row, algorithms = resolve(settings)
+    algorithms = in_earlier_order(algorithms, earlier)
     reference = choose_reference(settings.reference, algorithms)
+    refuse_another_reference(reference, settings, earlier)
     task = load_task(
         settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
         seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
@@ -100,7 +108,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
 
     def work(folder: Path, stop: StopRequest) -> str:
         if check_first:
-            print(check_on_tiny_model(task, algorithms), flush=True)
+            say(check_on_tiny_model(task, algorithms))
         run(task, plan, folder, stop)
         draw_all(folder)
         return answer(folder, algorithms, reference)
@@ -132,8 +140,6 @@ def resolve(settings: argparse.Namespace) -> tuple[Algorithm, dict[str, Algorith
         settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer, *again)
     if not settings.from_points:
         return train_row, choose_list(ALGORITHM_LISTS, settings.algorithm_list)
-    if settings.save_points or settings.save_model:
-        raise ValueError("--from_points trains nothing: leave out --save_points and --save_model")
     if Path(settings.output_dir).resolve() == Path(settings.from_points).resolve():
         raise ValueError(f"--output_dir {settings.output_dir} is the run that --from_points reads; choose another")
     point_files(settings.from_points)
@@ -149,6 +155,16 @@ def choose_reference(label: str | None, algorithms: dict[str, Algorithm]) -> str
     if label not in algorithms:
         raise ValueError(f"--reference {label!r} is no row of the list; its labels are {', '.join(algorithms)}")
     return label
+
+
+def refuse_another_reference(reference: str | None, settings: argparse.Namespace, earlier: Earlier | None) -> None:
+    """Raises ValueError, in one line, if the ratios of the run that is resumed are to another row."""
+    if earlier is not None:
+        rows = rows_of_run(settings.output_dir)
+        before = earlier.config["settings"].get("reference") or plain_sgd(rows)
+        if before != reference:
+            wanted = f"put {before!r} back" if before else f"take {reference!r} out"
+            raise ValueError(f"the ratios in {settings.output_dir} would be to two rows, {before} and {reference}; {wanted}")
 
 
 def training_row(settings: argparse.Namespace) -> Algorithm:
@@ -232,10 +248,13 @@ def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Sav
     """The points that an earlier run kept, without training."""
     done, state = saver.checkpoints.load() or (0, None)
     if state is not None:
-        tables.load_state_dict(state["tables"])
+        with fitting(f"the checkpoint of point {done}"):
+            if state.keys() != {"tables"}:
+                raise ValueError("it was stored by another script")
+            tables.load_state_dict(state["tables"])
     paths = point_files(plan.settings.from_points)
     test_batch = list(fixed_test_batch(task, plan))
-    points = progress(load_points(paths[done:], task.model), initial=done, total=len(paths), desc="points")
+    points = progress(load_points(paths[done:], task.model, plan.algorithms), initial=done, total=len(paths), desc="points")
     for number, measured in enumerate(points, done + 1):
         if measured.scan or plan.measuring.sharpness:
             measure(measured, task, test_batch, plan, tables)
@@ -250,7 +269,7 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
         objective = objective_at(task.model, task.losses, test_batch, plan.measuring.dtype)
         with measuring(objective.model):
             if plan.settings.check_sharpness and tables.is_empty:
-                print(check_at_point(measured.directions, objective, task), flush=True)
+                say(check_at_point(measured.directions, objective, task))
             found = measure_point(measured.directions, objective, task, plan.measuring, measured.scan)
         tables.add(measured.point, found, sharpness)
     for label in measured.lost:

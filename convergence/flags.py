@@ -2,6 +2,8 @@
 
 from algorithm_list import ALGORITHM_LISTS
 from runs.flags import (
+    TASK_NEEDS,
+    Need,
     Parser,
     add_machine_flags,
     add_task_flags,
@@ -16,9 +18,15 @@ from runs.resuming import add_resume_flags
 from tasks import TASKS
 from training.schedules import SCHEDULERS
 
+NEEDS = (
+    *TASK_NEEDS,
+    Need("lr_grid", "without --tune_lr", lambda s: s.tune_lr),
+    Need("tune_epochs", "without --tune_lr", lambda s: s.tune_lr),
+)
+
 
 def make_parser(description: str = "") -> Parser:
-    parser = Parser(description)
+    parser = Parser(description, NEEDS)
     group = add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, each quoted")
     group = add_training_flags(parser)

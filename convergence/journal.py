@@ -23,8 +23,9 @@ class Journal:
     def __init__(self, folder: Path, every: int | None, stop: StopRequest):
         self.saver = Saver(folder, every, stop)
         self.number, state = self.saver.checkpoints.load() or (0, {"ended": "{}", "at_work": None})
-        self.ended: dict[str, Any] = json.loads(state["ended"])
-        self.at_work: dict[str, Any] | None = state["at_work"]
+        with fitting(f"checkpoint {self.number}"):
+            self.ended: dict[str, Any] = dict(json.loads(state["ended"]))
+            self.at_work: dict[str, Any] | None = state["at_work"] and dict(state["at_work"])
 
     def resume(self, key: str, parts: dict[str, Any]) -> tuple[int, Any]:
         """(updates done, notes) of that run, its parts (of `load_state_dict`) restored; (0, None) for a new one."""

@@ -5,6 +5,8 @@ import argparse
 from algorithm_list import ALGORITHM_LISTS
 from runs.flags import (
     DTYPES,
+    TASK_NEEDS,
+    Need,
     Parser,
     add_machine_flags,
     add_task_flags,
@@ -21,9 +23,21 @@ from runs.resuming import add_resume_flags
 from tasks import TASKS
 from torch_optimizer import OPTIMIZERS
 
+NEEDS = (
+    *TASK_NEEDS,
+    Need("step_size", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
+    Need("num_sample_sharpness", "with --sample_iterations, which names batches", lambda s: not s.sample_iterations),
+    Need("num_sample_sharpness", "with --skip_sharpness, which measures one batch", lambda s: not s.skip_sharpness),
+    Need("reference", "with --skip_sharpness, which leaves out the ratios", lambda s: not s.skip_sharpness),
+    Need("optimizer_device", "with --from_points, which trains nothing", lambda s: not s.from_points),
+    Need("save_model", "with --from_points, which trains nothing", lambda s: not s.from_points),
+    Need("save_points", "with --from_points, whose points are kept already", lambda s: not s.from_points),
+    Need("checkpoint_every", "with --from_points, which stores after every point", lambda s: not s.from_points),
+)
+
 
 def make_parser(description: str = "") -> Parser:
-    parser = Parser(description)
+    parser = Parser(description, NEEDS)
     add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group = add_training_flags(parser)
     group.add_argument("--seed", type=seed_number, default=0, help="of data order, dropout, test batch, new weights")

@@ -5,7 +5,7 @@ for measured in load_points(point_files(folder), model)   # --from_points: the m
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -81,11 +81,26 @@ def point_files(folder: str | Path) -> list[Path]:
     return [path.with_suffix(".pt") for path in sums]
 
 
-def load_points(paths: Iterable[Path], model: nn.Module) -> Iterator[MeasuredPoint]:
-    """Bring `model` to each point in turn. Raises: DoesNotFit, in one line, for a damaged file or another model."""
+def load_points(paths: Iterable[Path], model: nn.Module, labels: Container[str]) -> Iterator[MeasuredPoint]:
+    """Bring `model` to each point in turn.
+
+    labels: of the run's rows; a direction of another one is refused.
+
+    Raises: DoesNotFit, in one line, for a damaged file, or one of another model or another list.
+    """
+    shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad}
     for path in paths:
-        with fitting("a saved point"):
+        with fitting(f"the saved point {path.name}"):
             state = load_tensors(path)
             model.load_state_dict(state.pop("model"))
-        directions = {label: Direction(v) for label, v in state["directions"].items()}
-        yield MeasuredPoint(**{**state, "point": Point(**state["point"]), "directions": directions})
+            directions = {label: Direction(v) for label, v in state["directions"].items()}
+            unknown = [label for label in (*directions, *state["lost"]) if label not in labels]
+            if unknown:
+                raise ValueError(f"config.json has no row {unknown[0]!r:.60}")
+            if any({name: t.shape for name, t in v.items()} != shapes for v in state["directions"].values()):
+                raise ValueError("its directions are not of this model")
+            point = Point(**state["point"])
+            if not all(isinstance(value, (int, float)) for value in asdict(point).values()):
+                raise ValueError("its place in the run is not told in numbers")
+            measured = MeasuredPoint(**{**state, "point": point, "directions": directions})
+        yield measured

@@ -114,7 +114,7 @@ def _write_json(folder: str | Path, config: Mapping[str, Any]) -> Path:
 
 
 def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -139,6 +139,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         for row in config.get(key, []):
             if not (isinstance(row, dict) and all(isinstance(row.get(name), kind) for name, kind in ROW_KEYS.items())):
                 raise ValueError(f"{path} was not written by a run: one of its {key!r} is {row!r:.40}")
+            if not isinstance(row.get("number", 1), int):
+                raise ValueError(f"{path} was not written by a run: a row's 'number' is {row['number']!r:.40}")
     labels = [row["label"] for row in config["algorithms"]]
     if len(set(labels)) < len(labels):
         raise ValueError(f"{path} was not written by a run: two of its 'algorithms' have one label")
@@ -186,6 +188,24 @@ def plain(value: Any) -> Any:
 def recorded(settings: argparse.Namespace) -> dict[str, Any]:
     """The settings as config.json keeps them; its algorithms stand beside them."""
     return {name: value for name, value in vars(settings).items() if name != "algorithms"}
+
+
+def numbered(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The rows, each with a number of its own, from 1. A row keeps it however often the run is resumed, and the number
+    of a row that is gone is never given again: files named after it stay its own.
+
+    earlier: the config.json of the run that is resumed.
+    """
+    before = [*earlier["algorithms"], *earlier.get("gone", [])] if earlier else []
+    numbers = {row["label"]: row.get("number", place) for place, row in enumerate(before, start=1)}
+    for row in rows:
+        numbers.setdefault(row["label"], max(numbers.values(), default=0) + 1)
+    return [{**row, "number": numbers[row["label"]]} for row in rows]
+
+
+def row_numbers(folder: str | Path) -> dict[str, int]:
+    """Label -> number of each row of the run in `folder` (see `numbered`)."""
+    return {row["label"]: row["number"] for row in read_config(folder)["algorithms"]}
 
 
 def described(algorithms: Mapping[str, Any]) -> list[dict[str, Any]]:

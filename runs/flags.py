@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,11 +43,29 @@ class NumberTypes(Mapping):
 DTYPES = NumberTypes()
 
 
-class Parser(argparse.ArgumentParser):
-    """Answers wrong input with one line and exit status 2; shows every default that is not None in --help."""
+@dataclass(frozen=True)
+class Need:
+    """When a flag has an effect.
 
-    def __init__(self, description: str):
+        Need("step_size", "with --skip_search, which leaves out the scans", lambda settings: not settings.skip_search)
+
+    flag: its name.  otherwise: when it has none, in words.  is_met: whether the settings give it an effect.
+    """
+
+    flag: str
+    otherwise: str
+    is_met: Callable[[argparse.Namespace], bool]
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers wrong input with one line and exit status 2; shows every default that is not None in --help.
+
+    `needs`: the table of what flags need to have an effect.
+    """
+
+    def __init__(self, description: str, needs: Sequence[Need] = ()):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
+        self.needs = tuple(needs)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, but for `--` as a value, and for what the papers' released code calls otherwise."""
@@ -212,6 +230,22 @@ def add_machine_flags(parser: Parser) -> Any:
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
     group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
     return group
+
+
+def refuse_without_effect(given: Container[str], settings: argparse.Namespace, needs: Iterable[Need]) -> None:
+    """Raises: ValueError, in one line, for the first flag that is given and cannot act with these settings."""
+    for need in needs:
+        if need.flag in given and not need.is_met(settings):
+            raise ValueError(f"--{need.flag} has no effect {need.otherwise}; leave it out")
+
+
+def needs_the_hub(settings: argparse.Namespace) -> bool:
+    """Whether data or model may come from the hub, rather than both being made on the spot."""
+    left_out = "toy" if settings.task in (None, "toy") else "hub"
+    return any((name or left_out) != "toy" for name in (settings.dataset, settings.model))
+
+
+TASK_NEEDS = (Need("hf_key", "with generated data and a new model, which need no hub", needs_the_hub),)
 
 
 def fill_in(settings: argparse.Namespace, defaults: Any) -> None:

@@ -9,18 +9,28 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runs.checkpoints import CannotRead, Checkpoints, DoesNotFit, content_hash
-from runs.config import described, mark_finished, plain, record_resumption, recorded, versions, write_config
-from runs.files import CannotWrite
+from runs.config import (
+    described,
+    mark_finished,
+    numbered,
+    plain,
+    record_resumption,
+    recorded,
+    versions,
+    write_config,
+)
+from runs.files import CannotWrite, is_out_of_memory, one_line
 from runs.flags import Parser
-from runs.folder import create_run_folder, remove_leftovers
+from runs.folder import LOG_FILE, create_run_folder, remove_leftovers
 from runs.lock import lock, unlock
-from runs.machine import prepare_machine
-from runs.messages import answering_input_errors, start_logging
+from runs.machine import machine_state, prepare_machine
+from runs.messages import answering_input_errors, log_file, say, start_logging
 from runs.resuming import Earlier, refuse_changes, settings_of_run
 from runs.stopping import Stopped, StopRequest
 
@@ -51,27 +61,32 @@ def execute(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     start_logging("--verbose" in arguments)
-    prepare_machine()
     with answering_input_errors(parser):
         settings, earlier = settings_of_run(parser, arguments)
         if earlier is not None and "finished" in earlier.config:
-            clean_up(settings.output_dir)
-            print(f"{settings.output_dir} is complete: nothing is left to do")
+            clean_up(Path(settings.output_dir))
+            say(f"{settings.output_dir} is complete: nothing is left to do")
             return 0
+        prepare_machine()
         job = prepare(settings, earlier)
         folder = open_folder(job, earlier)
-    status, text = to_its_end(folder, script, job)
+    with log_file(folder / LOG_FILE):
+        status, text = to_its_end(folder, script, job)
     if status == 0:
-        print(text)
+        say(text)
         written, figures = sorted(p.name for p in folder.iterdir()), list(folder.glob("figures/*"))
-        print(f"Wrote {', '.join(written)} in {folder}/ and {len(figures)} figures")
+        say(f"Wrote {', '.join(written)} in {folder}/ and {len(figures)} figures")
     return status
 
 
-def clean_up(folder: str) -> None:
-    """Remove from a finished run what a kill in its last moment has left."""
-    lock(folder)
-    Checkpoints(Path(folder) / "checkpoints").remove()
+def clean_up(folder: Path) -> None:
+    """Remove from a finished run what a kill in its last moment has left. On a read-only disk it stays."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    if not checkpoints.folder.exists():
+        return
+    with suppress(CannotWrite):
+        lock(folder)
+        checkpoints.remove()
     unlock(folder)
 
 
@@ -81,7 +96,8 @@ def open_folder(job: Job, earlier: Earlier | None) -> Path:
     Raises: ValueError, in one line: another process is at work there, something has changed and `--allow_changes` is
         not given, or the folder cannot be had.
     """
-    settings, rows, data = job.settings, described(job.algorithms), _hashes(job.reads)
+    settings, data, machine = job.settings, _hashes(job.reads), machine_state()
+    rows = numbered(described(job.algorithms), earlier and earlier.config)
     folder = Path(settings.output_dir)
     if settings.overwrite:
         _refuse_to_remove(job.reads, folder)
@@ -92,13 +108,13 @@ def open_folder(job: Job, earlier: Earlier | None) -> Path:
         if earlier is None:
             create_run_folder(folder, settings.overwrite)
         else:
-            changes = [*earlier.changes, *_changes_since(earlier.config, plain(rows), data)]
+            changes = [*earlier.changes, *_changes_since(earlier.config, plain(rows), data, machine)]
             refuse_changes(settings, changes)
         remove_leftovers(folder)
         if earlier is None:
-            write_config(folder, recorded(settings), rows, data)
+            write_config(folder, recorded(settings), rows, data, machine)
         else:
-            record_resumption(folder, recorded(settings), rows, data, changes)
+            record_resumption(folder, recorded(settings), rows, data, changes, machine)
     except BaseException:
         unlock(folder)
         raise
@@ -121,7 +137,17 @@ def to_its_end(folder: Path, script: str, job: Job) -> tuple[int, str]:
         log.error("stopped: %s; what was done before is in %s; when that is mended, %s", error, folder, again)
         return 1, ""
     except (CannotRead, DoesNotFit, *job.ends_in_one_line) as error:
+        log.debug("traceback", exc_info=True)
         log.error("stopped: %s; what was done before is in %s", error, folder)
+        return 1, ""
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        log.debug("traceback", exc_info=True)
+        log.error(
+            "stopped: out of memory (%s); a smaller --micro_batch_size takes less; what was done before is in %s; %s",
+            one_line(error), folder, again,
+        )  # fmt: skip
         return 1, ""
     finally:
         unlock(folder)
@@ -137,15 +163,18 @@ def _refuse_to_remove(sources: Sequence[str], folder: Path) -> None:
             raise ValueError(f"--overwrite would remove {source}, which this run reads; choose another --output_dir")
 
 
-def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str]) -> list[str]:
+def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machine: dict[str, int]) -> list[str]:
     changes = [
         f"{package} is {now}, was {earlier['versions'].get(package)}"
         for package, now in versions().items()
         if now != earlier["versions"].get(package)
     ]
+    threads, before = machine["threads"], earlier.get("machine", {}).get("threads")
+    if before not in (None, threads):
+        changes.append(f"the number of threads is {threads}, was {before} (OMP_NUM_THREADS={before} sets it)")
     before = earlier.get("data", {})
     changes += [f"{path} has another content" for path in data if path in before and data[path] != before[path]]
-    old, new = ({row["label"]: row for row in some} for some in (earlier["algorithms"], rows))
+    old, new = ({row["label"]: _written(row) for row in some} for some in (earlier["algorithms"], rows))
     for label in {**old, **new}:
         if label not in new:
             changes.append(f"row {label!r} is gone from algorithm_list.py")
@@ -156,5 +185,10 @@ def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str]) -> lis
     return changes
 
 
+def _written(row: dict) -> dict:
+    """What of a row stands in algorithm_list.py."""
+    return {key: row.get(key) for key in ("name", "options", "step_size")}
+
+
 def _options(row: dict) -> str:
-    return f"({', '.join(f'{k}={v}' for k, v in {**row['options'], 'step_size': row.get('step_size')}.items())})"
+    return f"({', '.join(f'{k}={v}' for k, v in {**row['options'], 'step_size': row['step_size']}.items())})"

@@ -22,3 +22,10 @@ def prepare_machine() -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory once more
+
+
+def machine_state() -> dict[str, int]:
+    """What of this machine changes the last digits of a result: sums are split among the threads."""
+    import torch
+
+    return {"threads": torch.get_num_threads()}

@@ -16,7 +16,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from runs.files import is_out_of_memory, one_line
 from runs.flags import Parser
+from runs.resuming import settings_of_run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,6 +31,21 @@ def answering_input_errors(parser: Parser) -> Iterator[None]:
     except (ValueError, OSError) as error:
         logging.getLogger(__name__).debug("traceback", exc_info=True)
         parser.error(str(error) or repr(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        parser.error(f"out of memory while data and model are prepared: {one_line(error)}")
+
+
+def answer_wrong_flags(parser: Parser) -> None:
+    """Answer what the command line alone shows to be wrong.
+
+    For a script, before its slow imports: the answer comes at once.
+    """
+    start_logging("--verbose" in sys.argv)
+    with answering_input_errors(parser):
+        settings_of_run(parser, sys.argv[1:])
 
 
 def start_logging(verbose: bool) -> None:

@@ -1,8 +1,12 @@
 """Learning-rate schedules."""
 
-import math
+from __future__ import annotations
 
-import torch
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 SCHEDULERS = ("constant", "linear", "cosine", "linear_with_warmup", "epoch_warmup")
 
@@ -25,7 +29,9 @@ def make_scheduler(
         def share(step: int) -> float:
             return min(1.0, 1 / 3 + 2 / 3 * (step // steps_per_epoch) / rising) if rising else 1.0
 
-        return torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+        from torch.optim.lr_scheduler import LambdaLR
+
+        return LambdaLR(optimizer, share)
     from transformers import get_scheduler  # slow to import
 
     num_steps = num_epochs * steps_per_epoch

@@ -1,0 +1,70 @@
+"""The flags of run_hessian.py."""
+
+from runs.flags import (
+    DTYPES,
+    SMALLEST,
+    TASK_NEEDS,
+    Parser,
+    add_machine_flags,
+    add_task_flags,
+    folder_name,
+    nonempty,
+    number,
+    one_of,
+    positive_int,
+    seed_number,
+)
+from runs.resuming import add_resume_flags
+from tasks import TASKS
+
+ALL = "all"  # --num_batches: every batch of an epoch
+
+
+def make_parser(description: str = "") -> Parser:
+    parser = Parser(description, TASK_NEEDS)
+    group = add_task_flags(parser, TASKS, deed="measured")
+    group.add_argument(
+        "--checkpoint", type=folder_name, metavar="FOLDER",
+        help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
+    )  # fmt: skip
+    group.add_argument("--seed", type=seed_number, help="of batches, start vectors, generated data, new weights")
+    parser.set_defaults(task=None)  # "toy", or the checkpoint's
+    group = parser.add_argument_group("measuring")
+    group.add_argument(
+        "--parameters", type=nonempty, metavar="REGEX",
+        help="only tensors whose name matches this; 'paper': those of the second paper's code in RoBERTa, ResNet and "
+        "ViT, which are the weights of the first, the middle and the last layer and of the head, without biases and "
+        "embeddings",
+    )  # fmt: skip
+    group.add_argument(
+        "--num_batches", type=batch_count, default=2, metavar="N",
+        help="batches of training data measured, each alone; 'all': every batch of an epoch, as in the second paper",
+    )  # fmt: skip
+    group.add_argument(
+        "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"
+    )
+    group.add_argument(
+        "--micro_batch_size", type=positive_int, metavar="N", help="examples in one gradient graph; changes no result"
+    )
+    group.add_argument(
+        "--rebuild_graphs", action="store_true",
+        help="rebuild the graphs for every product: the memory of one micro-batch, two to three times the time",
+    )  # fmt: skip
+    group.add_argument(
+        "--tolerance", type=number(float, SMALLEST, 0.5), default=1e-3,
+        help="largest residual of a converged eigenvalue, relative to it",
+    )  # fmt: skip
+    group.add_argument(
+        "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products for one tensor"
+    )
+    group.add_argument(
+        "--dtype", type=one_of("number type", DTYPES), default="float32", help="of the measurement: float32 or float64"
+    )
+    add_machine_flags(parser)
+    add_resume_flags(parser, "tensors", "batch of data")
+    return parser
+
+
+def batch_count(text: str) -> int | str:
+    """An argparse type: a number of batches, or "all"."""
+    return ALL if text == ALL else positive_int(text)
