@@ -163,8 +163,8 @@ def refuse_another_reference(reference: str | None, settings: argparse.Namespace
         rows = rows_of_run(settings.output_dir)
         before = earlier.config["settings"].get("reference") or plain_sgd(rows)
         if before != reference:
-            wanted = f"put {before!r} back" if before else f"take {reference!r} out"
-            raise ValueError(f"the ratios in {settings.output_dir} would be to two rows, {before} and {reference}; {wanted}")
+            both = f"{before or 'none'} and {reference or 'none'}"
+            raise ValueError(f"the ratios in {settings.output_dir} would be to two different rows, {both}")
 
 
 def training_row(settings: argparse.Namespace) -> Algorithm:
@@ -254,7 +254,8 @@ def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Sav
             tables.load_state_dict(state["tables"])
     paths = point_files(plan.settings.from_points)
     test_batch = list(fixed_test_batch(task, plan))
-    points = progress(load_points(paths[done:], task.model, plan.algorithms), initial=done, total=len(paths), desc="points")
+    found = load_points(paths[done:], task.model, plan.algorithms)
+    points = progress(found, initial=done, total=len(paths), desc="points")
     for number, measured in enumerate(points, done + 1):
         if measured.scan or plan.measuring.sharpness:
             measure(measured, task, test_batch, plan, tables)
