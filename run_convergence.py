@@ -10,6 +10,7 @@ task), and figures/ drawn from them. --resume FOLDER continues a run that was st
 for the column `seconds`, which is measured).
 """
 
+import runs.start_up  # noqa: F401  an old Python is answered here
 from convergence.flags import make_parser
 from runs.messages import answer_wrong_flags
 
@@ -204,7 +205,8 @@ def report(summary: Table, labels: Mapping[str, Algorithm], folder: Path) -> str
         "Loss of the last epoch (mean and standard deviation over seeds), and steps to where plain SGD ended",
         format_table(summary.rows, SUMMARY),
     ]
-    if table := final_scores(folder, list(labels)):
+    table = final_scores(folder, list(labels))
+    if table:
         lines.append(f"Scores after the last epoch (mean over seeds)\n{table}")
     return "\n".join(lines)
 

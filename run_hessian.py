@@ -10,6 +10,7 @@ heterogeneity.csv, and figures/ drawn from them; python -m figures --overlay FOL
 was stopped or killed goes on with --resume FOLDER, to the same files.
 """
 
+import runs.start_up  # noqa: F401  an old Python is answered here
 from hessian.flags import make_parser
 from runs.messages import answer_wrong_flags
 

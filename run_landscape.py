@@ -12,6 +12,7 @@ continues a run that was stopped or killed, to the same files. --from_points FOL
 again, in float64 or on another test batch.
 """
 
+import runs.start_up  # noqa: F401  an old Python is answered here
 from landscape.flags import make_parser
 from runs.messages import answer_wrong_flags
 

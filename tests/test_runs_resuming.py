@@ -22,7 +22,9 @@ import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from figures.drawing import draw_all
 from runs.checkpoints import CannotRead, Checkpoints
-from runs.config import read_config, versions
+from runs.config import read_config, versions, write_config
+from runs.lifecycle import _changes_since, _hashes
+from runs.machine import machine_state
 from runs.tables import read_table
 from tests.helpers import tiny_run
 from torch_optimizer import Algorithm
@@ -38,6 +40,7 @@ COMMANDS = {
     "convergence": CONVERGENCE,
     "hessian": HESSIAN,
 }
+KILL, ASK = signal.SIGKILL, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 # ---- real processes -----------------------------------------------------------------------------------------------
@@ -49,6 +52,8 @@ def child(script, arguments, log):
     os.dup2(stream, 1)
     os.dup2(stream, 2)
     torch.set_num_threads(1)
+    for number in ASK:  # as in a script that a shell has just started
+        signal.signal(number, signal.SIG_DFL)
     os._exit(tiny_run.main(script, [str(a) for a in arguments]))
 
 
@@ -99,14 +104,14 @@ def whole(start, tmp_path_factory):
     return found
 
 
-def interrupt(start, script, folder, number, seconds, rng, most):
+def interrupt(start, script, folder, signals, seconds, rng, most):
     """Run to the end through at most so many signals at random moments; (how many hit, everything that was said)."""
     run, log, hits = folder / "run", folder / "log", 0
     arguments = [*COMMANDS[script], "--output_dir", run]
     while True:
-        process = start(script, arguments, log)
+        process, number = start(script, arguments, log), rng.choice(signals)
         until = time.monotonic() + rng.uniform(0, seconds)
-        while not (run / "config.json").exists():  # before that there is nothing to take up
+        while not (run / "config.json").exists():  # before that there is nothing to resume
             assert process.is_alive(), log.read_text()
             time.sleep(0.002)
         process.join(max(0, until - time.monotonic()))
@@ -121,24 +126,23 @@ def interrupt(start, script, folder, number, seconds, rng, most):
         arguments = ["--resume", run]
 
 
-KILL, TERM = signal.SIGKILL, signal.SIGTERM
-SWEEPS = [("landscape", KILL, 20), ("landscape", TERM, 3), ("convergence", KILL, 3), ("convergence", TERM, 2),
-          ("hessian", KILL, 3), ("hessian", TERM, 2)]  # fmt: skip
-SLOW = [pytest.param(*sweep[:2], 100, marks=pytest.mark.slow) for sweep in SWEEPS]
+SWEEPS = [("landscape", [KILL], 15), ("landscape", ASK, 4), ("convergence", [KILL], 3), ("convergence", ASK, 3),
+          ("hessian", [KILL], 3), ("hessian", ASK, 3)]  # fmt: skip
+SLOW = [pytest.param(script, [KILL, *ASK], 100, marks=pytest.mark.slow) for script in COMMANDS]
 
 
-@pytest.mark.parametrize(("script", "number", "wanted"), [*SWEEPS, *SLOW])
-def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tmp_path, script, number, wanted):
+@pytest.mark.parametrize(("script", "signals", "wanted"), [*SWEEPS, *SLOW])
+def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tmp_path, script, signals, wanted):
     expected, seconds = whole[script]
     rng, hits = random.Random(wanted), 0
     while hits < wanted:
         folder = tmp_path / str(hits)
         folder.mkdir()
-        more, log = interrupt(start, script, folder, number, seconds, rng, wanted - hits)
+        more, log = interrupt(start, script, folder, signals, seconds, rng, wanted - hits)
         hits += more
         assert tables(folder / "run") == expected, log
         assert "Traceback" not in log
-        assert {path.name for path in (folder / "run").iterdir()} == {"config.json", *expected}
+        assert {path.name for path in (folder / "run").iterdir()} == {"config.json", "log.txt", *expected}
         shutil.rmtree(folder)
 
 
@@ -375,16 +379,82 @@ def test_an_edited_list_is_named_and_allowed_rows_start_anew(stopped, reference,
     assert draw_all(stopped), "the rows that are gone are drawn with the others"
 
 
-def test_another_data_file_is_named(tmp_path, monkeypatch, capfd):
-    from runs.lifecycle import _changes_since, _hashes
-
+def test_another_data_file_is_named(tmp_path):
     source = tmp_path / "pairs.jsonl"
     source.write_text("one")
     before = _hashes([str(source)])
     source.write_text("two")
     earlier = {"versions": versions(), "data": before, "algorithms": []}
-    assert _changes_since(earlier, [], before) == []
-    assert _changes_since(earlier, [], _hashes([str(source)])) == [f"{source} has another content"]
+    assert _changes_since(earlier, [], before, machine_state()) == []
+    assert _changes_since(earlier, [], _hashes([str(source)]), machine_state()) == [f"{source} has another content"]
+
+
+def test_another_number_of_threads_is_named(stopped, reference, capfd):
+    """It changes the order of sums, and with it the last digits."""
+    threads = torch.get_num_threads()
+    assert read_config(stopped)["machine"] == {"threads": threads}
+    torch.set_num_threads(threads + 1)
+    try:
+        answer = rf"the number of threads is {threads + 1}, was {threads} \(OMP_NUM_THREADS={threads} sets it\)"
+        refused(["--resume", stopped], answer, stopped, capfd)
+        assert landscape("--resume", stopped, "--allow_changes") == 0
+    finally:
+        torch.set_num_threads(threads)
+    config = read_config(stopped)
+    assert config["machine"] == {"threads": threads + 1} and len(config["resumed"][0]["changes"]) == 1
+
+
+def test_rows_in_another_order_continue_to_the_same_bytes(stopped, reference, monkeypatch):
+    monkeypatch.setattr(tiny_run, "ROWS", tiny_run.ROWS[::-1])
+    before = [row["label"] for row in read_config(stopped)["algorithms"]]
+    assert landscape("--resume", stopped) == 0
+    assert tables(stopped) == reference
+    assert [row["label"] for row in read_config(stopped)["algorithms"]] == before
+
+
+def test_the_row_that_ratios_are_to_must_stay(stopped, monkeypatch, capfd):
+    monkeypatch.setattr(tiny_run, "ROWS", tiny_run.ROWS[1:])
+    answer = "the ratios in .* would be to two different rows, sgd and none"
+    refused(["--resume", stopped, "--allow_changes"], answer, stopped, capfd)
+    monkeypatch.setattr(tiny_run, "ROWS", [*tiny_run.ROWS, Algorithm("sgd", lr=0.1)])
+    answer = "would be to two different rows, sgd and lion"
+    refused(["--resume", stopped, "--allow_changes", "--reference", "lion"], answer, stopped, capfd)
+
+
+def test_a_real_run_records_the_commit_of_the_source(stopped):
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    if not commit:
+        pytest.skip("this is no checkout")
+    git = read_config(stopped)["git"]
+    assert git["commit"] == commit and re.fullmatch("[0-9a-f]{40}", commit) and git["dirty"] in (True, False)
+
+
+INJECTED = {
+    "sample_iterations": ["1", "--overwrite", "--output_dir=precious"], "dataset": "--overwrite", "seed": "--overwrite",
+    "test_epochs": ["--resume", "x"], "task": ["tiny", "--overwrite"], "skip_search": "--overwrite", "lr": {"a": 1},
+    "num_epochs": True, "test_seed": [], "momentum": 3, "device": None, "dtype": "float16", "batch_size": 1e400,
+    "micro_batch_size": "9" * 5_000, "output_dir": "precious", "overwrite": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", INJECTED)
+def test_a_value_from_a_file_is_never_a_flag(name, stopped, reference, tmp_path, monkeypatch, capfd):
+    """Of a config.json from elsewhere, each value is its own flag's alone; those of one command only are not used."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "training.csv").write_text("years of work")
+    write_config(tmp_path / "precious", {}, [])
+    precious = files(tmp_path / "precious")
+    path = stopped / "config.json"
+    config = json.loads(path.read_text())
+    config["settings"][name] = INJECTED[name]
+    path.write_text(json.dumps(config))
+    if name in ("output_dir", "overwrite", "device", "dataset"):  # the tiny task has no data to find
+        assert landscape("--resume", stopped) == 0
+        assert tables(stopped) == reference and read_config(stopped)["settings"]["overwrite"] is False
+    else:
+        refused(["--resume", stopped], rf"config.json: --{name}: (expected|unknown)", stopped, capfd)
+    assert files(tmp_path / "precious") == precious
 
 
 @pytest.mark.parametrize("text, answer", [
@@ -464,7 +534,6 @@ def test_what_a_run_reads_is_not_removed_for_it(tmp_path, capfd):
     assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
     (folder / "model").mkdir()
     capfd.readouterr()
-    (folder / "model").mkdir()
     for source in (folder, folder / "model"):
         flags = [*LANDSCAPE, "--model", source, "--output_dir", folder, "--overwrite"]
         refused(flags, f"--overwrite would remove {source}, which this run reads", folder, capfd)
@@ -573,7 +642,10 @@ def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_pat
 
 @pytest.mark.parametrize(("flags", "answer"), [
     (["--lr", "3"], "the points of .* are of another run: --lr is 3.0, was 0.001"),
-    (["--save_points"], "--from_points trains nothing"),
+    (["--save_points"], "--save_points has no effect with --from_points"),
+    (["--save_model"], "--save_model has no effect with --from_points, which trains nothing"),
+    (["--optimizer_device", "cpu"], "--optimizer_device has no effect with --from_points"),
+    (["--checkpoint_every", "3"], "--checkpoint_every has no effect with --from_points"),
     (["--output_dir", "FOLDER", "--overwrite"], "is the run that --from_points reads"),
 ])  # fmt: skip
 def test_what_contradicts_saved_points_is_named(flags, answer, with_points, capfd):

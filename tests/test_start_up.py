@@ -40,8 +40,6 @@ def test_an_old_python_can_read_as_far_as_the_answer(path):
     imports = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     if path in SCRIPTS:
         assert ast.unparse(imports[0]) == "import runs.start_up"
-    else:
-        assert not any(isinstance(node, ast.ImportFrom) for node in imports)
 
 
 @pytest.mark.parametrize("python", PYTHONS or [None], ids=lambda path: path and path.parts[-3])
