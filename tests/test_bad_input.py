@@ -96,8 +96,18 @@ FLAGS = [
     ("convergence", "--device cpu --dtype bfloat16", "--dtype bfloat16 is for CUDA devices, not cpu"),
     ("convergence", "--tune_lr --lr_grid 1 0", r"--lr_grid: expected float in \[1e-30, 1e\+30\], got '0'"),
     ("convergence", "--tune_lr --lr_grid nan", "--lr_grid: expected float"),
-    ("convergence", "--lr_grid 1 3", "--lr_grid and --tune_epochs are for --tune_lr"),
-    ("convergence", "--tune_epochs 1", "--lr_grid and --tune_epochs are for --tune_lr"),
+    ("convergence", "--lr_grid 1 3", "--lr_grid has no effect without --tune_lr; leave it out"),
+    ("convergence", "--tune_epochs 1", "--tune_epochs has no effect without --tune_lr"),
+    ("convergence", "--only adafactor --lr_scheduler linear",
+     "--lr_scheduler has no effect on rows that set their own learning rate"),
+    ("convergence", "--only adafactor --tune_lr", "--tune_lr has no effect on rows that set their own learning rate"),
+    ("convergence", "--hf_key x", "--hf_key has no effect with generated data and a new model"),
+    ("landscape", "--dataset toy --model toy --task autoregressive --hf_key x", "--hf_key has no effect with generated"),
+    ("landscape", "--step_size 1 --skip_search", "--step_size has no effect with --skip_search"),
+    ("landscape", "--num_sample_sharpness 2 --sample_iterations 1",
+     "--num_sample_sharpness has no effect with --sample_iterations"),
+    ("landscape", "--num_sample_sharpness 2 --skip_sharpness", "has no effect with --skip_sharpness"),
+    ("landscape", "--reference adam --skip_sharpness", "--reference has no effect with --skip_sharpness"),
     ("convergence", "--warmup_ratio 0.3 --lr_scheduler cosine", "--warmup_ratio is for schedules with a warm-up, not"),
     ("convergence", "--tune_lr --tune_epochs 0", "--tune_epochs: expected int"),
     ("convergence", "--num_epochs 2 --num_epoch_to_save 3", "--num_epoch_to_save 3 is after the last epoch"),
@@ -238,7 +248,7 @@ def refused(script, flags, answer, folder, capfd):
 
 
 @pytest.mark.parametrize(("script", "flags", "answer"), FLAGS, ids=[f"{s} {flags}" for s, flags, _ in FLAGS])
-def test_a_flag(script, flags, answer, tmp_path, capfd):
+def test_a_wrong_flag_is_answered_in_one_line(script, flags, answer, tmp_path, capfd):
     (tmp_path / "file").write_text("mine")
     refused(script, [word.replace("{dir}", str(tmp_path)) for word in shlex.split(flags)], answer, tmp_path, capfd)
 
@@ -249,14 +259,14 @@ def test_a_flag(script, flags, answer, tmp_path, capfd):
     (Algorithm("adam", lr=1.0, beta=1.0), "row 2: adam has no option 'beta'; did you mean 'betas'"),
     ("adam", "row 2: expected Algorithm"),
 ])  # fmt: skip
-def test_a_row(script, row, answer, tmp_path, monkeypatch, capfd):
+def test_a_wrong_row_is_answered_in_one_line(script, row, answer, tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(ALGORITHM_LISTS, "mine", [Algorithm("sgd", lr=1.0), row])
     monkeypatch.setattr(SCRIPTS[script], "load_task", None)  # must not be reached
     refused(script, ["--algorithm_list", "mine"], answer, tmp_path, capfd)
 
 
 @pytest.mark.parametrize(("task", "name", "content", "answer"), FILES, ids=[f"{f[0]} {f[1]}" for f in FILES])
-def test_a_data_file(task, name, content, answer, tmp_path, capfd):
+def test_a_wrong_data_file_is_answered_in_one_line(task, name, content, answer, tmp_path, capfd):
     path = tmp_path / name
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -272,7 +282,7 @@ def test_a_data_file(task, name, content, answer, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(("task", "change", "answer"), FOLDERS, ids=[answer for *_, answer in FOLDERS])
-def test_a_model_folder(task, change, answer, saved_model, tmp_path, capfd):
+def test_a_wrong_model_folder_is_answered_in_one_line(task, change, answer, saved_model, tmp_path, capfd):
     folder = shutil.copytree(saved_model, tmp_path / "model")
     change(folder)
     flags = ["--task", task, "--dataset", "toy", "--model", str(folder), "--dataset_size", "32"]
@@ -282,5 +292,5 @@ def test_a_model_folder(task, change, answer, saved_model, tmp_path, capfd):
 
 @pytest.mark.parametrize("flag", ["--dataset /nowhere/pairs.jsonl", "--model /nowhere/model", "--dataset ''"])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_name_of_nothing(script, flag, tmp_path, capfd):
+def test_a_name_of_nothing_is_answered_in_one_line(script, flag, tmp_path, capfd):
     refused(script, shlex.split(flag), "/nowhere/|expected a name", tmp_path, capfd)

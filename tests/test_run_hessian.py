@@ -47,7 +47,8 @@ def without_figures(monkeypatch):
 
 
 def test_run_leaves_config_tables_and_figures(folder):
-    assert {path.name for path in folder.iterdir()} == {"config.json", "blocks.csv", "heterogeneity.csv", "figures"}
+    names = {"config.json", "log.txt", "blocks.csv", "heterogeneity.csv", "figures"}
+    assert {path.name for path in folder.iterdir()} == names
     assert {path.stem for path in (folder / "figures").iterdir()} == {
         "gradient_against_curvature", "along_depth", "lorenz",
     }  # fmt: skip
