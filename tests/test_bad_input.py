@@ -102,7 +102,7 @@ FLAGS = [
      "--lr_scheduler has no effect on rows that set their own learning rate"),
     ("convergence", "--only adafactor --tune_lr", "--tune_lr has no effect on rows that set their own learning rate"),
     ("convergence", "--hf_key x", "--hf_key has no effect with generated data and a new model"),
-    ("landscape", "--dataset toy --model toy --task autoregressive --hf_key x", "--hf_key has no effect with generated"),
+    ("landscape", "--dataset toy --model toy --task autoregressive --hf_key x", "--hf_key has no effect with generat"),
     ("landscape", "--step_size 1 --skip_search", "--step_size has no effect with --skip_search"),
     ("landscape", "--num_sample_sharpness 2 --sample_iterations 1",
      "--num_sample_sharpness has no effect with --sample_iterations"),
