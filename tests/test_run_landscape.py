@@ -17,7 +17,7 @@ from runs.tables import read_table
 from torch_optimizer import Algorithm
 
 ROOT = Path(run_landscape.__file__).parent
-SMALL = "--dataset_size 40 --batch_size 16 --test_batch_size 12 --num_epochs 2 --test_epochs 2 --num_sample_sharpness 2"
+SMALL = "--dataset_size 40 --batch_size 16 --test_batch_size 12 --num_epochs 2 --test_epochs 2"  # and toy's 2 points
 TABLES = ["training", "sharpness", "ratios", "scan", "histogram"]
 
 

@@ -15,7 +15,7 @@ COMMAND = re.compile(r"python (run_\w+\.py[^`\n|#]*)")
 SMALL = ["--dataset", "toy", "--model", "toy", "--dataset_size", "16", "--device", "cpu"]
 SMALL_RUN = ["--num_epochs", "1", "--batch_size", "8", "--micro_batch_size", "8"]
 SMALLER = {
-    "run_landscape.py": [*SMALL_RUN, "--test_batch_size", "4", "--num_sample_sharpness", "1", "--test_epochs", "1"],
+    "run_landscape.py": [*SMALL_RUN, "--test_batch_size", "4", "--test_epochs", "1"],
     "run_convergence.py": [*SMALL_RUN, "--seeds", "1111"],
     "run_hessian.py": ["--batch_size", "4", "--num_batches", "1", "--tolerance", "0.5", "--max_iterations", "3"],
 }
@@ -37,4 +37,5 @@ def at_toy_size(words: list[str]) -> list[str]:
     if script != "run_hessian.py" and "--algorithm_list" not in flags:
         task = SCRIPTS[script].make_parser().parse_args(flags).task
         flags += ["--algorithm_list", task_defaults(task).algorithm_list]
-    return [*flags, *SMALL, *SMALLER[script]]
+    few = ["--num_sample_sharpness", "1"] if script == "run_landscape.py" and "--sample_iterations" not in flags else []
+    return [*flags, *SMALL, *SMALLER[script], *few]
