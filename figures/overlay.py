@@ -27,6 +27,7 @@ from figures.sharpness import (
     cut_key,
     draw_epochs,
     epochs_of,
+    negative_note,
     ratio_means,
     sharpness_means,
 )
@@ -65,16 +66,17 @@ def overlay_sharpness(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figu
     if all(ratios.values()):
         references = " or ".join(dict.fromkeys(run.reference or "the reference" for run in runs.values()))
         ylabel = f"directional sharpness / |that of {references}|"
-        yield "sharpness_ratios_overlay", _means_figure(runs, ratios, ylabel, reference_line=True)
+        yield "sharpness_ratios_overlay", _means_figure(runs, ratios, ylabel, relative=True)
 
 
 def _means_figure(
-    runs: Mapping[str, RunTables], means: Mapping[str, Means], ylabel: str, reference_line: bool = False
+    runs: Mapping[str, RunTables], means: Mapping[str, Means], ylabel: str, relative: bool = False
 ) -> Figure:
+    notes = {name: negative_note(run, means[name]) if relative else "" for name, run in runs.items()}
     labels = common_labels(runs, means)
     looks = run_styles(runs)
     every = [of_run[label] for of_run in means.values() for label in labels]
-    handles = [key(name, **look.line(), **look.points()) for name, look in looks.items()]
+    handles = [key(name + notes[name], **look.line(), **look.points()) for name, look in looks.items()]
     if any_cut(every):
         handles.append(cut_key())
     figure, axes, columns = _panels(labels, handles)
@@ -82,7 +84,7 @@ def _means_figure(
         series: list[tuple[Style, Sequence[EpochMean]]] = [(looks[name], means[name][label]) for name in runs]
         draw_epochs(ax, series, epochs_of(every))
         ax.set_title(label)
-        if reference_line:
+        if relative:
             ax.axhline(1, color="0.5", linewidth=0.8, zorder=1)
     label_outside(axes[: len(labels)], columns, "epoch (n: points measured in it)", "")
     figure.supylabel(f"{ylabel}, mean and std", fontsize=9)

@@ -82,6 +82,12 @@ def negative_references(run: RunTables, means: Means) -> dict[int, int]:
     return {epoch: count for epoch, count in counts.items() if count}
 
 
+def negative_note(run: RunTables, means: Means) -> str:
+    """For a label: that the reference is negative at some points, where ratios divide by its size alone; or nothing."""
+    points = sum(negative_references(run, means).values())
+    return f" ({run.reference} is negative at {points} point{'s' * (points > 1)})" if points else ""
+
+
 # ---- figures -------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from figures.comparing import common_labels, script_of
 from figures.convergence import loss_axis, losses_by, shown_losses
 from figures.run_tables import RunTables
 from figures.seeds import AlgorithmCurves, curve_keys, draw_curves, seeds_note
-from figures.sharpness import EpochMean, ratio_means, sharpness_means, signed_log_scale
+from figures.sharpness import EpochMean, negative_note, ratio_means, sharpness_means, signed_log_scale
 from figures.style import new_figure, whole_numbers
 from hessian.heterogeneity import spearman
 
@@ -41,7 +41,7 @@ def speed_figures(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]]
     left.set(xlabel=xlabel, ylabel=f"training loss{note}", title="How fast each optimizer trains")
     left.xaxis.set_major_locator(whole_numbers())
     correlation = _draw_points(right, curves, {label: means[label] for label in labels})
-    relative = f" / |that of {landscape.reference}|" if ratios else ""
+    relative = f" / |that of {landscape.reference}|{negative_note(landscape, ratios)}" if ratios else ""
     by = landscape.settings.get("train_optimizer")
     where = f"along a run of {by}" if by else "over the points"
     right.set_xlabel(f"directional sharpness{relative}\nmean {where}, bar: lowest to highest epoch")

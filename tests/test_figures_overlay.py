@@ -191,6 +191,22 @@ def test_without_ratios_in_every_run_the_raw_sharpness_alone_is_overlaid(tmp_pat
     assert list(overlaid(overlay_sharpness, one, other)) == ["sharpness_overlay"]
 
 
+def test_an_overlay_says_where_ratios_are_to_a_negative_reference(tmp_path):
+    one = landscape(tmp_path / "a", {"sgd": [2.0], "adam": [1.0]})
+    ratios = [
+        dict(algorithm="sgd", epoch=1, mean_ratio=-0.2, count=5),
+        dict(algorithm="adam", epoch=1, mean_ratio=0.5, count=5),
+    ]
+    other = landscape(tmp_path / "b", {"sgd": [-2.0], "adam": [1.0]}, references=False)
+    write_table(other, "ratios", ratios)  # a mean of -0.2 over 5 points: 2 of 1 and 3 of -1
+    raw, relative = overlaid(overlay_sharpness, one, other).values()
+    assert labels_of(relative) == ["a", "b (sgd is negative at 3 points)"] and labels_of(raw) == ["a", "b"]
+    write_table(other, "ratios", [dict(algorithm="sgd", epoch=1, mean_ratio=0.6, count=5), ratios[1]])
+    trained = convergence(tmp_path / "c", {("sgd", 0): [6, 5], ("adam", 0): [6, 4]})
+    xlabel = overlaid(speed_figures, trained, other)["speed_and_sharpness"].axes[1].get_xlabel()
+    assert xlabel.startswith("directional sharpness / |that of sgd| (sgd is negative at 1 point)\n")
+
+
 def test_a_bar_that_is_cut_in_an_overlay_is_explained(tmp_path):
     runs = []
     for name in ("a", "b"):
