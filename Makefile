@@ -1,0 +1,27 @@
+# One word per habit. `make toy` needs requirements.txt installed and nothing else.
+PYTHON ?= python
+TYPED := torch_optimizer curvature landscape_utils.py runs tasks/base.py
+
+.PHONY: toy test slow lint types bench
+toy:    ## the three scripts on the toy task, about two minutes
+	$(PYTHON) run_landscape.py
+	$(PYTHON) run_convergence.py
+	$(PYTHON) run_hessian.py
+
+test:   ## the ordinary tests, one file per process at a time
+	$(PYTHON) -m pytest --numprocesses auto --dist loadfile
+
+slow:   ## the long tests, one after the other
+	$(PYTHON) -m pytest -m slow
+
+lint:   ## what CI asks of the text
+	ruff check .
+	ruff format --check .
+
+types:  ## the type checker, on the measuring core and the storage
+	basedpyright --level error $(TYPED)
+
+bench:  ## the quick benchmarks; each writes its table to benchmarks/results/
+	$(PYTHON) -m benchmarks.sharpness --threads 1
+	$(PYTHON) -m benchmarks.clipping
+	$(PYTHON) -m benchmarks.scan --size small
