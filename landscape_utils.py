@@ -234,7 +234,7 @@ def directional_sharpness(
                 route = vhv_by_double_backward
         return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
-    examples, sums = 0, 0.0  # sums: of the loss, slopes and curvatures over examples
+    examples, sums = 0, torch.zeros(())  # sums: of the loss, slopes and curvatures over examples
     for batch in progress(checked_batches(batches)):
         # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
         for part in halves(batch, per_example):

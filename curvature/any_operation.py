@@ -24,7 +24,7 @@ def push_any_operation(op: Operation, tangents: list):
         probes = [torch.zeros_like(outputs[i], requires_grad=True) for i in moving]
         weights = [torch.zeros_like(outputs[i]) if op.adjoints[i] is None else op.adjoints[i] for i in moving]
 
-        def pull(cotangents: list) -> list:  # J' cotangents, itself differentiable
+        def pull(cotangents: list) -> tuple[Tensor, ...]:  # J' cotangents, itself differentiable
             ys = [outputs[i] for i in moving]
             return torch.autograd.grad(ys, inputs, cotangents, create_graph=True, materialize_grads=True)
 
@@ -35,7 +35,7 @@ def push_any_operation(op: Operation, tangents: list):
             second = torch.autograd.grad(curved, inputs, along, materialize_grads=True) if bends else ()
         except RuntimeError as error:
             raise NotTraceable(f"{op.func} has no second derivative: {str(error).splitlines()[0]}") from error
-    dys = [None] * len(outputs)
+    dys: list[Tensor | None] = [None] * len(outputs)
     for i, dy in zip(moving, moved, strict=True):
         dys[i] = dy
     return dys, sum(inner(g, dx) for g, dx in zip(second, directions, strict=True)) if second else None

@@ -75,7 +75,7 @@ class DecomposedWeightNorm(TorchFunctionMode):
     """While active, weight norm is `weight_norm`."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch._weight_norm:
+        if func is getattr(torch, "_weight_norm", None):
             return weight_norm(*args, **(kwargs or {}))[0]
         return func(*args, **(kwargs or {}))
 
@@ -98,7 +98,7 @@ def check_twice_differentiable(
         loss = functional_loss(model, losses)(params, batch).sum()
         grads = torch.autograd.grad(loss, list(params.values()), create_graph=True, allow_unused=True)
         try:  # backward, because autograd.grad walks past a function that is marked as differentiable once only
-            sum(g.square().sum() for g in grads if g is not None).backward()
+            torch.stack([g.square().sum() for g in grads if g is not None]).sum().backward()
         except RuntimeError as error:
             raise ValueError(
                 f"model {name} ({type(model).__name__}) cannot be differentiated twice, and without that there is no "

@@ -21,8 +21,7 @@ def from_derivatives(derivatives: Callable, *, of_output: bool = False) -> Rule:
         (first, weight), dx = op.prepared, tangents[0]
         return first * dx, inner(weight, dx * dx)
 
-    keep = dict(keep_output=True) if of_output else dict(keep_inputs=True)
-    return Rule(push, **keep, prepare=prepare, only_prepared=True)
+    return Rule(push, keep_output=of_output, keep_inputs=not of_output, prepare=prepare, only_prepared=True)
 
 
 def gelu(x: Tensor, approximate: str = "none"):

@@ -30,10 +30,11 @@ def push_add(op: Operation, tangents: list, sign: int = 1):
     """y = a + alpha b (or minus): constants drop out, the rest is brought to the output's shape."""
     da, db = tangents[:2]
     factor = sign * op.kwargs.get("alpha", 1)
-    if da is not None and db is not None:
-        return torch.add(da, db, alpha=factor), None
-    dy = da if db is None else db * factor
-    return dy.expand(op.outputs[0].shape), None
+    if da is None:
+        return (db * factor).expand(op.outputs[0].shape), None
+    if db is None:
+        return da.expand(op.outputs[0].shape), None
+    return torch.add(da, db, alpha=factor), None
 
 
 def push_where(op: Operation, tangents: list):

@@ -61,7 +61,7 @@ def push_batch_norm(op: Operation, tangents: list):
         raise NotTraceable("batch norm in training mode mixes the examples; measure in evaluation mode")
 
     r = per_channel(torch.rsqrt(var + eps), op)
-    dy, bend = 0, None
+    dy, bend = torch.zeros((), dtype=x.dtype, device=x.device), None
     if dx is not None:
         dz = dx * r
         dy = dz if w is None else dz * per_channel(w, op)

@@ -56,7 +56,7 @@ def push_matmul(op: Operation, tangents: list):
     *bias, a, b = op.values
     *dbias, da, db = tangents
     shift = dbias[0] if dbias else None
-    if da is None and db is None:
+    if shift is not None and da is None and db is None:
         return shift.expand(op.outputs[0].shape), None
     if da is None or db is None:
         dy, bend = a @ db if da is None else da @ b, None

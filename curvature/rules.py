@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ from curvature.products import (
 )
 
 
-def linear(push: Callable, **kept: bool) -> Rule:
+def linear(push: Callable, **kept: Any) -> Rule:
     return Rule(push, Curved.NEVER, **kept)
 
 
@@ -129,4 +130,4 @@ def rule_for(func: Callable, slots: list, kwargs: dict, is_complex: bool) -> Rul
     return Rule(rule.push, Curved.NEVER)
 
 
-DECOMPOSED = {torch.ops.aten._weight_norm_interface.default: weight_norm}  # what the rule of any operation runs instead
+DECOMPOSED: dict[Any, Callable] = {torch.ops.aten._weight_norm_interface.default: weight_norm}  # run instead

@@ -1,7 +1,8 @@
 """The recording of the loss, and the tangents pushed through it."""
 
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ TOGETHER = 2  # directions that are pushed side by side: what an operation kept 
 
 
 def vhv_by_recording(
-    loss_fn: LossFunction, params: Params, directions: list[Params], batch: Batch
+    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
 
@@ -77,7 +78,7 @@ class Tape(TorchDispatchMode):
         self.operations: list[Operation] = []
         self.kept: list[tuple[Tensor, int]] = []  # (tensor that a rule will read, its count of writes)
         self.spare: dict[int, Operation] = {}  # address of an output that its rule could use -> its operation
-        self.loss: Slot | None = None
+        self.loss: Any = None  # the Slot of the losses
         self.needed: set[Slot] = set()  # what the loss depends on
         self.draws = ""  # an operation that drew random numbers
 
@@ -122,7 +123,7 @@ class Tape(TorchDispatchMode):
         # a view or a write shares its target's count of writes; autograd raises it only after we return
         writes = traits(func).writes
         version = args[0]._version + writes if traits(func).shares else 0
-        func = functional_twin(func, args[0]) if writes else DECOMPOSED.get(func, func)
+        func = functional_twin(func, args[0]) if writes else DECOMPOSED[func] if func in DECOMPOSED else func
         is_complex = any(isinstance(t, Tensor) and t.is_complex() for t in flatten([*args, *results]))
         rule = rule_for(func, slots, kwargs, is_complex)
         keep = rule.keep_inputs
@@ -190,7 +191,7 @@ class Tape(TorchDispatchMode):
                 with refusing(f"the rule of {op.func}"):
                     op.prepare(given)
 
-    def push(self, directions: list[Params]) -> tuple[Tensor, Tensor]:
+    def push(self, directions: Sequence[Params]) -> tuple[Tensor, Tensor]:
         """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
         tangents = [{slot: v[name] for name, slot in self.leaves.items()} for v in directions]
         curvatures = [torch.zeros((), dtype=torch.float64, device=self.device) for _ in directions]
@@ -230,7 +231,7 @@ def traits(func) -> Traits:
     return Traits(torch.Tag.nondeterministic_seeded in func.tags, func._schema.is_mutable, shares)
 
 
-def functional_twin(func, target: Tensor):
+def functional_twin(func, target: Tensor) -> Callable:
     """add for add_: what an operation computes that writes into its first argument."""
     name, overload = str(func).split(".")[1:]
     twin = getattr(getattr(torch.ops.aten, name.removesuffix("_"), None), overload, None)

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -103,7 +103,7 @@ def restore(checkpoints: Checkpoints, stored: Any) -> int:
 def save_tensors(path: Path, state: dict[str, Any]) -> None:
     """Write `state` to `path` and its checksum to the .json file beside it."""
     digest = hashlib.sha256()
-    write_whole(path, lambda file: torch.save(state, _Hashing(file, digest)))
+    write_whole(path, lambda file: torch.save(state, cast(BinaryIO, _Hashing(file, digest))))
     write_whole(path.with_suffix(".json"), json.dumps({"file": path.name, "sha256": digest.hexdigest()}) + "\n")
 
 

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.tmp")  # what `write_whole` calls a file that is not yet complete
 
@@ -49,7 +49,7 @@ def write_whole(path: str | Path, content: str | bytes | Callable[[BinaryIO], An
         with create_new(temporary) as file:
             writer = _Writer(file)
             if callable(content):
-                content(writer)
+                content(cast(BinaryIO, writer))
             else:
                 writer.write(content.encode() if isinstance(content, str) else content)
             writer.flush()

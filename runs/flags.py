@@ -82,7 +82,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    def _get_help_string(self, action: argparse.Action) -> str:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
         unset = action.default in (None, False, argparse.SUPPRESS)
         return action.help if unset else super()._get_help_string(action)
 

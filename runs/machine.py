@@ -21,7 +21,8 @@ def prepare_machine() -> None:
     if torch.cuda.is_available():
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that writes all memory once more
+        # a debugging aid that writes all memory once more
+        setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)  # noqa: B010  unknown to type checkers
 
 
 def machine_state() -> dict[str, int]:

@@ -111,7 +111,9 @@ class Unbreakable:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        with suppress(OSError, ValueError, AttributeError):  # ValueError: it is closed; AttributeError: it is None
+        if self.stream is None:  # Python has none where the terminal was closed before it started
+            return len(text)
+        with suppress(OSError, ValueError):  # ValueError: it is closed
             try:
                 self.stream.write(text)
             except UnicodeEncodeError:  # a terminal without some letter
@@ -119,8 +121,9 @@ class Unbreakable:
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError, ValueError, AttributeError):
-            self.stream.flush()
+        with suppress(OSError, ValueError):
+            if self.stream is not None:
+                self.stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -8,7 +8,7 @@ One thing breaks this, and only while training: batch norm averages over a micro
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -83,7 +83,7 @@ class Task:
         folder = Path(folder)
         unfinished = folder / ".model.tmp"
         try:
-            self.model.save_pretrained(unfinished)
+            cast(Any, self.model).save_pretrained(unfinished)
             self.processor.save_pretrained(unfinished)
             for path in unfinished.iterdir():
                 path.replace(folder / path.name)
