@@ -123,7 +123,7 @@ class Tape(TorchDispatchMode):
         # a view or a write shares its target's count of writes; autograd raises it only after we return
         writes = traits(func).writes
         version = args[0]._version + writes if traits(func).shares else 0
-        func = functional_twin(func, args[0]) if writes else DECOMPOSED[func] if func in DECOMPOSED else func
+        func = functional_twin(func, args[0]) if writes else DECOMPOSED.get(func) or func
         is_complex = any(isinstance(t, Tensor) and t.is_complex() for t in flatten([*args, *results]))
         rule = rule_for(func, slots, kwargs, is_complex)
         keep = rule.keep_inputs
