@@ -43,13 +43,15 @@ def measuring(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     in_float64 = any(p.dtype == torch.float64 for p in model.parameters())
-    matmul_precision = torch.get_float32_matmul_precision()
+    matmul_precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
     model.eval()
     torch.set_float32_matmul_precision("highest")
     try:
         with (
             torch.random.fork_rng(devices=cuda),
-            torch.backends.cudnn.flags(allow_tf32=False),
+            torch.backends.cudnn.flags(
+                enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False
+            ),  # its own defaults switch cuDNN off
             KeepPrecision() if in_float64 else nullcontext(),
         ):
             yield

@@ -8,6 +8,7 @@ import torch
 
 from curvature.borrowing import within_memory
 from curvature.objective import Objective
+from landscape.gradients import gradient_norm, noise_shares
 from landscape.rounding import rounding_errors
 from landscape_utils import (
     Direction,
@@ -40,8 +41,15 @@ class Measurement:
     step_norm: float  # |v|
     step_max: float  # largest |v_i|
     sharpness_error: float  # of float32 rounding, in the unit of the sharpness; NaN if measured in float64
+    gradient_norm: float  # |grad f| on the test batch
+    noise_share: float  # of |v|^2, in coordinates whose gradient is 0 but for rounding
     histogram: Sequence[tuple[float, float, int]] = ()  # (lower end, upper end, coordinates in between)
     scan: Sequence[tuple[float, float]] = ()  # (distance, loss)
+
+    @property
+    def cosine(self) -> float:
+        """Of the angle between the gradient and v: -1 is steepest descent."""
+        return self.quadratic.slope / self.gradient_norm if self.gradient_norm else math.nan
 
 
 def measure_point(
@@ -64,6 +72,9 @@ def measure_point(
     errors = dict.fromkeys(directions, math.nan)
     if plan.sharpness and plan.dtype == torch.float32:
         errors = dict(zip(directions, rounding_errors(directions, objective, task), strict=True))
+    length, shares = math.nan, dict.fromkeys(directions, math.nan)
+    if plan.sharpness:
+        length, shares = gradient_norm(objective), noise_shares(directions, task, objective.batches)
     scans = scan_point(directions, quadratics, objective, plan) if scan and plan.scans else {}
     return [
         Measurement(
@@ -72,6 +83,8 @@ def measure_point(
             step_norm=direction.length,
             step_max=direction.largest,
             sharpness_error=errors[label],
+            gradient_norm=length,
+            noise_share=shares[label],
             histogram=update_histogram(direction) if label in scans else (),
             scan=scans.get(label, ()),
         )

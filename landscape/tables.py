@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 COLUMNS = {
     "training": "epoch iteration loss",
     "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
-    "predicted_decrease sharpness_error",
+    "predicted_decrease sharpness_error gradient_norm cosine noise_share",
     "ratios": "epoch algorithm mean_ratio std count",
     "scan": "epoch batch iteration algorithm distance loss",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
@@ -70,6 +70,7 @@ class PointTables:
             ratio=q.sharpness / reference if reference else math.nan,
             step_norm=m.step_norm, step_max=m.step_max, best_distance=q.best_distance,
             predicted_decrease=q.predicted_decrease, sharpness_error=m.sharpness_error,
+            gradient_norm=m.gradient_norm, cosine=m.cosine, noise_share=m.noise_share,
         )  # fmt: skip
 
     def _add_scan(self, at: dict, m: Measurement, where: str) -> None:

@@ -55,7 +55,7 @@ def test_tables_have_the_promised_columns(folder):
     assert header == {
         "training": "epoch,iteration,loss",
         "sharpness": "epoch,batch,iteration,algorithm,loss,slope,sharpness,ratio,step_norm,step_max,best_distance,"
-        "predicted_decrease,sharpness_error",
+        "predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share",
         "ratios": "epoch,algorithm,mean_ratio,std,count",
         "scan": "epoch,batch,iteration,algorithm,distance,loss",
         "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",

@@ -1,0 +1,78 @@
+"""The gradient on the test batch, and where a gradient is nothing but rounding."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from curvature.borrowing import measuring
+from curvature.direction import norm
+from curvature.objective import Batch, Objective, halves, objective_at
+from landscape.rounding import in_float64
+from tasks.base import Task
+
+NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one is rounding
+
+
+def gradient_norm(objective: Objective) -> float:
+    """|grad f| of the mean loss over all examples of the objective's batches."""
+    return norm(gradient(objective))
+
+
+def gradient(objective: Objective) -> dict[str, Tensor]:
+    """grad f, name -> tensor, of the mean loss over all examples."""
+    leaves = {name: p.detach().requires_grad_() for name, p in objective.params.items()}
+    total = {name: torch.zeros_like(p) for name, p in objective.params.items()}
+    examples = 0
+    with torch.enable_grad():
+        for batch in objective.batches:
+            for part in halves(batch, objective.per_example):
+                losses = objective.loss_fn(leaves, part)
+                examples += len(losses)
+                found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+                for sum_, g in zip(total.values(), found, strict=True):
+                    sum_ += g
+    return {name: sum_ / examples for name, sum_ in total.items()}
+
+
+def noise_shares(directions: Mapping[str, Mapping[str, Tensor]], task: Task, batches: list[Batch]) -> dict[str, float]:
+    """label -> share of |v|^2 in coordinates whose gradient is 0 but for rounding.
+
+    The softmax of attention cancels the bias of its keys, so that their true gradient is 0. In float32 it is rounding
+    noise, which methods that divide by a gradient's size (sign, Adam, normalized steps) raise to full size. Such
+    coordinates are found on two single examples: their gradient in float32 is more than 1 / `NOISE` times that in
+    float64.
+
+    Args:
+        directions: label -> update direction, name -> tensor.
+        batches: of the test batch, in any floating-point type.
+    """
+    noisy = noise_coordinates(task, batches)
+    shares = {}
+    for label, direction in directions.items():
+        squares = [(v.detach().double().square(), noisy[name].to(v.device)) for name, v in direction.items()]
+        total = sum(s.sum().item() for s, _ in squares)
+        shares[label] = sum(s[mask].sum().item() for s, mask in squares) / total if total else float("nan")
+    return shares
+
+
+def noise_coordinates(task: Task, batches: list[Batch], examples: int = 2) -> dict[str, Tensor]:
+    """name -> whether each coordinate's gradient is rounding noise on all of a few single examples."""
+    names = list(batches[0])
+    places = [(batch, i) for batch in batches for i in range(len(batch[names[0]]))]
+    places = places[:: max(1, len(places) // examples)][:examples]
+    noisy: dict[str, Tensor] = {}
+    nonzero: dict[str, Tensor] = {}
+    for batch, i in places:
+        exact = in_float64({name: batch[name][i : i + 1] for name in names})
+        single = {name: t.float() if t.is_floating_point() else t for name, t in exact.items()}
+        found = []
+        for one, dtype in ((single, torch.float32), (exact, torch.float64)):
+            objective = objective_at(task.model, task.losses, [one], dtype)
+            with measuring(objective.model):
+                found.append(gradient(objective))
+        for name, g in found[0].items():
+            is_noise = found[1][name].abs() <= NOISE * g.abs()
+            noisy[name] = is_noise & noisy[name] if name in noisy else is_noise
+            nonzero[name] = (g != 0) | nonzero[name] if name in nonzero else g != 0
+    return {name: mask & nonzero[name] for name, mask in noisy.items()}
