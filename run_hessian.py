@@ -4,10 +4,10 @@
     python run_hessian.py --checkpoint output/landscape-toy-adam   # a model that --save_model kept, on its own data
     python run_hessian.py --task glue/rte --parameters paper       # the second paper's tensors of roberta-base
 
-For each of a few batches of training data, dropout off: the norm of every tensor's gradient, and the largest eigenvalue
-of its diagonal Hessian block (Tomihari & Sato, arXiv:2502.00213). Writes output/<name>/: config.json, blocks.csv,
-heterogeneity.csv, and figures/ drawn from them; python -m figures --overlay FOLDER FOLDER compares several runs. What
-was stopped or killed goes on with --resume FOLDER, to the same files.
+On each of a few batches of training data, without dropout, this measures the norm of every tensor's gradient and the
+largest eigenvalue of its diagonal Hessian block (Tomihari & Sato, arXiv:2502.00213). It writes config.json, blocks.csv,
+heterogeneity.csv and figures/ into output/<name>/. python -m figures --overlay FOLDER FOLDER compares several runs.
+--resume FOLDER continues a run that was stopped or killed, to the same files.
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
@@ -167,7 +167,7 @@ class Stored:
 def measure(
     task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest
 ) -> tuple[Table, Table]:
-    """Measure every block on every batch, saving after each batch; (blocks.csv, heterogeneity.csv)."""
+    """Measure every block on every batch and save after each batch. Returns blocks.csv and heterogeneity.csv."""
     blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), Table(folder / "heterogeneity.csv", HETEROGENEITY)
     batches = batch_indices(settings, len(task.examples))
     generator = torch.Generator().manual_seed(settings.seed)
@@ -177,8 +177,8 @@ def measure(
     with progress(total=total, initial=done, desc="blocks") as bar:
         for batch, indices in enumerate(batches, start=1):
             end = batch * len(names)
-            left = names[max(0, done - end + len(names)) :]
-            for block in curvatures(task, indices, left, settings, generator):
+            unmeasured = names[max(0, done - end + len(names)) :]
+            for block in curvatures(task, indices, unmeasured, settings, generator):
                 blocks.append(block_row(block, batch))
                 bar.update()
                 count = len(blocks.rows)
@@ -204,7 +204,7 @@ def save_batch(blocks: Table, unevenness: Table, measures: list[dict]) -> None:
 def curvatures(
     task, indices: list[int], names: list[str], settings: argparse.Namespace, generator: torch.Generator
 ) -> Iterator[BlockCurvature]:
-    """The tensors `names`, measured on the examples `indices`."""
+    """Measure the tensors `names` on the examples `indices`, one tensor at a time."""
     if not names:
         return
     dtype = DTYPES[settings.dtype]
@@ -221,7 +221,7 @@ def curvatures(
 
 
 def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> str:
-    """The mean over the batches: the blocks of largest eigenvalue, and the measures of all blocks and of each kind."""
+    """The means over the batches: the blocks of largest eigenvalue, then the measures of all and of each kind."""
     rows = [row for row in blocks.rows if row["batch"] == MEAN]
     rows.sort(key=lambda row: -float("inf") if row["eigenvalue"] is None else row["eigenvalue"], reverse=True)
     which = f"the {PRINTED} of largest eigenvalue, of" if len(rows) > PRINTED else "all"
@@ -242,13 +242,13 @@ def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> st
 
 def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
     measured = [row for row in rows if row["batch"] != MEAN and row["eigenvalue"] is not None]
-    left = [row for row in measured if not row["converged"]]
-    zero = [row for row in left if resolved(row["eigenvalue"], row["residual"]) == 0]
-    if left:
+    unconverged = [row for row in measured if not row["converged"]]
+    zero = [row for row in unconverged if resolved(row["eigenvalue"], row["residual"]) == 0]
+    if unconverged:
         log.warning(
             "%d of %d eigenvalues did not converge (column converged; --tolerance %g, --max_iterations %d); %d of them "
             "cannot be told from 0 and count as 0 in heterogeneity.csv",
-            len(left), len(measured), settings.tolerance, settings.max_iterations, len(zero),
+            len(unconverged), len(measured), settings.tolerance, settings.max_iterations, len(zero),
         )  # fmt: skip
 
 

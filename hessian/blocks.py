@@ -2,9 +2,8 @@
 
 The question is Tomihari & Sato's (arXiv:2502.00213): are the tensors with a large gradient also those with a large
 curvature? Their code measures each tensor by power iteration on a fresh gradient graph. Here one graph of the gradient
-serves all tensors and all iterations of a batch, and Lanczos' method says how far each value can be from an eigenvalue.
-
-Everything here takes a loss function and tensors, never a task; `heterogeneity.py` turns the values into statistics."""
+serves all tensors and all iterations of a batch. Lanczos' method states how far each value can be from an eigenvalue.
+`heterogeneity.py` turns the values into statistics."""
 
 import logging
 import math
@@ -20,9 +19,9 @@ from hessian.lanczos import ExtremeEigenvalues, check_limits, extreme_eigenvalue
 
 log = logging.getLogger(__name__)
 
-SUSPECT = 1000  # roundings of the loss: a block that bends it by less over its tensor's length may be rounding alone
+SUSPECT = 1000  # rounding errors of the loss: a block that changes it by less may be nothing but rounding
 DISPLACEMENTS = 4  # points beside x at which such a block is measured again
-DISPLACED_BY = 100  # roundings of x
+DISPLACED_BY = 100  # their distance from x, in rounding errors of x
 
 
 @dataclass(frozen=True)
@@ -48,11 +47,11 @@ def block_curvatures(
 ) -> Iterator[BlockCurvature]:
     r"""Yield the extreme eigenvalues of each tensor's diagonal Hessian block, one tensor at a time.
 
-    f is the mean of `loss_fn` over all examples of `batches`, at `params`. A product with block b is the gradient of
-    <g_b, u> with respect to x_b alone, so it runs only through the layers above x_b.
+    f is the mean of `loss_fn` over all examples of `batches`, at `params`. A Hessian-vector product with block b is the
+    gradient of <g_b, u> with respect to x_b alone, so it runs only through the layers above x_b.
 
-    Memory: the graph of every micro-batch until the last tensor is done, and one vector of x_b's size for each product
-    spent on the tensor at hand. The exact GELU's derivatives are kept with the graph.
+    Memory: the graph of every micro-batch until the last tensor is done, and one vector of x_b's size per product spent
+    on the current tensor. The exact GELU's derivatives are kept with the graph.
 
     Args:
         loss_fn: (params, batch) -> losses [B]. Deterministic (no dropout: `measuring` of curvature/borrowing.py), twice
@@ -64,11 +63,11 @@ def block_curvatures(
         tolerance: largest residual of a converged value, relative to the value.
         max_iterations: most products spent on one tensor, for both of its eigenvalues together.
         generator: CPU generator of the start vectors; None starts one at seed 0. torch's global state is left alone.
-        keep_graphs: True builds each micro-batch's graph once and keeps them all. False builds one afresh for every
-            product and micro-batch: the memory of a single graph, for two to three times the time.
+        keep_graphs: True builds each micro-batch's graph once and keeps them all. False rebuilds one for every product
+            and micro-batch: the memory of a single graph, for two to three times the time.
 
-    A block that is zero but for rounding (the bias of attention's keys, which softmax cancels) does not converge: there
-    the value is smaller than its residual. A block that is not finite is NaN, with a warning.
+    A block that is zero but for rounding (the bias of attention's keys, which softmax cancels) does not converge: its
+    value is smaller than its residual. A block that is not finite is NaN, with a warning.
 
     Raises: ValueError for an unknown name, no batch, an argument out of range; FloatingPointError for a loss or
         gradient that is not finite.
@@ -135,7 +134,7 @@ class GradientGraph:
         self.loss_fn, self.batches = loss_fn, batches
         self.points = {name: x.detach().requires_grad_(name in names) for name, x in params.items()}
         self.examples, total_loss = 0, 0.0
-        self.kept = [] if keep_graphs else None  # one dict of gradients with graph for each micro-batch
+        self.kept = [] if keep_graphs else None  # per micro-batch, a dict of gradients with their graph
         self.gradients = {name: torch.zeros_like(self.points[name], requires_grad=False) for name in names}
         for batch in batches:
             gradients, losses = self._differentiate(batch, names)
@@ -152,14 +151,15 @@ class GradientGraph:
             gradient /= self.examples
             if not torch.isfinite(gradient).all():
                 raise FloatingPointError(f"the gradient of {name} is not finite: its Hessian block has no measure")
-        fate = "kept for all products" if keep_graphs else "built afresh for every product"
-        log.info("the gradient graphs of %d micro-batches are %s", len(batches), fate)
+        how = "kept for all products" if keep_graphs else "rebuilt for every product"
+        log.info("the gradient graphs of %d micro-batches are %s", len(batches), how)
 
     def _differentiate(
         self, batch: Batch, names: list[str], points: Params | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradient of the sum of one micro-batch's losses, with its graph, for those of `names` it depends on; at
-        `points`, by default the object's."""
+        """Gradient, with its graph, of the sum of one micro-batch's losses, for those of `names` that it depends on.
+
+        `points`: where; by default at the object's. Returns also the losses [B]."""
         points = points or self.points
         with torch.enable_grad(), StoredGelu():
             losses = self.loss_fn(points, batch)  # [B]
@@ -172,8 +172,9 @@ class GradientGraph:
         return {name: g for name, g in zip(names, gradients, strict=True) if g is not None}, losses.detach()
 
     def block_product(self, name: str, u: Tensor, x: Tensor | None = None) -> Tensor:
-        """H_bb u for the block of tensor `name`; u and the result have the tensor's shape. `x`: a value of the tensor
-        other than its own, for which new graphs are built."""
+        """H_bb u for the block of tensor `name`; u and the result have the tensor's shape.
+
+        `x`: another value of the tensor, at which the product is taken with new graphs."""
         keep = self.kept is not None and x is None
         points = self.points if x is None else self.points | {name: x.detach().requires_grad_()}
         total = torch.zeros_like(points[name], requires_grad=False)
@@ -190,18 +191,18 @@ class GradientGraph:
         return total / self.examples
 
     def bends_little(self, name: str, eigenvalue: float) -> bool:
-        """Whether this curvature, over the tensor's own length (or 1), changes the loss by little more than rounding.
-        An exact 0 is no rounding error."""
+        """Whether this curvature, over the tensor's own length (at least 1), changes the loss by little more than
+        rounding. An exact 0 is no rounding error."""
         x = self.points[name]
         square = max(1.0, torch.linalg.vector_norm(x.detach(), dtype=torch.float64).item() ** 2)
         return 0 < abs(eigenvalue) * square <= SUSPECT * torch.finfo(x.dtype).eps * abs(self.loss)
 
     def rounding_of_product(self, name: str) -> float:
-        """A norm that the rounding error of H_bb u is unlikely to exceed, u of length 1.
+        """A norm that the rounding error of H_bb u is unlikely to exceed, for u of length 1.
 
-        The symmetry of a block shows the errors of its products unless these are alike on both sides of the diagonal,
-        as in a block of one element. So x moves by some roundings, which changes every error and hardly any curvature.
-        """
+        Lanczos' method sees rounding errors where they break the block's symmetry. In a block of one element, or with
+        errors on the diagonal only, they do not. So the product is repeated where x differs by some rounding errors:
+        that changes every rounding error and hardly any curvature."""
         x = self.points[name].detach()
         generator = torch.Generator().manual_seed(0)
         signs = torch.randint(2, x.shape, generator=generator) * 2 - 1

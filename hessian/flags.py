@@ -22,12 +22,12 @@ ALL = "all"  # --num_batches: every batch of an epoch
 
 def make_parser(description: str = "") -> Parser:
     parser = Parser(description, TASK_NEEDS)
-    group = add_task_flags(parser, TASKS, deed="measured")
+    group = add_task_flags(parser, TASKS, verb="measured")
     group.add_argument(
         "--checkpoint", type=folder_name, metavar="FOLDER",
         help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
     )  # fmt: skip
-    group.add_argument("--seed", type=seed_number, help="of batches, start vectors, generated data, new weights")
+    group.add_argument("--seed", type=seed_number, help="seed of batches, start vectors, new data and new weights")
     parser.set_defaults(task=None)  # "toy", or the checkpoint's
     group = parser.add_argument_group("measuring")
     group.add_argument(
@@ -38,10 +38,10 @@ def make_parser(description: str = "") -> Parser:
     )  # fmt: skip
     group.add_argument(
         "--num_batches", type=batch_count, default=2, metavar="N",
-        help="batches of training data measured, each alone; 'all': every batch of an epoch, as in the second paper",
+        help="batches of training data, measured one by one; 'all': every batch of an epoch, as in the second paper",
     )  # fmt: skip
     group.add_argument(
-        "--batch_size", type=positive_int, metavar="N", help="examples; left out, the task's but at most 32"
+        "--batch_size", type=positive_int, metavar="N", help="examples per batch; by default the task's, at most 32"
     )
     group.add_argument(
         "--micro_batch_size", type=positive_int, metavar="N", help="examples in one gradient graph; changes no result"
@@ -52,14 +52,15 @@ def make_parser(description: str = "") -> Parser:
     )  # fmt: skip
     group.add_argument(
         "--tolerance", type=number(float, SMALLEST, 0.5), default=1e-3,
-        help="largest residual of a converged eigenvalue, relative to it",
+        help="largest residual of a converged eigenvalue, relative to the eigenvalue",
     )  # fmt: skip
     group.add_argument(
-        "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products for one tensor"
+        "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products per tensor"
     )
     group.add_argument(
-        "--dtype", type=one_of("number type", DTYPES), default="float32", help="of the measurement: float32 or float64"
-    )
+        "--dtype", type=one_of("number type", DTYPES), default="float32",
+        help="number type of the measurement: float32 or float64",
+    )  # fmt: skip
     add_machine_flags(parser)
     add_resume_flags(parser, "tensors", "batch of data")
     return parser

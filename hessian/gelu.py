@@ -8,8 +8,8 @@ from torch.overrides import TorchFunctionMode
 
 
 class StoredGelu(TorchFunctionMode):
-    """While active, the exact GELU keeps its first two derivatives with the graph, instead of evaluating them anew for
-    every product: on a CPU that takes about a sixth off the products of a small transformer."""
+    """While active, the exact GELU stores its first two derivatives with the graph, so that no product evaluates them
+    again. On a CPU, this saves about a sixth of the time of a small transformer's products."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is torch.nn.functional.gelu and len(args) == 1 and not kwargs:
@@ -18,8 +18,10 @@ class StoredGelu(TorchFunctionMode):
 
 
 class _Gelu(torch.autograd.Function):
-    """gelu = x Phi(x), its slope Phi + x phi and its bend (2 - x^2) phi. The slope is a result of its own, so that the
-    gradient's graph leads through it; there the graph ends, as to it the bend is a constant."""
+    """gelu = x Phi(x), its slope Phi + x phi and its second derivative (2 - x^2) phi, here called bend.
+
+    The slope is a result of its own, so that the graph of the gradient passes through it. The graph ends there: it
+    treats the bend as a constant."""
 
     generate_vmap_rule = True
 

@@ -1,19 +1,19 @@
 """How unevenly gradient and curvature are spread over parameter blocks, and whether they go together.
 
-From three numbers a block b (one parameter tensor each): the norm of its gradient ||g_b||, the largest eigenvalue
-lambda_b of its Hessian block, its number of elements P_b; see `hessian.blocks.block_curvatures`. The theory is
-Tomihari & Sato's, arXiv:2502.00213.
+A block b is one parameter tensor. Every measure here takes three numbers per block (`hessian.blocks.block_curvatures`):
+the norm of its gradient ||g_b||, the largest eigenvalue lambda_b of its Hessian block, and its number of elements P_b.
+The theory is Tomihari & Sato's, arXiv:2502.00213.
 
-What becomes of values at the edge, in one place:
+How special values are treated:
 
-    eigenvalue below 0      counts signed in the complexities and ranks lowest in Spearman's correlation; is 0 in the
-                            Gini coefficient, as such a block curves upwards nowhere; has no logarithm and is left out
-                            of the log-log correlation
-    gradient norm of 0      an ordinary smallest value everywhere but in the log-log correlation, which leaves it out
-    not finite              the block is left out of everything
-    nothing to compare      (all zero, all equal, too few blocks) the measure is NaN, never an arbitrary 0 or 1
+    eigenvalue below 0      The complexities count it with its sign. Spearman's correlation ranks it lowest. The Gini
+                            coefficient takes it as 0, since such a block curves upwards nowhere. The log-log
+                            correlation leaves it out, since it has no logarithm.
+    gradient norm of 0      The log-log correlation leaves it out. Elsewhere it is an ordinary smallest value.
+    not finite              The block is left out of everything.
+    nothing to compare      If all values are zero or equal, or blocks too few, the measure is NaN, never 0 or 1.
 
-A block that vanishes but for rounding is better given as 0: see `resolved`."""
+Give a block that is zero but for rounding as 0: see `resolved`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ RESAMPLES = 1000
 
 
 def resolved(eigenvalue: float, residual: float) -> float:
-    """An eigenvalue for the statistics: 0 where its residual does not tell it from 0, as in a block that vanishes but
+    """An eigenvalue for the statistics: 0 where its residual does not tell it from 0, as in a block that is zero but
     for rounding (`hessian.blocks.block_curvatures`)."""
     return 0.0 if abs(eigenvalue) <= residual else eigenvalue
 
@@ -37,7 +37,7 @@ def resolved(eigenvalue: float, residual: float) -> float:
 
 
 def lorenz_curve(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Points of the Lorenz curve: share of the blocks, from the smallest value up; share of the total they hold.
+    """Points of the Lorenz curve: the share of the blocks, from the smallest value up, and the share that they hold.
 
     Args:
         values: n >= 1 numbers >= 0, in any unit.
@@ -76,7 +76,7 @@ class Complexities:
 
 
 def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], sizes: Sequence[int]) -> Complexities:
-    r"""Weighted Hessian complexities: curvature as gradient methods meet it, and as sign methods do.
+    r"""Weighted Hessian complexities: the mean curvature that a gradient method meets, and that a sign method meets.
 
         Lam_G = sum_b lambda_b ||g_b||^2 / ||g||^2       Lam_P = sum_b lambda_b P_b / P
 
@@ -84,8 +84,8 @@ def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], 
     eta ||g||^2 (1 - eta Lam_G / 2), a sign step by at least eta ||g||_1 - eta^2 P Lam_P / 2 [after arXiv:2502.00213;
     the constants are this project's derivation]. Lam_G > Lam_P says that the steep blocks are also the curved ones.
 
-    Negative eigenvalues count with their sign, as the bounds want them. Lam_G is NaN if every gradient is zero; the
-    ratio is NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""
+    Negative eigenvalues count with their sign, as in the bounds. Lam_G is NaN if every gradient is zero. The ratio is
+    NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""
     norms, lam, size = (np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes))
     _check_same_length(norms, lam, size)
     square = norms**2

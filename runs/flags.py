@@ -178,9 +178,9 @@ def device(text: str) -> torch.device:
 # ---- groups of flags ----------------------------------------------------------------------------------------------
 
 
-def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, deed: str = "trained") -> Any:
-    """`lists`: the algorithm lists to choose from, for a script that takes one. `deed`: what is done with the task."""
-    group = parser.add_argument_group(f"what is {deed} (a flag left out takes the task's default)")
+def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "trained") -> Any:
+    """`lists`: the algorithm lists to choose from, for a script that takes one. `verb`: what is done with the task."""
+    group = parser.add_argument_group(f"what is {verb} (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
     group.add_argument("--dataset", type=name_or_path, help="hub id, local file in the same schema, or 'toy'")
     group.add_argument(
