@@ -259,7 +259,11 @@ def trap(hidden, shown, rest):
 def test_a_hint_along_a_lesser_eigenvector_decides_nothing(hidden, shown, rest):
     product, size, hint = trap(hidden, shown, rest)
     for seed in range(5):
-        found = extreme_eigenvalues(product, size, generator=torch.Generator().manual_seed(seed), hint=hint)
+        found, without = (
+            extreme_eigenvalues(product, size, generator=torch.Generator().manual_seed(seed), hint=length * hint)
+            for length in (1, 0)
+        )
+        assert found.products <= without.products + 2
         assert found.eigenvalue == pytest.approx(max(hidden, shown), rel=1e-3)
         assert found.magnitude_eigenvalue == pytest.approx(hidden, rel=1e-3)
         assert found.converged and found.magnitude_converged
