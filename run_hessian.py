@@ -92,7 +92,8 @@ def saved_model(folder: Path) -> Path:
     """`folder` if it holds weights, else the one folder below it that does. ValueError if there is none, or several."""
     if not folder.is_dir():
         raise ValueError(f"--checkpoint {folder} is no folder; it takes a run with --save_model, or a model in it")
-    found = sorted({path.parent for path in folder.rglob("*") if path.name in WEIGHTS})
+    found = {path.parent for path in folder.rglob("*") if path.name in WEIGHTS}
+    found = sorted(place for place in found if not place.name.startswith("."))  # those are half written
     if not found:
         raise ValueError(f"--checkpoint {folder} holds no saved model; --save_model keeps one")
     if folder in found:  # a trained model; below it, those of its earlier epochs
