@@ -1,9 +1,6 @@
 """run_landscape.py from the command line to the files: what it writes, that it repeats, and how it answers."""
 
-import importlib
 import json
-import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -221,16 +218,6 @@ def test_help_is_for_strangers():
     for flag in ("--task", "--dataset", "--model", "--train_optimizer", "--test_epochs", "--check_sharpness"):
         assert flag in text
     assert "toy task" in text
-
-
-def readme_commands():
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    return sorted(set(re.findall(r"^(?:.*&& |\| .*`)?python (run_\w+)\.py ?(.*?)(?: *#.*|`.*)?$", text, re.MULTILINE)))
-
-
-@pytest.mark.parametrize("script, flags", readme_commands())
-def test_commands_of_the_readme_are_understood(script, flags):
-    importlib.import_module(script).make_parser().parse_args(shlex.split(flags))
 
 
 def test_both_scripts_train_in_the_one_loop():
