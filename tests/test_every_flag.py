@@ -120,7 +120,8 @@ def found(pattern, count, before=0):
 
 
 def stored(*numbers):
-    return lambda run, base: (run.saved, len(base.saved)) == (list(numbers), len(base.saved)) and run.saved != base.saved
+    """The checkpoints have these numbers, and had not before."""
+    return lambda run, base: run.saved == list(numbers) != base.saved
 
 
 def spacing(run):

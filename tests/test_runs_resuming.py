@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -144,6 +144,62 @@ def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tm
         assert "Traceback" not in log
         assert {path.name for path in (folder / "run").iterdir()} == {"config.json", "log.txt", *expected}
         shutil.rmtree(folder)
+
+
+# ---- full disks ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def disk_of(kilobytes, place):
+    """A real file system of that size at the folder `place`; afterwards it is gone. Skips where none can be had."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", place]
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+        place.rmdir()
+
+
+def fill_and_resume(start, script, folder, kilobytes):
+    """Run on a disk of that size, enlarge it whenever it is full, and resume; (how often it was full, what was said)."""
+    with disk_of(kilobytes, folder / "disk") as disk:
+        run, log, full = disk / "run", folder / "log", 0
+        arguments = [*COMMANDS[script], "--output_dir", run]
+        while True:
+            process = start(script, arguments, log)
+            process.join(600)
+            said = log.read_text()
+            if process.exitcode == 0:
+                return full, said, tables(run)
+            full += 1
+            assert process.exitcode in (1, 2) and "No space left on device" in said, said
+            assert process.exitcode == 2 or f"continue with: python run_{script}.py --resume {run}" in said
+            assert not list(disk.rglob(".*.tmp")), "what could not be written is removed"
+            kilobytes *= 2
+            subprocess.run(["mount", "-o", f"remount,size={kilobytes}k", disk], check=True)
+            if (run / "config.json").exists():
+                arguments = ["--resume", run]
+
+
+DISKS = [("landscape", 3), ("convergence", 2), ("hessian", 2)]
+MANY_DISKS = [pytest.param(script, 50, marks=pytest.mark.slow) for script in COMMANDS]
+
+
+@pytest.mark.parametrize(("script", "wanted"), [*DISKS, *MANY_DISKS])
+def test_a_run_on_a_disk_that_fills_up_ends_in_the_same_bytes(start, whole, tmp_path, script, wanted):
+    """Disks of a random size from 4 kB, the smallest, to half of what the run needs at most; 4 kB pages, so a size
+    between them says the same."""
+    expected, _ = whole[script]
+    rng, full = random.Random(wanted), 0
+    while full < wanted:
+        times, log, found = fill_and_resume(start, script, tmp_path, rng.choice(range(4, 132, 4)))
+        full += times
+        (tmp_path / "log").unlink()
+        assert found == expected and "Traceback" not in log, log
 
 
 # ---- in this process ----------------------------------------------------------------------------------------------
