@@ -5,11 +5,12 @@
     python run_landscape.py --task machine_translation --dataset pairs.jsonl --model toy
 
 One optimizer trains (--train_optimizer). At sampled points of its run every algorithm of the list proposes its own step
-from the same parameters; for each step the script measures slope and directional sharpness of the loss on a fixed test
-batch, and scans the loss along it. Writes output/<name>/: config.json, training.csv, sharpness.csv, ratios.csv,
-scan.csv, histogram.csv, and figures/ drawn from them (python -m figures FOLDER draws them again). --resume FOLDER
-continues a run that was stopped or killed, to the same files. --from_points FOLDER measures a run with --save_points
-again, in float64 or on another test batch.
+from the same parameters. For each step the script measures slope and directional sharpness of the loss on a fixed test
+batch, and scans the loss along it. It writes config.json, training.csv, sharpness.csv, ratios.csv, scan.csv,
+histogram.csv and figures/ into output/<name>/. python -m figures FOLDER draws the figures again.
+
+--resume FOLDER continues a run that was stopped or killed, and gives the same files. --from_points FOLDER measures the
+points of a run with --save_points again, in float64 or on another test batch.
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
@@ -65,7 +66,7 @@ class Plan:
     settings: argparse.Namespace
     train_row: Algorithm
     algorithms: dict[str, Algorithm]  # label -> row
-    reference: str | None
+    reference: str | None  # label of the row that ratios refer to
     training: TrainingPlan
     measuring: MeasurementPlan
     sampled: dict[int, tuple[list[int], int]]  # test epoch -> (measured batches, the one that is scanned)
@@ -209,13 +210,13 @@ def run(task: Task, plan: Plan, folder: Path, stop: StopRequest) -> None:
             measure_saved_points(task, plan, tables, saver)
         else:
             train_and_measure(task, plan, tables, saver, folder)
-    finally:  # also what was measured before a loss that is not finite
+    finally:  # keeps what was measured before a loss that is not finite
         tables.add_ratios()
         tables.save()
 
 
 def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver, folder: Path) -> None:
-    """The trajectory x_1, x_2, ...: at sampled points every algorithm's step is measured before ours is taken."""
+    """Train along x_1, x_2, ... At sampled points, measure every algorithm's step before the training step is taken."""
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     optimizer = plan.train_row.build(params)
     updates = PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)
@@ -288,8 +289,8 @@ def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:
 
 
 class Stored:
-    """What a checkpoint of the run holds: model, training optimizer, every pseudo-update's state, the tables. Random
-    numbers and the order of the data follow from the seed and the iteration, so there is nothing of them to keep."""
+    """What a checkpoint of the run holds: model, training optimizer, the state of every pseudo-update, and the tables.
+    Random numbers and the order of the data follow from the seed and the iteration, so they need no storing."""
 
     def __init__(self, model, optimizer, updates: PseudoUpdates, tables: PointTables, plan: Plan):
         self.parts = {"model": model, "optimizer": optimizer, "pseudo_updates": updates, "tables": tables}
@@ -301,7 +302,7 @@ class Stored:
         return state | {"rows": self.rows, "train_row": repr(self.row), "train_optimizer": self.row.name}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore. What `--allow_changes` let pass starts with a fresh state: rows that are new or changed, another
+        """Restore. After `--allow_changes`, rows that are new or changed start with a fresh state, and so does another
         training optimizer. The same training optimizer with other options keeps its state."""
         same = [label for label, row in self.rows.items() if state["rows"].get(label) == row]
         for label in set(same) - state["pseudo_updates"].keys():  # it was not finite

@@ -6,7 +6,7 @@
 
 Writes results/<machine>/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
 The methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over
-tensors and takes the median over rounds; ours includes its gradient graph, built once a round. With one thread the
+tensors and takes the median over rounds; ours includes its gradient graph, built once per round. With one thread the
 seconds are of CPU time, which other programs on the machine disturb least.
 
 The tolerances mean different things: ours bounds the residual, whose square decides the error; power iteration's is the
@@ -199,7 +199,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=1e-3, help="each method's own stopping tolerance")
     parser.add_argument("--loose_tolerance", type=float, default=0.05, help="ours, once more")
     parser.add_argument("--batch_size", type=int, default=8, help="examples")
-    parser.add_argument("--length", type=int, default=32, help="tokens an example")
+    parser.add_argument("--length", type=int, default=32, help="tokens per example")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     start(args.threads)

@@ -9,8 +9,8 @@ several seeds: of weights, batches, dropout, and of what is held out. Twenty min
 
 Writes benchmarks/results/heterogeneity.csv and prints its means over the seeds. `tensors` says which were compared: all
 of a model, or its weights alone, without biases and embeddings, as in the paper's selection: the kinds of tensor that
-a transformer has and a ResNet has not then play no part. The folder keeps every run and one figure a seed of all four
-trained models."""
+a transformer has and a ResNet has not then play no part. The folder keeps every run, and one figure per seed of all
+four trained models."""
 
 import argparse
 from pathlib import Path

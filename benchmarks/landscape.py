@@ -2,10 +2,10 @@
 
     python -m benchmarks.landscape                  # the toy task with the 12 rows of the paper; minutes
 
-The original goes through every example by itself: a forward and backward pass in training, one vhp an algorithm at
-every measured point, one forward pass a point of a scan. Its time is the number of those passes in the tables that our
-run wrote, times what each costs on a few examples, once as short as they are and once padded to 512 tokens as the
-original does. Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
+The original goes through every example by itself. It takes a forward and backward pass in training, one vhp per
+algorithm at every measured point, and one forward pass per point of a scan. The tables of our run say how many passes
+that makes, and a few examples say what each costs: once as short as they are, once padded to 512 tokens as the original
+pads them. Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
 results/<machine>/landscape.csv."""
 
 import argparse

@@ -1,7 +1,7 @@
-"""What run_convergence.py has done so far: the runs that ended, and the one at work.
+"""What run_convergence.py has done so far: the runs that ended, and the run that was interrupted.
 
-A resumed script goes through its runs again in order. It reads those that ended from here, and continues the one at
-work after its last checkpoint.
+A resumed script replays its runs in order. It reads finished runs from here, and continues the interrupted run after
+its last checkpoint.
 """
 
 import json
@@ -15,9 +15,9 @@ from training.loop import Point
 
 
 class Journal:
-    """Kept in checkpoints: after each run, each of its epochs, each `every` updates, and when a signal asks for it.
+    """Stored as a checkpoint after each run, each epoch, every `every` updates, and when a signal asks for it.
 
-    The key of a run is everything that makes it differ from the others. What is kept of a run that ended is JSON.
+    The key of a run is everything that makes it differ from the others. The results of finished runs are kept as JSON.
     """
 
     def __init__(self, folder: Path, every: int | None, stop: StopRequest):
@@ -28,7 +28,9 @@ class Journal:
             self.at_work: dict[str, Any] | None = state["at_work"] and dict(state["at_work"])
 
     def resume(self, key: str, parts: dict[str, Any]) -> tuple[int, Any]:
-        """(updates done, notes) of that run, its parts (of `load_state_dict`) restored; (0, None) for a new one."""
+        """Restore the parts of that run, which have `load_state_dict`.
+
+        Returns: (updates done, notes); (0, None) for a new run."""
         if self.at_work is None or self.at_work["key"] != key:
             return 0, None
         state, self.at_work = self.at_work, None  # a second copy of a large model is not held any longer
@@ -38,7 +40,7 @@ class Journal:
         return state["iteration"], json.loads(state["notes"])
 
     def after_step(self, key: str, parts: dict[str, Any], point: Point, notes: Any) -> None:
-        """Store the run at work if that is due. Raises: Stopped after a signal; CannotWrite."""
+        """Store the present run if that is due. Raises: Stopped after a signal; CannotWrite."""
 
         def state() -> dict[str, Any]:
             self.number += 1
@@ -50,7 +52,7 @@ class Journal:
         self.saver.after(point.iteration, state, place=place, milestone=point.ends_epoch, number=self.number + 1)
 
     def end(self, key: str, result: Any) -> None:
-        """Keep the result of a run that ended."""
+        """Keep the result of a finished run."""
         self.ended[key] = result
         self.number += 1
         self.saver.checkpoints.save(self.number, {"ended": json.dumps(self.ended), "at_work": None})

@@ -20,8 +20,9 @@ def tune(train, lr: float, factors: Sequence[float]) -> dict[float, float]:
 
     Args:
         train: lr -> final loss, inf where the run diverged.
-        lr: the middle of the grid.  factors: on it; the grid goes on by the ratio of its two outermost rates while
-            that end is the best, at most `MOST_EXTENSIONS` times.
+        lr: the middle of the grid.
+        factors: the grid is lr times each of them. While an end of the grid is the best rate, the grid is extended
+            there by the ratio of its two outermost rates, at most `MOST_EXTENSIONS` times.
 
     Returns: lr -> final loss of every trial, in ascending order of lr.
     """
@@ -40,7 +41,7 @@ def tune(train, lr: float, factors: Sequence[float]) -> dict[float, float]:
 
 
 def round_lr(lr: float) -> float:
-    """To three digits: the table is the trial, not 0.00031622776601683795."""
+    """To three digits, so that the table shows the very rate that was tried."""
     return float(f"{lr:.3g}")
 
 

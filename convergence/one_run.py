@@ -1,4 +1,4 @@
-"""One training run of run_convergence.py: an algorithm, a seed, so many epochs."""
+"""One training run of run_convergence.py: one algorithm from one seed."""
 
 import math
 import statistics
@@ -45,7 +45,7 @@ class Losses:
 class RunPlan:
     """What all runs of a script have in common."""
 
-    training: TrainingPlan  # with the seed and the epochs of no run in particular
+    training: TrainingPlan  # each run replaces its seed and its number of epochs
     lr_scheduler: str
     warmup_ratio: float | None
     compile: bool
@@ -74,8 +74,8 @@ class Start:
 
         Args:
             count: told of updates as they are done.
-            folder: where the model is kept every `num_epoch_to_save` epochs and at the end; the run is scored after
-                every epoch. None: it is a trial, of which only the losses count.
+            folder: where the model is kept every `num_epoch_to_save` epochs and at the end. The run is then scored
+                after every epoch. None: the run is a trial, and only its losses count.
         """
         journal, model = self.journal, self.task.model
         key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"

@@ -61,7 +61,7 @@ def make_parser(description: str = "") -> Parser:
     group.add_argument(
         "--sample_iterations", type=positive_int, nargs="+", metavar="B",
         help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned (in "
-        "Pan & Li's code the name means iterations counted over the whole run)",
+        "Pan & Li's code the flag means iterations, counted over all epochs)",
     )  # fmt: skip
     group.add_argument(
         "--step_size", type=positive_float, metavar="S",
@@ -72,7 +72,7 @@ def make_parser(description: str = "") -> Parser:
         help="the row whose sharpness the others are divided by; by default the first sgd row without clipping",
     )  # fmt: skip
     group.add_argument("--skip_search", action="store_true", help="no loss scans")
-    group.add_argument("--skip_sharpness", action="store_true", help="measure only where a scan is made")
+    group.add_argument("--skip_sharpness", action="store_true", help="no sharpness; measure only where a scan is made")
     group.add_argument(
         "--check_sharpness", action="store_true",
         help="compare with the full Hessian of a tiny model, and at the first point with float64 central differences",
@@ -92,7 +92,7 @@ def make_parser(description: str = "") -> Parser:
     )  # fmt: skip
     group = add_machine_flags(parser)
     group.add_argument(
-        "--optimizer_device", type=device, help="where the pseudo-updates' states live; by default beside the model"
+        "--optimizer_device", type=device, help="where the pseudo-updates keep their states; by default with the model"
     )
     add_resume_flags(parser)
     return parser

@@ -26,7 +26,7 @@ MEASURED_ANEW = (*OF_THESE_POINTS, "dtype", "test_batch_size", "test_seed", "ste
 
 
 def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str], folder: str) -> argparse.Namespace:
-    """The settings of the run in `folder`, with the command line's on top of them for what is measured anew.
+    """The settings of the run in `folder`; those of a measurement are replaced by the command line's.
 
     Raises: ValueError, in one line, if the folder holds no run of this script, or for a flag that contradicts it.
     """

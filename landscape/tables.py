@@ -84,7 +84,7 @@ class PointTables:
     def mark_lost(self, point: Point, label: str, sharpness: bool = True) -> None:
         """An algorithm whose step or state is not finite has a last row, with nothing in it."""
         where = f"epoch {point.epoch}, batch {point.batch}"
-        log.warning("%s: its step or its state is not finite in %s; it is dropped, the others go on", label, where)
+        log.warning("%s: its step or its state is not finite in %s; it is dropped, the others continue", label, where)
         if sharpness:
             at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration, algorithm=label)
             self.tables["sharpness"].append({**dict.fromkeys(self.tables["sharpness"].columns), **at})

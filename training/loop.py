@@ -122,7 +122,7 @@ class Training:
         self.steps = 0
 
     def __len__(self) -> int:
-        """Iterations of the whole run, those before `first_iteration` included."""
+        """Iterations of the run from its start, so those before `first_iteration` count."""
         return self.plan.num_epochs * batches_per_epoch(len(self.task.examples), self.plan.batch_size)
 
     def __iter__(self) -> Iterator[Point]:
@@ -153,8 +153,8 @@ class Training:
         self.steps += 1
 
     def _gradient(self, indices: Sequence[int], iteration: int) -> float:
-        """Set the gradients to those of the objective on the examples `indices`; returns its value. Where memory runs
-        out, micro-batches are halved for good and the gradient is computed again."""
+        """Set the gradients to those of the objective on the examples `indices`; returns its value. If memory runs out,
+        micro-batches are halved from then on, and the gradient is computed again."""
         seed = int(random_stream(self.plan.seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
         while True:
             try:
@@ -162,7 +162,7 @@ class Training:
             except torch.OutOfMemoryError:
                 if self.micro_batch_size == 1:
                     raise
-            # outside of `except`, where the error no longer holds on to the memory
+            # outside of `except`: the error would keep the memory in use
             self.micro_batch_size = math.ceil(self.micro_batch_size / 2)
             torch.cuda.empty_cache()
             log.warning("out of memory: continuing with micro-batches of %d examples", self.micro_batch_size)

@@ -17,14 +17,14 @@ def make_scheduler(
     """The learning rate over `num_epochs * steps_per_epoch` updates, or None where the optimizer sets its own.
 
     constant; linear or cosine: falling to 0 from the start; linear_with_warmup: the same after a linear warm-up over
-    the first `warmup_ratio` of the updates; epoch_warmup: rising linearly from a third to the whole over the first
-    `warmup_ratio` of the epochs, in one step an epoch, then constant (Tomihari & Sato's for images)."""
+    the first `warmup_ratio` of the updates; epoch_warmup: rising linearly from a third to the full rate over the first
+    `warmup_ratio` of the epochs, with one step per epoch, then constant (Tomihari & Sato's for images)."""
     if name not in SCHEDULERS:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULERS)}")
     if any(group["lr"] is None for group in optimizer.param_groups):  # Adafactor with relative steps
         return None
     if name == "epoch_warmup":
-        rising = math.ceil(warmup_ratio * num_epochs)  # epochs below the whole rate
+        rising = math.ceil(warmup_ratio * num_epochs)  # epochs below the full rate
 
         def share(step: int) -> float:
             return min(1.0, 1 / 3 + 2 / 3 * (step // steps_per_epoch) / rising) if rising else 1.0
