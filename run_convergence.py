@@ -36,7 +36,7 @@ from figures.drawing import draw_all
 from runs.config import row_numbers
 from runs.flags import default_output, fill_in
 from runs.lifecycle import Job, execute
-from runs.messages import progress
+from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier, in_earlier_order
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table, read_table
@@ -147,13 +147,14 @@ def run(
     runs, numbers = defaultdict(list), row_numbers(folder)
     per_run = settings.num_epochs * batches_per_epoch(len(task.examples), settings.batch_size)
     with progress(total=per_run * len(settings.seeds) * len(algorithms), desc="training") as bar:
+        left = TimeLeft(bar.total, bar=bar)
         for seed in settings.seeds:
             start = first
             if seed != settings.seeds[0]:
                 start = Start(load(settings, seed), plan, settings.device, journal)
             for label, row in algorithms.items():
                 models = folder / "model" / f"seed{seed}-{numbers[label]}-{row.name}"
-                result = start.train(row, seed, settings.num_epochs, bar.update, models)
+                result = start.train(row, seed, settings.num_epochs, left, models)
                 runs[label].append(result)
                 record(label, seed, result, losses, scores)
     summary = Table(folder / "summary.csv", SUMMARY)

@@ -47,7 +47,7 @@ from runs.flags import (
 )
 from runs.folder import is_run_folder
 from runs.lifecycle import Job, execute
-from runs.messages import progress
+from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier
 from runs.saver import Saver
 from runs.stopping import StopRequest
@@ -176,17 +176,19 @@ def measure(
     done, total = saver.restore(stored), len(batches) * len(names)
     task.model.to(settings.device)
     with progress(total=total, initial=done, desc="blocks") as bar:
+        left = TimeLeft(total, done, bar)
         for batch, indices in enumerate(batches, start=1):
             end = batch * len(names)
             unmeasured = names[max(0, done - end + len(names)) :]
             for block in curvatures(task, indices, unmeasured, settings, generator):
                 blocks.append(block_row(block, batch))
-                bar.update()
+                left.update()
                 count = len(blocks.rows)
                 place = f"{block.name}, tensor {count} of {total}"
                 saver.after(count, stored.state_dict, milestone=count == end, place=place)
             rows = blocks.rows[end - len(names) : end]
             save_batch(blocks, unevenness, heterogeneity_rows(rows, batch, settings.seed))
+            left.note(f"batch {batch} of {len(batches)}: {len(names)} tensors measured")
     means = mean_rows(blocks.rows, names)
     for row in means:
         blocks.append(row)

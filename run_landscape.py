@@ -39,7 +39,7 @@ from landscape_utils import PseudoUpdates
 from runs.checkpoints import fitting
 from runs.flags import DTYPES, Parser, default_output, fill_in
 from runs.lifecycle import Job, execute
-from runs.messages import progress, say
+from runs.messages import TimeLeft, progress, say
 from runs.resuming import Earlier, in_earlier_order
 from runs.saver import Saver
 from runs.stopping import StopRequest
@@ -224,6 +224,7 @@ def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver,
     done = saver.restore(stored)
     training = Training(task, optimizer, plan.training, first_iteration=done + 1)
     test_batch = list(fixed_test_batch(task, plan))
+    left = TimeLeft(len(training), done)
     for point in progress(training, initial=done, total=len(training), desc="training"):
         tables.add_training(point)
         batches, scanned = plan.sampled.get(point.epoch, ([], None))
@@ -239,7 +240,11 @@ def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver,
             if plan.settings.save_points:
                 save_point(folder, measured, task.model)
             measure(measured, task, test_batch, plan, tables)
+            left.note(f"epoch {point.epoch}, batch {point.batch}: {len(directions)} steps measured")
         training.step()
+        left.update()
+        if point.ends_epoch:
+            left.note(f"epoch {point.epoch} of {plan.training.num_epochs}: loss {point.loss:.4g}")
         place = f"iteration {point.iteration}"
         saver.after(point.iteration, stored.state_dict, milestone=point.ends_epoch, place=place)
     if plan.settings.save_model:
@@ -258,9 +263,12 @@ def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Sav
     test_batch = list(fixed_test_batch(task, plan))
     found = load_points(paths[done:], task.model, plan.algorithms)
     points = progress(found, initial=done, total=len(paths), desc="points")
+    left = TimeLeft(len(paths), done)
     for number, measured in enumerate(points, done + 1):
         if measured.scan or plan.measuring.sharpness:
             measure(measured, task, test_batch, plan, tables)
+        left.update()
+        left.note(f"point {number} of {len(paths)}: {len(measured.directions)} steps measured")
         place = f"point {number} of {len(paths)}"
         saver.after(number, lambda: {"tables": tables.state_dict()}, milestone=True, place=place)
 

@@ -3,13 +3,13 @@
 import math
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from convergence.journal import Journal
+from runs.messages import TimeLeft
 from tasks.base import Task
 from torch_optimizer import Algorithm
 from training.loop import Training, TrainingPlan, batches_per_epoch
@@ -67,20 +67,21 @@ class Start:
         row: Algorithm,
         seed: int,
         num_epochs: int,
-        count: Callable[[int], object] = lambda updates: None,
+        left: TimeLeft | None = None,
         folder: Path | None = None,
     ) -> Losses:
         """Train from the start, or from where the journal has it.
 
         Args:
-            count: told of updates as they are done.
+            left: counts the updates of all runs; None: of this run alone.
             folder: where the model is kept every `num_epoch_to_save` epochs and at the end. The run is then scored
                 after every epoch. None: the run is a trial, and only its losses count.
         """
         journal, model = self.journal, self.task.model
         key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
         if journal and key in journal.ended:
-            count(len(journal.ended[key]["points"]))
+            if left is not None:
+                left.skip(len(journal.ended[key]["points"]))
             return Losses(**journal.ended[key])
         model.load_state_dict(self.state)
         plan = replace(self.plan.training, seed=seed, num_epochs=num_epochs)
@@ -94,7 +95,8 @@ class Start:
             parts["scheduler"] = scheduler
         done, notes = journal.resume(key, parts) if journal else (0, None)
         points, scores = notes or ([], [])
-        count(done)
+        left = left or TimeLeft(num_epochs * per_epoch)
+        left.skip(done)
         training = Training(
             self.task, optimizer, plan, scheduler=scheduler, forward=self.forward, first_iteration=done + 1
         )
@@ -110,7 +112,9 @@ class Start:
                 if journal:
                     journal.after_step(key, parts, point, (points, scores))
                 began += time.perf_counter() - paused  # training time only
-                count(1)
+                left.update()
+                if point.ends_epoch:
+                    left.note(f"{row!r}, seed {seed}, epoch {point.epoch} of {num_epochs}: loss {point.loss:.4g}")
             diverged = not all(torch.isfinite(p).all() for p in model.parameters())
         except FloatingPointError:
             diverged = True

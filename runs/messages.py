@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,8 @@ from runs.files import is_out_of_memory, one_line
 from runs.flags import Parser
 from runs.resuming import settings_of_run
 
+log = logging.getLogger(__name__)
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -29,12 +31,12 @@ def answering_input_errors(parser: Parser) -> Iterator[None]:
     try:
         yield
     except (ValueError, OSError) as error:
-        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        log.debug("traceback", exc_info=True)
         parser.error(str(error) or repr(error))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        logging.getLogger(__name__).debug("traceback", exc_info=True)
+        log.debug("traceback", exc_info=True)
         parser.error(f"out of memory while data and model are prepared: {one_line(error)}")
 
 
@@ -69,6 +71,8 @@ def _is_worth_showing(record: logging.LogRecord) -> bool:
 
 class _BarHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
+        if hasattr(record, "beside_a_bar") and sys.stderr.isatty():
+            return
         tqdm.write(self.format(record), file=Unbreakable(sys.stderr))
 
 
@@ -165,23 +169,39 @@ def progress(iterable=None, **options) -> tqdm:
 
 
 class TimeLeft:
-    """How long a piece of work still takes, for the lines of a run without a terminal.
+    """Counts a piece of work and tells how long it still takes, in lines for a run without a terminal.
 
-        left = TimeLeft(total=200, done=40)
-        left.after(50)                                     # "25 %, 2 min left"
+        left = TimeLeft(total=200, done=40)                # 40 were done by an earlier process: no measure of the speed
+        left.update(10)
+        left.note("epoch 2 of 20: loss 5.25")              # epoch 2 of 20: loss 5.25 (25 %, 2 min left)
 
-    total, done: pieces of work in all, and those that an earlier process did, which tell nothing about the speed.
+    On a terminal the lines go to log.txt only, since the bar says the same.
     """
 
-    def __init__(self, total: int, done: int = 0, clock=time.monotonic):
-        self.total, self.before, self.clock = total, done, clock
+    def __init__(self, total: int, done: int = 0, bar: tqdm | None = None, clock: Callable[[], float] = time.monotonic):
+        self.total, self.done, self.before, self.bar, self.clock = total, done, done, bar, clock
         self.began = clock()
 
-    def after(self, done: int) -> str:
-        share = f"{done / self.total:.0%}".replace("%", " %") if self.total else "100 %"
-        if done >= self.total or done <= self.before:
+    def update(self, count: int = 1) -> None:
+        """So much more is done."""
+        self.done += count
+        if self.bar is not None:
+            self.bar.update(count)
+
+    def skip(self, count: int) -> None:
+        """So much was done by an earlier process."""
+        self.before += count
+        self.update(count)
+
+    def note(self, text: str) -> None:
+        """Say what is done, with the time left."""
+        log.info("%s (%s)", text, self, extra={"beside_a_bar": True})
+
+    def __str__(self) -> str:
+        share = f"{self.done / self.total:.0%}".replace("%", " %") if self.total else "100 %"
+        if self.done >= self.total or self.done <= self.before:
             return share
-        seconds = (self.clock() - self.began) / (done - self.before) * (self.total - done)
+        seconds = (self.clock() - self.began) / (self.done - self.before) * (self.total - self.done)
         return f"{share}, {duration(seconds)} left"
 
 

@@ -173,11 +173,24 @@ def test_a_log_file_that_cannot_be_written_ends_nothing(path, capfd):
 
 def test_the_time_left_follows_the_pace_of_this_process():
     now = [100.0]
-    left = TimeLeft(total=200, done=40, clock=lambda: now[0])
-    assert left.after(40) == "20 %"
-    now[0] += 30.0  # ten pieces in 30 s: 150 more take 450 s
-    assert left.after(50) == "25 %, 8 min left"
-    assert left.after(200) == "100 %"
+    left = TimeLeft(total=200, done=30, clock=lambda: now[0])
+    assert str(left) == "15 %"
+    now[0] += 30.0
+    left.update(10)
+    left.skip(10)  # ten pieces in 30 s: 150 more take 450 s
+    assert str(left) == "25 %, 8 min left"
+    left.update(150)
+    assert str(left) == "100 %" == str(TimeLeft(total=0))
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_lines_of_progress_go_to_the_log_and_to_a_stream_that_is_no_terminal(terminal, tmp_path, monkeypatch, capfd):
+    start_logging(False)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    with log_file(tmp_path / "log.txt"):
+        TimeLeft(total=4, done=1).note("epoch 1 of 4: loss 2.5")
+    assert (tmp_path / "log.txt").read_text().endswith("INFO epoch 1 of 4: loss 2.5 (25 %)\n")
+    assert capfd.readouterr().err == ("" if terminal else "epoch 1 of 4: loss 2.5 (25 %)\n")
 
 
 @pytest.mark.parametrize("seconds, text", [
