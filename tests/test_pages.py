@@ -88,8 +88,13 @@ def test_each_link_of_a_page_leads_somewhere(page):
 
 def test_readme_leads_to_every_page_and_is_short():
     text = text_of("README.md")
-    assert [page for page in PAGES[1:] if f"]({page})" not in text and page != "docs/your_own.md"] == []
+    assert [page for page in PAGES[1:] if f"]({page})" not in text] == []
     assert len(text.splitlines()) <= 130 and len(text.split()) <= 1300
+
+
+def test_readme_installs_the_torch_of_the_requirements():
+    (version,) = re.findall(r"^(torch==\S+)", text_of("requirements.txt"), re.MULTILINE)
+    assert re.findall(r"torch==\S+", text_of("README.md")) == [version]
 
 
 def test_files_page_explains_every_column_of_every_table_in_order():
