@@ -339,7 +339,7 @@ def scan_loss(
 
 
 def update_histogram(direction: Params) -> list[tuple[float, float, int]]:
-    """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins a decade from
+    """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins per decade from
     1e-16 to 1e4 (arXiv:2306.00204, fig. 1). The first bin starts at 0; the last also holds what is larger."""
     edges = np.concatenate([[0.0], np.logspace(-16, 4, 61)])
     counts = np.zeros(len(edges) - 1, dtype=np.int64)

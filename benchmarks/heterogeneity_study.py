@@ -4,7 +4,7 @@
 
 Tomihari & Sato's expectations (arXiv:2502.00213) on small models from scratch: RoBERTa with its norms after and before
 the sublayers, on sentence pairs {"sentence1", "sentence2", "label"}; a ViT and a ResNet, on pictures {"img", "label"}.
-Each is measured as initialised, trained with Adam (run_convergence.py), and measured again (run_hessian.py), from
+Each is measured as initialized, trained with Adam (run_convergence.py), and measured again (run_hessian.py), from
 several seeds: of weights, batches, dropout, and of what is held out. Twenty minutes on one core.
 
 Writes benchmarks/results/heterogeneity.csv and prints its means over the seeds. `tensors` says which were compared: all

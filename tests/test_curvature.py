@@ -31,7 +31,7 @@ TEXT = dict(vocab_size=23, bos_token_id=1, eos_token_id=1, pad_token_id=0)
 BERT = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=12, max_position_embeddings=16)
 
 
-def labelled(forward, batch):
+def labeled(forward, batch):
     """[B] cross-entropy of a classifier."""
     inputs = {k: t for k, t in batch.items() if k != "label"}
     return F.cross_entropy(forward(**inputs).logits, batch["label"], reduction="none")
@@ -67,7 +67,7 @@ def architecture(name, attention):
         config = t.DistilBertConfig(
             **TEXT, dim=8, hidden_dim=12, n_layers=1, n_heads=2, max_position_embeddings=16, **a
         )
-        return t.DistilBertForSequenceClassification(config), labelled, text_batch(**label)
+        return t.DistilBertForSequenceClassification(config), labeled, text_batch(**label)
     if name == "gpt2":
         config = t.GPT2Config(**TEXT, n_embd=8, n_layer=1, n_head=2, n_positions=16, **a)
         return t.GPT2LMHeadModel(config), next_token, text_batch()
@@ -80,9 +80,9 @@ def architecture(name, attention):
     images = dict(pixel_values=torch.randn(3, 3, 16, 16), **label)
     if name == "vit":
         size = {k: v for k, v in BERT.items() if k != "max_position_embeddings"}
-        return t.ViTForImageClassification(t.ViTConfig(image_size=16, patch_size=8, **size, **a)), labelled, images
+        return t.ViTForImageClassification(t.ViTConfig(image_size=16, patch_size=8, **size, **a)), labeled, images
     config = t.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic")
-    return t.ResNetForImageClassification(config), labelled, images
+    return t.ResNetForImageClassification(config), labeled, images
 
 
 def in_float64(model, losses, batch):

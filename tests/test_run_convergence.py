@@ -23,7 +23,7 @@ from torch_optimizer import Algorithm
 from training.loop import Training
 
 SMALL = "--dataset_size 40 --batch_size 16 --num_epochs 2"
-STEPS = 6  # 16, 16 and 8 examples an epoch
+STEPS = 6  # per epoch, of 16, 16 and 8 examples
 ROWS = [
     Algorithm("sgd", lr=0.1, momentum=0.9, dampening=0.9),
     Algorithm("sgd", lr=1.0, momentum=0.9, dampening=0.9, coordinate_clip=0.1),
@@ -192,7 +192,7 @@ def test_summary_follows_from_the_losses(folder):
         assert row["steps_to_sgd_loss"] == (None if None in steps else fmean(steps))
 
 
-def test_a_run_of_known_losses_is_summarised_by_hand():
+def test_a_run_of_known_losses_is_summarized_by_hand():
     losses = [8.0, 6.0, 2.0, 4.0, 5.0]
     known = Losses([(1 + i // 2, 1 + i, 4, loss, 0.1, 0.0) for i, loss in enumerate(losses)], 2, False, [])
     assert known.smooth() == [7.0, 4.0, 3.0, 4.5]

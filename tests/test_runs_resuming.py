@@ -1,4 +1,4 @@
-"""A run that is killed, stopped, damaged or starved of disk ends, taken up again, in the same bytes."""
+"""A run that is killed, stopped, damaged or starved of disk ends, resumed, in the same bytes."""
 
 import errno
 import json

@@ -118,7 +118,7 @@ def test_the_last_batch_of_an_epoch_is_smaller_and_its_mean_is_over_its_own_exam
     assert [len(group) for group in task.seen] == [2, 2, 2, 2, 2] * 2
 
 
-def test_neighbours_in_length_share_a_micro_batch():
+def test_neighbors_in_length_share_a_micro_batch():
     task = Line()
     task.length = lambda index: index % 4
     list(micro_batches(task, [9, 0, 3, 4, 1, 7, 8], 3, CPU))

@@ -58,7 +58,7 @@ def micro_batches(
     dtype: torch.dtype | None = None,
     augmentation_seed: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """The examples in padded groups of at most `micro_batch_size`, neighbours in length together: little padding.
+    """The examples in padded groups of at most `micro_batch_size`, neighbors in length together: little padding.
 
     `dtype` replaces the type of floating-point inputs such as images. With an `augmentation_seed` the examples are the
     task's random variants of them, if it has any; None leaves every example as it is.

@@ -1,6 +1,6 @@
 """The entry scripts on a task of milliseconds: `python -m tests.helpers.tiny_run landscape FLAGS`.
 
-A network of two layers with dropout and batch normalisation, whose running statistics belong to what a run must store.
+A network of two layers with dropout and batch normalization, whose running statistics belong to what a run must store.
 """
 
 import sys
