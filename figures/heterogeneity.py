@@ -253,7 +253,7 @@ def overlay_blocks(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]
     for name, points in named.items():
         _scatter(scatter, points, [looks[name]] * len(points), alpha=0.6)  # a run may lie over another
         of_gradient, _, of_curvature = _measures(points).values()
-        line = {"color": looks[name][0], "marker": looks[name][1], "markersize": 4.5, "markevery": 0.2}
+        line = {"color": looks[name][0], "marker": looks[name][1], "markersize": 4.5, "markevery": (0.1, 0.2)}
         _draw_lorenz(gradients, of_gradient, line)
         _draw_lorenz(curvatures, of_curvature, line)
     scatter.set(xlabel=GRADIENT, ylabel=CURVATURE, title=_and_left_out("every point is a tensor", every))

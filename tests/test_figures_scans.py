@@ -96,6 +96,12 @@ def test_panels_zoom_out_and_are_titled(tmp_path):
     assert [ax.get_ylabel() for ax in figure.axes] == ["loss on the test batch", ""]
 
 
+def test_a_curve_of_a_thirtieth_of_a_panel_is_drawn_there(tmp_path):
+    rows = scan_rows("sgd", [5, 4, 6], spacing=3) + scan_rows("adam", [5, 4, 6], spacing=15)
+    (ax,) = one_figure(scan_figures, write_run(tmp_path, ["sgd", "adam"], scan=rows)).axes
+    assert [line.get_xdata()[-1] for line in ax.lines if len(line.get_xdata()) == 3] == [6, 30]
+
+
 def test_a_quadratic_model_is_drawn_where_its_scan_has_room(tmp_path):
     labels, spacings = ("sgd", "adam", "lion"), (1.0, 3.0, 30.0)  # reaches 2, 6 and 60
     rows = [row for label, s in zip(labels, spacings, strict=True) for row in scan_rows(label, [5, 4, 6], spacing=s)]
@@ -108,11 +114,11 @@ def test_a_quadratic_model_is_drawn_where_its_scan_has_room(tmp_path):
 def test_every_scan_has_a_figure_and_the_derivatives_of_its_own_point(tmp_path):
     rows = scan_rows("sgd", [5, 4, 6], epoch=1, batch=3) + scan_rows("sgd", [9, 8, 9.5], epoch=2, batch=7)
     measured = [dict(epoch=1, batch=3, algorithm="sgd", slope=-1.0, sharpness=2.0),
-                dict(epoch=2, batch=7, algorithm="sgd", slope=-3.0, sharpness=4.0)]  # fmt: skip
+                dict(epoch=2, batch=7, algorithm="sgd", slope=-3.0, sharpness=5.0)]  # fmt: skip
     drawn = figures_of(scan_figures, write_run(tmp_path, ["sgd"], scan=rows, sharpness=measured))
     assert list(drawn) == ["scan_epoch1_batch3", "scan_epoch2_batch7"]
     ends = [figure.axes[0].lines[1].get_ydata()[-1] for figure in drawn.values()]
-    assert ends == pytest.approx([5 - 2 + 4, 9 - 6 + 8])  # at distance 2
+    assert ends == pytest.approx([5 - 2 + 4, 9 - 6 + 10])  # at distance 2
     assert drawn["scan_epoch2_batch7"].get_suptitle() == "toy: loss along every step from epoch 2, batch 7"
 
 
