@@ -104,7 +104,7 @@ def _histogram_figure(run: RunTables, histograms: Mapping[str, Histogram]) -> Fi
         ax = axes[panels.index(run.styles[label].name)]
         _draw_histogram(ax, histogram, low, small, run.styles[label].bars())
     for i, (ax, name) in enumerate(zip(axes, panels, strict=False)):
-        ax.set(title=name, ylim=(0, None))
+        ax.set_title(name)
         _size_axis(ax, low, high, small)
         ax.tick_params(labelbottom=i >= len(panels) - columns)
     for ax in axes[len(panels) :]:

@@ -130,6 +130,12 @@ def test_a_negative_mean_stands_below_zero_on_an_axis_linear_around_it(tmp_path)
     assert zero.get_linestyle() == ":"
 
 
+def test_a_mean_of_exactly_zero_stands_at_zero(tmp_path):
+    (ax,) = ratios(tmp_path, {"sgd": (1.0, 1.0), "adam": (0.5, 0.0)}).axes
+    assert list(curves(ax, epochs=2)[1].get_ydata()) == [0.5, 0.0] and ax.get_yscale() == "symlog"
+    assert ax.yaxis.get_transform().linthresh == 0.1
+
+
 def test_epochs_in_which_sgds_own_sharpness_is_negative_are_hatched_and_said(tmp_path):
     # SGD's ratio is 1 or -1: at 5 points a mean of 0.2 is 3 of 1 and 2 of -1
     figure = ratios(tmp_path, {"sgd": (1.0, 0.2, -1.0), "adam": (0.5, 0.4, 0.3)})
