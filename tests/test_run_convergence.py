@@ -23,7 +23,7 @@ from torch_optimizer import Algorithm
 from training.loop import Training
 
 SMALL = "--dataset_size 40 --batch_size 16 --num_epochs 2"
-STEPS = 6  # per epoch, of 16, 16 and 8 examples
+STEPS = 6  # two epochs of 16, 16 and 8 examples
 ROWS = [
     Algorithm("sgd", lr=0.1, momentum=0.9, dampening=0.9),
     Algorithm("sgd", lr=1.0, momentum=0.9, dampening=0.9, coordinate_clip=0.1),
