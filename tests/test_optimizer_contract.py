@@ -282,6 +282,8 @@ def test_options_are_compared_by_value_not_by_how_they_print():
     assert repr(LONG) == repr(other)
     assert key(Weighted, weights=LONG) == key(Weighted, weights=LONG.clone())
     assert key(Weighted, weights=LONG) != key(Weighted, weights=other)
+    assert key(Weighted, weights=LONG) != key(Weighted, weights=LONG.double())
+    assert key(Weighted, weights=LONG) != key(Weighted, weights=LONG.view(2, -1))
     assert key(Weighted, weights=torch.tensor(1.0)) != key(Weighted, weights=torch.tensor(1.0 + 1e-6))
     assert key(Weighted, weights={"a": [LONG]}) != key(Weighted, weights={"a": [other]})
     assert key(AdamClip, betas=(0.9, 0.99)) == key(AdamClip, betas=[0.9, 0.99])

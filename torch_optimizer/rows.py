@@ -33,7 +33,7 @@ def _telling_options(rows: Sequence[Algorithm]) -> list[str]:
     differing = [
         option
         for option in dict.fromkeys(option for row in rows for option in row.options)
-        if option not in CLIPPING_OPTIONS and len({value_key(row.options.get(option)) for row in rows}) > 1
+        if len({value_key(row.options.get(option)) for row in rows}) > 1
     ]
     order = [option for option in differing if option == "lr"]
     order += [option for option in reversed(differing) if option != "lr"]
