@@ -16,18 +16,9 @@ from tests.helpers.run_folders import (
     write_run,
     write_table,
 )
+from tests.helpers.small_runs import convergence_run
 
 END = "where a diverged seed ended"
-
-
-def trained(folder, losses, diverged=(), final_loss=None, labels=("sgd",)):
-    """A run of 2 updates per epoch. losses: {(label, seed): [loss of iteration 1, ...]}; diverged: {label: seeds}."""
-    rows = [dict(algorithm=label, seed=seed, epoch=1 + i // 2, iteration=1 + i, examples=4, loss=loss)
-            for (label, seed), values in losses.items() for i, loss in enumerate(values)]  # fmt: skip
-    summary = [
-        dict(algorithm=label, final_loss_mean=final_loss, diverged=dict(diverged).get(label, 0)) for label in labels
-    ]
-    return write_run(folder, labels, losses=rows, summary=summary)
 
 
 def crosses(figure):
@@ -53,7 +44,7 @@ def test_a_curve_is_the_mean_over_seeds_of_the_means_over_an_epochs_batches():
 
 
 def test_the_band_runs_from_the_lowest_seed_to_the_highest(tmp_path):
-    trained(tmp_path, {("sgd", 0): [8, 6, 4, 2], ("sgd", 1): [6, 4, 4, 4]})
+    convergence_run(tmp_path, {("sgd", 0): [8, 6, 4, 2], ("sgd", 1): [6, 4, 4, 4]})
     drawn = figures_of(loss_figures, tmp_path)
     assert list(drawn) == ["loss_by_epoch", "loss_by_iteration"]
     (ax,) = drawn["loss_by_epoch"].axes
@@ -66,7 +57,7 @@ def test_the_band_runs_from_the_lowest_seed_to_the_highest(tmp_path):
 
 
 def test_one_seed_has_no_band_and_claims_no_mean(tmp_path):
-    trained(tmp_path, {("sgd", 0): [8, 6, 4, 2]})
+    convergence_run(tmp_path, {("sgd", 0): [8, 6, 4, 2]})
     (ax,) = figures_of(loss_figures, tmp_path)["loss_by_iteration"].axes
     assert points(ax.lines[0]) == [(1, 8), (2, 6), (3, 4), (4, 2)]
     assert not ax.collections and ax.get_ylabel() == "training loss"
@@ -75,7 +66,7 @@ def test_one_seed_has_no_band_and_claims_no_mean(tmp_path):
 
 def test_rows_look_as_everywhere_and_the_legend_says_which_is_which(tmp_path):
     labels = ["sgd", "adam", "adam, clip_update=0.5"]
-    trained(tmp_path, {(label, 0): [6, 5 - i] for i, label in enumerate(labels)}, labels=labels)
+    convergence_run(tmp_path, {(label, 0): [6, 5 - i] for i, label in enumerate(labels)}, labels=labels)
     looks = [("#D55E00", "o", "filled"), ("#0072B2", "s", "filled"), ("#0072B2", "s", "hollow")]
     for figure in figures_of(loss_figures, tmp_path).values():
         assert legend_looks(figure) == dict(zip(labels, looks, strict=True))
@@ -86,13 +77,13 @@ def test_rows_look_as_everywhere_and_the_legend_says_which_is_which(tmp_path):
 
 def test_markers_are_about_eight_per_curve_and_those_of_two_curves_apart(tmp_path):
     labels = ["sgd", "adam", "lion", "adafactor"]
-    trained(tmp_path, {(label, 0): [5.0] * 160 for label in labels}, labels=labels)
+    convergence_run(tmp_path, {(label, 0): [5.0] * 160 for label in labels}, labels=labels)
     lines = figures_of(loss_figures, tmp_path)["loss_by_iteration"].axes[0].lines
     assert [line.get_markevery() for line in lines] == [(0, 20), (5, 20), (10, 20), (15, 20)]
 
 
 def test_a_long_run_is_smoothed_and_says_so(tmp_path):
-    trained(tmp_path, {("sgd", 0): [5.0, 2.0] * 100})
+    convergence_run(tmp_path, {("sgd", 0): [5.0, 2.0] * 100})
     drawn = figures_of(loss_figures, tmp_path)
     (ax,) = drawn["loss_by_iteration"].axes
     assert ax.get_xlabel() == "iteration (one update each; running mean over 3)"
@@ -114,13 +105,13 @@ def test_a_running_mean_shrinks_at_the_ends_and_keeps_a_straight_line_inside():
     ([3.0, 3.0, 3.0, 3.0], "linear", (2.97, 3.03)),
 ])  # fmt: skip
 def test_the_loss_axis_is_logarithmic_where_losses_differ_much_and_are_positive(tmp_path, losses, scale, limits):
-    (ax,) = figures_of(loss_figures, trained(tmp_path, {("sgd", 0): losses}))["loss_by_iteration"].axes
+    (ax,) = figures_of(loss_figures, convergence_run(tmp_path, {("sgd", 0): losses}))["loss_by_iteration"].axes
     assert ax.get_yscale() == scale and ax.get_ylim() == pytest.approx(limits)
 
 
 @pytest.mark.parametrize("losses, ticks", [([5.0, 0.5], ["0.5", "1", "2", "5"]), ([9e5, 3.0], ["10", "100", "1000"])])
 def test_a_logarithmic_loss_axis_has_plain_numbers(tmp_path, losses, ticks):
-    (ax,) = figures_of(loss_figures, trained(tmp_path, {("sgd", 0): losses}))["loss_by_iteration"].axes
+    (ax,) = figures_of(loss_figures, convergence_run(tmp_path, {("sgd", 0): losses}))["loss_by_iteration"].axes
     low, high = ax.get_ylim()
     shown = [text.get_text() for text in ax.get_yticklabels() if low <= text.get_position()[1] <= high]
     assert shown[: len(ticks)] == ticks
@@ -128,7 +119,7 @@ def test_a_logarithmic_loss_axis_has_plain_numbers(tmp_path, losses, ticks):
 
 
 def test_epochs_and_iterations_have_whole_numbers_at_their_ticks(tmp_path):
-    trained(tmp_path, {("sgd", 0): [5.0, 4.0, 3.0]})
+    convergence_run(tmp_path, {("sgd", 0): [5.0, 4.0, 3.0]})
     for figure in figures_of(loss_figures, tmp_path).values():
         assert all(place == int(place) for place in figure.axes[0].get_xticks())
 
@@ -137,7 +128,9 @@ def test_epochs_and_iterations_have_whole_numbers_at_their_ticks(tmp_path):
 
 
 def test_a_diverged_seed_is_left_out_of_the_mean_and_ends_in_a_cross_on_the_upper_edge(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5, 4, 4], ("sgd", 1): [6, 7, 1e30], ("sgd", 2): [6, 5, 4, 2]}, {"sgd": 1})
+    convergence_run(
+        tmp_path, {("sgd", 0): [6, 5, 4, 4], ("sgd", 1): [6, 7, 1e30], ("sgd", 2): [6, 5, 4, 2]}, diverged={"sgd": 1}
+    )
     figure = figures_of(loss_figures, tmp_path)["loss_by_iteration"]
     mean, alone, cross = figure.axes[0].lines
     assert points(mean) == [(1, 6), (2, 5), (3, 4), (4, 3)]
@@ -149,20 +142,20 @@ def test_a_diverged_seed_is_left_out_of_the_mean_and_ends_in_a_cross_on_the_uppe
 
 
 def test_a_cross_inside_the_axes_is_where_the_seed_ended(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5, 4, 3], ("sgd", 1): [6, 5.5]}, {"sgd": 1})
+    convergence_run(tmp_path, {("sgd", 0): [6, 5, 4, 3], ("sgd", 1): [6, 5.5]}, diverged={"sgd": 1})
     assert crosses(figures_of(loss_figures, tmp_path)["loss_by_iteration"]) == [(2, 5.5)]
 
 
 def test_the_same_seed_is_the_diverged_one_in_every_figure(tmp_path):
     # Seed 0 ends in the last epoch, below seed 1: by epochs alone seed 1 would be taken for it.
-    trained(tmp_path, {("sgd", 0): [6, 5, 2], ("sgd", 1): [6, 5, 4, 4]}, {"sgd": 1})
+    convergence_run(tmp_path, {("sgd", 0): [6, 5, 2], ("sgd", 1): [6, 5, 4, 4]}, diverged={"sgd": 1})
     drawn = figures_of(loss_figures, tmp_path)
     assert crosses(drawn["loss_by_iteration"]) == [(3, 2)] and crosses(drawn["loss_by_epoch"]) == [(2, 2)]
     assert all(figure.axes[0].get_ylim()[0] < 2 for figure in drawn.values())
 
 
 def test_of_seeds_that_end_together_the_highest_diverged(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5], ("sgd", 1): [6, 9], ("sgd", 2): [6, 4]}, {"sgd": 1})
+    convergence_run(tmp_path, {("sgd", 0): [6, 5], ("sgd", 1): [6, 9], ("sgd", 2): [6, 4]}, diverged={"sgd": 1})
     assert [y for _, y in crosses(figures_of(loss_figures, tmp_path)["loss_by_iteration"])] != [5]
     mean = figures_of(loss_figures, tmp_path)["loss_by_iteration"].axes[0].lines[0]
     assert points(mean) == [(1, 6), (2, 4.5)]
@@ -170,15 +163,15 @@ def test_of_seeds_that_end_together_the_highest_diverged(tmp_path):
 
 def test_algorithms_that_diverged_altogether_are_drawn_and_named(tmp_path):
     labels = ("sgd", "adam", "lion")  # lion: not even the first loss was finite
-    trained(tmp_path, {("sgd", 0): [6, 1e8], ("sgd", 1): [6, 7, 1e9], ("adam", 0): [6, 7], ("adam", 1): [6]},
-            {label: 2 for label in labels}, labels=labels)  # fmt: skip
+    convergence_run(tmp_path, {("sgd", 0): [6, 1e8], ("sgd", 1): [6, 7, 1e9], ("adam", 0): [6, 7], ("adam", 1): [6]},
+            diverged={label: 2 for label in labels}, labels=labels)  # fmt: skip
     for figure in figures_of(loss_figures, tmp_path).values():
         assert len(crosses(figure)) == 4
         assert labels_of(figure)[:3] == [f"{label} (diverged)" for label in labels]
 
 
 def test_a_run_without_a_summary_yet_is_drawn_as_far_as_all_its_seeds_came(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5, 4, 3], ("sgd", 1): [4, 3]})
+    convergence_run(tmp_path, {("sgd", 0): [6, 5, 4, 3], ("sgd", 1): [4, 3]})
     (tmp_path / "summary.csv").unlink()
     figure = figures_of(loss_figures, tmp_path)["loss_by_iteration"]
     assert points(figure.axes[0].lines[0]) == [(1, 5), (2, 4)]
@@ -189,7 +182,7 @@ def test_a_run_without_a_summary_yet_is_drawn_as_far_as_all_its_seeds_came(tmp_p
 
 
 def test_a_thin_line_marks_the_loss_at_which_plain_sgd_ended(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5], ("adam", 0): [6, 2]}, final_loss=4.5, labels=("adam", "sgd"))
+    convergence_run(tmp_path, {("sgd", 0): [6, 5], ("adam", 0): [6, 2]}, final_loss=4.5, labels=("adam", "sgd"))
     for figure in figures_of(loss_figures, tmp_path).values():
         line = figure.axes[0].lines[-1]
         assert set(line.get_ydata()) == {4.5} and line.get_linewidth() < 1 and list(line.get_xdata()) == [0, 1]
@@ -198,13 +191,13 @@ def test_a_thin_line_marks_the_loss_at_which_plain_sgd_ended(tmp_path):
 
 
 def test_the_axis_holds_where_sgd_ended(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5]}, final_loss=2.5)
+    convergence_run(tmp_path, {("sgd", 0): [6, 5]}, final_loss=2.5)
     assert figures_of(loss_figures, tmp_path)["loss_by_iteration"].axes[0].get_ylim()[0] < 2.5
 
 
 @pytest.mark.parametrize("label, final_loss", [("sgd, coordinate_clip=0.1", 4.5), ("sgd", None)])
 def test_clipped_sgd_and_sgd_that_diverged_set_no_such_line(tmp_path, label, final_loss):
-    trained(tmp_path, {(label, 0): [6, 5]}, final_loss=final_loss, labels=[label])
+    convergence_run(tmp_path, {(label, 0): [6, 5]}, final_loss=final_loss, labels=[label])
     assert labels_of(figures_of(loss_figures, tmp_path)["loss_by_epoch"]) == [label]
 
 
@@ -259,7 +252,7 @@ def test_without_a_finished_trial_of_some_rate_there_is_no_such_figure(tmp_path,
 
 
 def test_scores_have_a_panel_per_split_and_a_row_per_metric(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5, 4, 3], ("sgd", 1): [6, 5, 9]}, {"sgd": 1})
+    convergence_run(tmp_path, {("sgd", 0): [6, 5, 4, 3], ("sgd", 1): [6, 5, 9]}, diverged={"sgd": 1})
     rows = [dict(algorithm="sgd", seed=seed, epoch=epoch, split=split, metric=metric, value=base + rise * epoch)
             for metric, rise in (("accuracy", 0.1), ("f1", 0.2)) for split, base in (("evaluation", 0.5), ("test", 0.4))
             for seed, epoch in ((0, 1), (0, 2), (1, 1))]  # fmt: skip
@@ -278,6 +271,6 @@ def test_scores_have_a_panel_per_split_and_a_row_per_metric(tmp_path):
 
 
 def test_scores_without_a_value_are_no_figure(tmp_path):
-    trained(tmp_path, {("sgd", 0): [6, 5]})
+    convergence_run(tmp_path, {("sgd", 0): [6, 5]})
     write_table(tmp_path, "scores", [dict(algorithm="sgd", seed=0, epoch=1, split="test", metric="f1", value=None)])
     assert figures_of(score_figures, tmp_path) == {}
