@@ -15,7 +15,6 @@ parameters together.
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from curvature.borrowing import twice_differentiable
 from curvature.checks import NO_DEPENDENCE, check_count, check_losses, checked_batches, checked_directions
 from curvature.direction import Direction, norm
 from curvature.objective import Batch, LossFunction, Params, halves
+from curvature.quadratic import QuadraticModel
 from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,11 @@ class PseudoUpdates:
             if not sound[self.states[label]] or not is_finite(direction.values())
         ]  # fmt: skip
 
+    def learning_rates(self) -> dict[str, float]:
+        """label -> lr, where x_{t+1} - x_t = lr v is the latest step, v of `advance`. It is 1 for an optimizer
+        of another package whose rate is 0 or its own affair."""
+        return {label: own.latest_rate(self.states[label]) for label, own in self.optimizers.items()}
+
     def drop(self, label: str) -> None:
         """Show this algorithm no further gradients."""
         del self.optimizers[label], self.states[label]
@@ -161,34 +166,6 @@ def _dot(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
 
 
 # ---- slope and curvature: the fast route ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class QuadraticModel:
-    """The loss at a point and its first two derivatives along one unit direction: the quadratic model
-    f + slope s + sharpness s^2 / 2 of the loss at distance s.
-
-    Units: loss; loss per unit of parameter distance; loss per squared unit. NaN for a direction without length.
-    """
-
-    loss: float
-    slope: float
-    sharpness: float
-
-    @property
-    def best_distance(self) -> float:
-        """Where the quadratic model is lowest, -slope / sharpness; inf where it falls for ever, 0 where it rises."""
-        if math.isnan(self.slope) or math.isnan(self.sharpness):
-            return math.nan
-        if self.slope >= 0:
-            return 0.0
-        return -self.slope / self.sharpness if self.sharpness > 0 else math.inf
-
-    @property
-    def predicted_decrease(self) -> float:
-        """How far the quadratic model falls up to there, slope^2 / (2 sharpness); inf where that exceeds a float."""
-        best = self.best_distance
-        return best if best in (0.0, math.inf) else -self.slope * best / 2
 
 
 def directional_sharpness(

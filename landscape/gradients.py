@@ -1,5 +1,6 @@
 """The gradient on the test batch, and where a gradient is nothing but rounding."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -35,29 +36,23 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
     return {name: sum_ / examples for name, sum_ in total.items()}
 
 
-def noise_shares(directions: Mapping[str, Mapping[str, Tensor]], task: Task, batches: list[Batch]) -> dict[str, float]:
-    """label -> share of |v|^2 in coordinates whose gradient is 0 but for rounding.
-
-    The softmax of attention cancels the bias of its keys, so that their true gradient is 0. In float32 it is rounding
-    noise, which methods that divide by a gradient's size (sign, Adam, normalized steps) raise to full size. Such
-    coordinates are found on two single examples: their gradient in float32 is more than 1 / `NOISE` times that in
-    float64.
-
-    Args:
-        directions: label -> update direction, name -> tensor.
-        batches: of the test batch, in any floating-point type.
-    """
-    noisy = noise_coordinates(task, batches)
-    shares = {}
-    for label, direction in directions.items():
-        squares = [(v.detach().double().square(), noisy[name].to(v.device)) for name, v in direction.items()]
-        total = sum(s.sum().item() for s, _ in squares)
-        shares[label] = sum(s[mask].sum().item() for s, mask in squares) / total if total else float("nan")
-    return shares
+def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> float:
+    """Share of |v|^2 in the coordinates `noisy` (of `noise_coordinates`); NaN for a direction without length."""
+    squares = [(v.detach().double().square(), noisy[name].to(v.device)) for name, v in direction.items()]
+    total = sum(s.sum().item() for s, _ in squares)
+    return sum(s[mask].sum().item() for s, mask in squares) / total if total else math.nan
 
 
 def noise_coordinates(task: Task, batches: list[Batch], examples: int = 2) -> dict[str, Tensor]:
-    """name -> whether each coordinate's gradient is rounding noise on all of a few single examples."""
+    """name -> whether each coordinate's gradient is 0 but for rounding, on all of a few single examples.
+
+    The softmax of attention cancels the bias of its keys, so that their true gradient is 0. In float32 it is rounding
+    noise, which methods that divide by a gradient's size (sign, Adam, normalized steps) raise to full size. There a
+    gradient in float32 is more than 1 / `NOISE` times that in float64.
+
+    Args:
+        batches: of the test batch, in any floating-point type. Call outside of `measuring`: it would keep float64.
+    """
     names = list(batches[0])
     places = [(batch, i) for batch in batches for i in range(len(batch[names[0]]))]
     places = places[:: max(1, len(places) // examples)][:examples]

@@ -1,14 +1,16 @@
 """What a landscape run measures at a point. Everything here returns numbers; tables.py writes them down."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from curvature.borrowing import within_memory
 from curvature.objective import Objective
-from landscape.gradients import gradient_norm, noise_shares
+from landscape.edges import Edge, edge_of, spectral_length
+from landscape.gradients import gradient_norm, noise_share
 from landscape.rounding import rounding_errors
 from landscape_utils import (
     Direction,
@@ -20,6 +22,7 @@ from landscape_utils import (
     update_histogram,
 )
 from runs.messages import progress
+from tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -43,8 +46,23 @@ class Measurement:
     sharpness_error: float  # of float32 rounding, in the unit of the sharpness; NaN if measured in float64
     gradient_norm: float  # |grad f| on the test batch
     noise_share: float  # of |v|^2, in coordinates whose gradient is 0 but for rounding
+    spectral_length: float = math.nan  # largest singular value of any of its matrices, length of any of its vectors
+    edge: Edge = Edge()
     histogram: Sequence[tuple[float, float, int]] = ()  # (lower end, upper end, coordinates in between)
     scan: Sequence[tuple[float, float]] = ()  # (distance, loss)
+
+    @property
+    def sharpness_inf(self) -> float:
+        """v'Hv / max |v_i|^2, for steps that move every coordinate alike."""
+        return self._in_norm(self.step_max)
+
+    @property
+    def sharpness_spectral(self) -> float:
+        """v'Hv / max |v_b|_2^2 over the matrices b, for steps that move every singular direction alike (Muon)."""
+        return self._in_norm(self.spectral_length)
+
+    def _in_norm(self, length: float) -> float:
+        return self.quadratic.sharpness * (self.step_norm / length) ** 2 if length else math.nan
 
     @property
     def cosine(self) -> float:
@@ -53,12 +71,20 @@ class Measurement:
 
 
 def measure_point(
-    directions: dict[str, Direction], objective: Objective, task, plan: MeasurementPlan, scan: bool
+    directions: dict[str, Direction],
+    learning_rates: Mapping[str, float],
+    noisy: Mapping[str, Tensor],
+    objective: Objective,
+    task: Task,
+    plan: MeasurementPlan,
+    scan: bool,
 ) -> list[Measurement]:
     """Slope and sharpness of every direction at the point of `objective`, and its loss scan if `scan`.
 
     Args:
         directions: label -> update direction.
+        learning_rates: label -> lr of the row's real step, lr v; where there is none, the edge numbers stay empty.
+        noisy: of `noise_coordinates`; read only where the sharpness is measured.
         task: whose model and losses are measured on single examples in float64, for the rounding error.
     """
     found = within_memory(
@@ -72,10 +98,14 @@ def measure_point(
     errors = dict.fromkeys(directions, math.nan)
     if plan.sharpness and plan.dtype == torch.float32:
         errors = dict(zip(directions, rounding_errors(directions, objective, task), strict=True))
-    length, shares = math.nan, dict.fromkeys(directions, math.nan)
+    length = gradient_norm(objective) if plan.sharpness else math.nan
+    start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
+    edges = dict.fromkeys(directions, Edge())
     if plan.sharpness:
-        length, shares = gradient_norm(objective), noise_shares(directions, task, objective.batches)
-    scans = scan_point(directions, quadratics, objective, plan) if scan and plan.scans else {}
+        for label, direction in directions.items():
+            lr = learning_rates.get(label, math.nan)
+            edges[label] = edge_of(direction, quadratics[label], lr, start_loss, objective)
+    scans = scan_point(directions, quadratics, start_loss, objective, plan) if scan and plan.scans else {}
     return [
         Measurement(
             label,
@@ -84,7 +114,9 @@ def measure_point(
             step_max=direction.largest,
             sharpness_error=errors[label],
             gradient_norm=length,
-            noise_share=shares[label],
+            noise_share=noise_share(direction, noisy) if plan.sharpness else math.nan,
+            spectral_length=spectral_length(direction) if plan.sharpness else math.nan,
+            edge=edges[label],
             histogram=update_histogram(direction) if label in scans else (),
             scan=scans.get(label, ()),
         )
@@ -93,10 +125,13 @@ def measure_point(
 
 
 def scan_point(
-    directions: dict[str, Direction], quadratics: dict[str, QuadraticModel], objective: Objective, plan: MeasurementPlan
+    directions: dict[str, Direction],
+    quadratics: dict[str, QuadraticModel],
+    start_loss: float,
+    objective: Objective,
+    plan: MeasurementPlan,
 ) -> dict[str, list[tuple[float, float]]]:
     """label -> the loss along its direction, of every direction that has a length."""
-    start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
     scans = {}
     for label, direction in progress(directions.items(), desc="scans", leave=False):
         quadratic = quadratics[label]

@@ -62,12 +62,13 @@ class MeasuredPoint:
     directions: dict[str, Direction]  # label -> update direction
     scan: bool  # whether the loss is scanned along them
     lost: list[str] = field(default_factory=list)  # labels of the algorithms that ceased to be finite here
+    learning_rates: dict[str, float] = field(default_factory=dict)  # label -> lr of its step
 
 
 def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
     """Store the point, its directions and the model's state. Raises: CannotWrite, in one line."""
     state = dict(
-        point=asdict(measured.point), scan=measured.scan, lost=measured.lost,
+        point=asdict(measured.point), scan=measured.scan, lost=measured.lost, learning_rates=measured.learning_rates,
         directions={label: dict(v) for label, v in measured.directions.items()}, model=model.state_dict(),
     )  # fmt: skip
     save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}.pt", state)

@@ -17,11 +17,21 @@ log = logging.getLogger(__name__)
 COLUMNS = {
     "training": "epoch iteration loss",
     "sharpness": "epoch batch iteration algorithm loss slope sharpness ratio step_norm step_max best_distance "
-    "predicted_decrease sharpness_error gradient_norm cosine noise_share",
-    "ratios": "epoch algorithm mean_ratio std count",
+    "predicted_decrease sharpness_error gradient_norm cosine noise_share "
+    "sharpness_inf sharpness_spectral learning_rate edge_quadratic edge_realized edge_quotient critical_lr best_lr",
+    "ratios": "epoch algorithm mean_ratio std count mean_slope mean_predicted_decrease mean_edge_quadratic "
+    "mean_edge_realized",
     "scan": "epoch batch iteration algorithm distance loss",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
 }
+
+BESIDE = ("slope", "predicted_decrease", "edge_quadratic", "edge_realized")  # what a ratio should be read beside
+
+
+def mean(rows: Iterable[dict], column: str) -> float | None:
+    """Over the rows that have a number there; None if none has."""
+    values = [row[column] for row in rows if row[column] is not None]
+    return statistics.fmean(values) if values else None
 
 
 class PointTables:
@@ -71,6 +81,9 @@ class PointTables:
             step_norm=m.step_norm, step_max=m.step_max, best_distance=q.best_distance,
             predicted_decrease=q.predicted_decrease, sharpness_error=m.sharpness_error,
             gradient_norm=m.gradient_norm, cosine=m.cosine, noise_share=m.noise_share,
+            sharpness_inf=m.sharpness_inf, sharpness_spectral=m.sharpness_spectral,
+            learning_rate=m.edge.learning_rate, edge_quadratic=m.edge.quadratic, edge_realized=m.edge.realized,
+            edge_quotient=m.edge.quotient, critical_lr=m.edge.critical_lr, best_lr=m.edge.best_lr,
         )  # fmt: skip
 
     def _add_scan(self, at: dict, m: Measurement, where: str) -> None:
@@ -90,16 +103,19 @@ class PointTables:
             self.tables["sharpness"].append({**dict.fromkeys(self.tables["sharpness"].columns), **at})
 
     def add_ratios(self) -> None:
-        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|."""
+        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|, and means
+        of what it should be read beside."""
         self.tables["ratios"].rows.clear()
-        ratios = defaultdict(list)
+        points = defaultdict(list)
         for row in self.tables["sharpness"].rows:
             if row["ratio"] is not None:
-                ratios[row["epoch"], row["algorithm"]].append(row["ratio"])
-        for (epoch, algorithm), values in ratios.items():
+                points[row["epoch"], row["algorithm"]].append(row)
+        for (epoch, algorithm), rows in points.items():
+            ratios = [row["ratio"] for row in rows]
             self.tables["ratios"].append(
-                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(values),
-                std=statistics.stdev(values) if len(values) > 1 else None, count=len(values),
+                {f"mean_{column}": mean(rows, column) for column in BESIDE},
+                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(ratios),
+                std=statistics.stdev(ratios) if len(ratios) > 1 else None, count=len(ratios),
             )  # fmt: skip
 
     def save(self) -> None:
@@ -125,7 +141,43 @@ def answer(folder: Path, labels: Iterable[str], reference: str | None) -> str:
         return "The loss was scanned; no sharpness was asked for."
     of_reference = "" if reference is None else f" / |directional sharpness of {reference}|"
     title = f"Mean over the measured points of an epoch of directional sharpness{of_reference}"
-    return f"{title}\n{ratio_table(folder, labels, reference)}"
+    parts = [f"{title}\n{ratio_table(folder, labels, reference)}"]
+    if rows := read_table(folder / "ratios.csv"):
+        parts.append(last_epoch(rows, reference))
+    return "\n\n".join(parts)
+
+
+def last_epoch(rows: list[dict], reference: str | None) -> str:
+    """The ratio beside what it says nothing of: how steep the direction is, how far the loss could fall along it, and
+    how near the row's own step is to its edge."""
+    epoch = max(row["epoch"] for row in rows)
+    rows = [row for row in rows if row["epoch"] == epoch]
+    shown = [
+        {
+            "algorithm": row["algorithm"], "ratio": row["mean_ratio"], "std": row["std"], "slope": row["mean_slope"],
+            "predicted decrease": row["mean_predicted_decrease"], "edge": row["mean_edge_quadratic"],
+            "realized edge": row["mean_edge_realized"], "n": row["count"],
+        }
+        for row in rows
+    ]  # fmt: skip
+    title = f"Epoch {epoch}: the ratio beside slope, the quadratic model's decrease and the edge of the row's own step"
+    return "\n".join([title, format_table(shown, list(shown[0])), verdict(epoch, rows, reference)])
+
+
+def verdict(epoch: int, rows: list[dict], reference: str | None) -> str:
+    """One sentence on the last epoch."""
+    flattest = min(rows, key=lambda row: row["mean_ratio"])
+    said = f"{flattest['algorithm']} is flattest ({flattest['mean_ratio']:.2g} of {reference})"
+    falling = [row for row in rows if row["mean_predicted_decrease"] is not None]
+    if falling:
+        best = max(falling, key=lambda row: row["mean_predicted_decrease"])
+        said += f", {best['algorithm']} could fall furthest ({best['mean_predicted_decrease']:.2g})"
+    stepped = [row for row in rows if row["mean_edge_realized"] is not None]
+    beyond = [row["algorithm"] for row in stepped if row["mean_edge_realized"] > 1]
+    if stepped:
+        whose = f" ({', '.join(beyond)})" if beyond else ""
+        said += f"; {len(beyond)} of {len(stepped)} rows step beyond their edge{whose}"
+    return f"In epoch {epoch}, {said}."
 
 
 def ratio_table(folder: Path, labels: Iterable[str], reference: str | None) -> str:

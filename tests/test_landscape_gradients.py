@@ -7,7 +7,7 @@ import torch
 
 from curvature.borrowing import measuring
 from curvature.objective import objective_at
-from landscape.gradients import gradient, gradient_norm, noise_coordinates, noise_shares
+from landscape.gradients import gradient, gradient_norm, noise_coordinates, noise_share
 from landscape.measurements import Measurement
 from landscape_utils import QuadraticModel
 from tests.helpers.task_examples import toy
@@ -49,9 +49,9 @@ def test_a_sign_step_has_its_share_of_noise_by_the_count_of_its_coordinates(task
     mask = noise_coordinates(task, batches)
     count, total = sum(m.sum().item() for m in mask.values()), sum(p.numel() for p in params.values())
     outside = {name: v * ~mask[name] for name, v in ones.items()}
-    shares = noise_shares({"sign": ones, "clean": outside, "zero": {n: 0 * v for n, v in ones.items()}}, task, batches)
-    assert shares["sign"] == pytest.approx(count / total) and count
-    assert shares["clean"] == 0 and math.isnan(shares["zero"])
+    assert noise_share(ones, mask) == pytest.approx(count / total) and count
+    assert noise_share(outside, mask) == 0
+    assert math.isnan(noise_share({name: 0 * v for name, v in ones.items()}, mask))
 
 
 def test_cosine_of_steepest_descent_is_minus_one():

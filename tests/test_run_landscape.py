@@ -52,8 +52,10 @@ def test_tables_have_the_promised_columns(folder):
     assert header == {
         "training": "epoch,iteration,loss",
         "sharpness": "epoch,batch,iteration,algorithm,loss,slope,sharpness,ratio,step_norm,step_max,best_distance,"
-        "predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share",
-        "ratios": "epoch,algorithm,mean_ratio,std,count",
+        "predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share,sharpness_inf,sharpness_spectral,"
+        "learning_rate,edge_quadratic,edge_realized,edge_quotient,critical_lr,best_lr",
+        "ratios": "epoch,algorithm,mean_ratio,std,count,mean_slope,mean_predicted_decrease,mean_edge_quadratic,"
+        "mean_edge_realized",
         "scan": "epoch,batch,iteration,algorithm,distance,loss",
         "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
     }

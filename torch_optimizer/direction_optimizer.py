@@ -195,6 +195,16 @@ class DirectionOptimizer(Optimizer):
         """The lr that multiplies the direction of `p` at its latest step."""
         return group["lr"]
 
+    def latest_rate(self, holder: "DirectionOptimizer | None" = None) -> float:
+        """The lr that multiplies the direction of the first parameter at the latest step.
+
+        Args:
+            holder: the optimizer of the same `state_key` whose state serves this one; None: itself."""
+        holder = holder or self
+        group = self.param_groups[0]
+        moved = [p for p in group["params"] if p in holder.state] or group["params"]
+        return float(holder.learning_rate(group, moved[0]))
+
     def _state_dtype(self, p: Tensor) -> torch.dtype:
         """The dtype of the tensors that `_rule` keeps in self.state[p]."""
         return p.dtype

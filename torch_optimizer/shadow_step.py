@@ -60,6 +60,10 @@ class ShadowStep:
         """parameter -> v; `moves` is what `advance` gave, None to advance now."""
         return self.advance() if moves is None else moves
 
+    def latest_rate(self, holder: object = None) -> float:
+        """The lr by which `advance` divided its moves."""
+        return float(self.optimizer.param_groups[0]["lr"] or 1.0)
+
     def state_dict(self) -> dict:
         return self.optimizer.state_dict()  # the copies are made anew at every step
 

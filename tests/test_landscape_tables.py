@@ -1,0 +1,100 @@
+"""Every number of a measurement lands in the column of its name, and the printed answer reads them right."""
+
+import math
+
+import pytest
+
+from curvature.quadratic import QuadraticModel
+from landscape.edges import Edge
+from landscape.measurements import Measurement
+from landscape.tables import PointTables, answer, verdict
+from runs.tables import read_table
+from training.loop import Point
+
+POINT = Point(epoch=3, batch=2, iteration=22, loss=5.5, learning_rate=0.1, examples=64)
+
+
+def measurement(label, sharpness, slope=-3.0, edge=None, **changes):
+    numbers = dict(step_norm=2.0, step_max=0.5, sharpness_error=0.25, gradient_norm=6.0, noise_share=0.125,
+                   spectral_length=1.0) | changes  # fmt: skip
+    return Measurement(label, QuadraticModel(7.0, slope, sharpness), edge=edge or Edge(), **numbers)
+
+
+def written(folder, *measurements, reference="sgd", sharpness=True):
+    tables = PointTables(folder, reference)
+    tables.add(POINT, measurements, sharpness)
+    tables.add_ratios()
+    tables.save()
+    return {name: read_table(folder / f"{name}.csv") for name in ("sharpness", "ratios", "scan", "histogram")}
+
+
+def test_every_number_has_the_column_of_its_name(tmp_path):
+    edge = Edge(learning_rate=0.01, quadratic=0.3, realized=0.6, critical_lr=0.08)
+    adam = measurement("adam", 1.5, edge=edge)
+    _, row = written(tmp_path, measurement("sgd", -12.0), adam)["sharpness"]
+    assert row == pytest.approx({
+        "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "adam", "loss": 7.0, "slope": -3.0, "sharpness": 1.5,
+        "ratio": 1.5 / 12, "step_norm": 2.0, "step_max": 0.5,
+        "best_distance": 2.0,  # 3 / 1.5
+        "predicted_decrease": 3.0,  # 9 / (2 * 1.5)
+        "sharpness_error": 0.25, "gradient_norm": 6.0, "cosine": -0.5, "noise_share": 0.125,
+        "sharpness_inf": 24.0,  # 1.5 * 4 / 0.25
+        "sharpness_spectral": 6.0,  # 1.5 * 4 / 1
+        "learning_rate": 0.01, "edge_quadratic": 0.3, "edge_realized": 0.6, "edge_quotient": 2.0,
+        "critical_lr": 0.08, "best_lr": 0.04,
+    })  # fmt: skip
+
+
+def test_ratios_are_means_over_the_points_of_an_epoch(tmp_path):
+    tables = PointTables(tmp_path, "sgd")
+    for sharpness, slope, edge in ((1.0, -2.0, 0.25), (3.0, -4.0, 0.75)):
+        adam = measurement("adam", sharpness, slope, Edge(0.1, edge, 2 * edge, 1.0))
+        tables.add(POINT, [measurement("sgd", 2.0), adam])
+    tables.add_ratios()
+    row = tables.tables["ratios"].rows[1]
+    assert row == pytest.approx({
+        "epoch": 3, "algorithm": "adam", "mean_ratio": 1.0, "std": math.sqrt(0.5), "count": 2, "mean_slope": -3.0,
+        "mean_predicted_decrease": (4 / 2 + 16 / 6) / 2, "mean_edge_quadratic": 0.5, "mean_edge_realized": 1.0,
+    })  # fmt: skip
+
+
+def test_scan_and_histogram_hold_what_was_scanned(tmp_path):
+    scanned = measurement("sgd", 2.0, histogram=[(0.5, 1.0, 4)], scan=[(0.0, 7.0), (0.1, 6.5)])
+    tables = written(tmp_path, scanned, sharpness=False)
+    at = {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "sgd"}
+    assert tables["scan"] == [at | {"distance": 0.0, "loss": 7.0}, at | {"distance": 0.1, "loss": 6.5}]
+    assert tables["histogram"] == [at | {"bin_low": 0.5, "bin_high": 1.0, "count": 4}]
+    assert tables["sharpness"] == [] == tables["ratios"]
+
+
+def test_a_lost_algorithm_has_one_row_with_nothing_in_it(tmp_path):
+    tables = PointTables(tmp_path, "sgd")
+    tables.mark_lost(POINT, "lion")
+    (row,) = tables.tables["sharpness"].rows
+    full = {name: value for name, value in row.items() if value is not None}
+    assert full == {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "lion"}
+    tables.mark_lost(POINT, "lion", sharpness=False)
+    assert len(tables.tables["sharpness"].rows) == 1
+
+
+def test_without_a_reference_the_printed_table_shows_the_sharpness_itself(tmp_path):
+    written(tmp_path, measurement("adam", 1.5), reference=None)
+    text = answer(tmp_path, ["adam"], None)
+    assert "directional sharpness\n" in text and "1.5" in text and "|" not in text
+    assert read_table(tmp_path / "ratios.csv") == []
+
+
+def test_a_negative_reference_is_said_below_the_table(tmp_path):
+    written(tmp_path, measurement("sgd", -12.0), measurement("adam", 1.5))
+    assert "sgd itself has a negative sharpness in epoch 3" in answer(tmp_path, ["sgd", "adam"], "sgd")
+
+
+def test_the_verdict_names_the_flattest_the_furthest_and_those_beyond_their_edge():
+    def row(label, ratio, decrease, edge):
+        return dict(algorithm=label, mean_ratio=ratio, mean_predicted_decrease=decrease, mean_edge_realized=edge)
+
+    rows = [row("sgd", 1.0, 0.5, 1.2), row("adam", 0.25, 0.4, 0.3), row("lion", 0.5, None, None)]
+    assert verdict(5, rows, "sgd") == (
+        "In epoch 5, adam is flattest (0.25 of sgd), sgd could fall furthest (0.5); "
+        "1 of 2 rows step beyond their edge (sgd)."
+    )
