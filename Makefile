@@ -2,7 +2,7 @@
 PYTHON ?= python
 TYPED := torch_optimizer curvature landscape_utils.py runs tasks/base.py
 
-.PHONY: toy test slow lint types bench
+.PHONY: toy test slow lint types known bench
 toy:    ## the three scripts on the toy task, about two minutes
 	$(PYTHON) run_landscape.py
 	$(PYTHON) run_convergence.py
@@ -20,6 +20,9 @@ lint:   ## what CI asks of the text
 
 types:  ## the type checker, on the measuring core and the storage
 	basedpyright --level error $(TYPED)
+
+known:  ## numbers known from elsewhere beside what is measured here, seconds
+	$(PYTHON) check_known_cases.py
 
 bench:  ## the quick benchmarks; each writes its table to benchmarks/results/
 	$(PYTHON) -m benchmarks.sharpness --threads 1

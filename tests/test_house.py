@@ -24,12 +24,15 @@ MAY_IMPORT = {
     "landscape": CORE | {"landscape_utils", "training", "runs", "tasks", "algorithm_list"},
     "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
     "figures": {"runs", "hessian"},
+    "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
+    "check_known_cases": {"known_cases", "runs"},
     "run_landscape": {"landscape", *CORE, "landscape_utils", "training", "runs", "tasks", "algorithm_list", "figures"},
     "run_convergence": {"convergence", "training", "runs", "tasks", "algorithm_list", "figures", "torch_optimizer"},
     "run_hessian": {"hessian", "curvature", "training", "runs", "tasks", "figures"},
 }
 FLAGS = {"runs", "tasks", "algorithm_list", "torch_optimizer", "training"}  # of the flags.py of a script's wing
-GROUND_FLOOR = {"algorithm_list", "landscape_utils", "run_landscape", "run_convergence", "run_hessian"}
+SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases"}
+GROUND_FLOOR = {"algorithm_list", "landscape_utils", *SCRIPTS}
 
 
 def room(module):

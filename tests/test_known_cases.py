@@ -1,0 +1,108 @@
+"""Known cases: all hold, and each fails when what it checks is broken."""
+
+import math
+
+import pytest
+
+import check_known_cases
+from known_cases import exact, rows, stability, trajectory, zipf
+from landscape_utils import QuadraticModel
+from torch_optimizer import SGDClip, SignSGD, sgd_clip
+
+average = sgd_clip.momentum_average
+
+
+def check(monkeypatch, *cases):
+    """Run `main` on these cases alone; its exit status and the rows by the name of what they measure."""
+    found = []
+    monkeypatch.setattr(check_known_cases, "EXACT", [lambda case=case: found.extend(case()) or found for case in cases])
+    return check_known_cases.main([]), {row.case: row.passed for row in found}
+
+
+def failed(verdicts):
+    return [case for case, passed in verdicts.items() if not passed]
+
+
+def test_every_exact_case_holds(capsys):
+    assert check_known_cases.main([]) == 0
+    table = capsys.readouterr().out
+    assert "13/80" in table and "29/760" in table and "1.357143" in table and "3.25, 7.75, 3.25" in table
+    assert " NO" not in table and table.splitlines()[-1].startswith("All ")
+
+
+@pytest.mark.parametrize("name", ["edge_quadratic", "edge_realized"])
+@pytest.mark.parametrize("wrong", [lambda edge: -edge, lambda edge: 2 * edge], ids=["sign", "missing half"])
+def test_a_wrong_edge_number_fails(monkeypatch, name, wrong):
+    right = getattr(trajectory, name)
+    monkeypatch.setattr(trajectory, name, lambda *args: wrong(right(*args)))
+    status, verdicts = check(monkeypatch, exact.edge_rationals)
+    assert status == 1 and len(failed(verdicts)) == 2 and all(name in case for case in failed(verdicts))
+
+
+def test_an_undampened_momentum_fails_the_rationals(monkeypatch):
+    monkeypatch.setattr(sgd_clip, "momentum_average", lambda g, b, mu, d, nesterov: average(g, b, mu, 0.0, nesterov))
+    status, verdicts = check(monkeypatch, exact.edge_rationals)
+    assert status == 1 and len(failed(verdicts)) == 4
+
+
+def test_a_line_search_of_twice_the_distance_fails(monkeypatch):
+    monkeypatch.setattr(QuadraticModel, "best_distance", property(lambda model: -2 * model.slope / model.sharpness))
+    status, verdicts = check(monkeypatch, exact.line_search_on_four_modes)
+    assert status == 1 and "gradient descent" in failed(verdicts)[0]
+
+
+def test_a_missing_half_in_the_curvature_fails_every_row_of_the_line_search(monkeypatch):
+    right = trajectory.directional_sharpness
+
+    def halved(*args):
+        return [QuadraticModel(m.loss, m.slope, m.sharpness / 2) for m in right(*args)]
+
+    monkeypatch.setattr(trajectory, "directional_sharpness", halved)
+    status, verdicts = check(monkeypatch, exact.line_search_on_four_modes)
+    assert status == 1 and len(failed(verdicts)) == len(verdicts) == 4
+
+
+def test_a_move_without_signs_fails_sign_descent_alone(monkeypatch):
+    monkeypatch.setattr(SignSGD, "_shape_move", lambda self, p, descent, group: descent)
+    status, verdicts = check(monkeypatch, exact.line_search_on_four_modes)
+    assert status == 1 and ["sign descent" in case for case in failed(verdicts)] == [True]
+    status, verdicts = check(monkeypatch, zipf.losses_of_rare_classes)
+    assert status == 1 and failed(verdicts) and all("sign descent" in case for case in failed(verdicts))
+
+
+def test_another_momentum_fails_its_stability_limit(monkeypatch):
+    """Without dampening, the momentum of .9 and .9 has the limit of heavy ball, 3.8, in place of 38."""
+    monkeypatch.setattr(sgd_clip, "momentum_average", lambda g, b, mu, d, nesterov: average(g, b, mu, 0.0, nesterov))
+    status, verdicts = check(monkeypatch, stability.stability_limits)
+    assert status == 1 and failed(verdicts) and all("dampening .9" in case for case in failed(verdicts))
+
+
+def test_a_step_uphill_fails_gradient_descent_on_rare_classes(monkeypatch):
+    monkeypatch.setattr(SGDClip, "_shape_move", lambda self, p, descent, group: -descent)
+    status, verdicts = check(monkeypatch, zipf.losses_of_rare_classes)
+    assert status == 1 and "gradient descent" in failed(verdicts)[0]
+
+
+def test_a_number_that_does_not_exist_fails():
+    assert not rows.near("nothing", math.nan, 1.0, "").passed
+    assert not rows.below("nothing", math.nan, 1.0, "").passed
+    assert not rows.below("the bound itself", 1.0, 1.0, "").passed
+    assert not rows.above("the bound itself", 1.0, 1.0, "").passed
+
+
+def test_one_wrong_number_of_several_fails_its_row():
+    row = rows.near("two numbers", [1.0, 2.0], [1.0, 2.1], "")
+    assert not row.passed and row.cells()["pass"] == "NO"
+
+
+def test_a_skipped_case_is_told_and_does_not_fail(monkeypatch, capsys):
+    cases = [lambda: [rows.skipped("a peer", "not installed", "its page"), rows.near("one", 1.0, 1.0, "by hand")]]
+    monkeypatch.setattr(check_known_cases, "EXACT", cases)
+    assert check_known_cases.main([]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "All 1 rows hold; 1 skipped."
+
+
+def test_a_wrong_flag_ends_with_status_2(capsys):
+    with pytest.raises(SystemExit) as ended:
+        check_known_cases.main(["--slower"])
+    assert ended.value.code == 2 and "--slower" in capsys.readouterr().err
