@@ -254,8 +254,9 @@ def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver,
 
 def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Saver) -> None:
     """The points that an earlier run kept, without training."""
-    done, state = saver.checkpoints.load() or (0, None)
-    if state is not None:
+    newest, done = saver.checkpoints.load(), 0
+    if newest is not None:
+        done, state = newest
         with fitting(f"the checkpoint of point {done}"):
             if state.keys() != {"tables"}:
                 raise ValueError("it was stored by another script")

@@ -1,6 +1,9 @@
 """Fixtures of several test files."""
 
 import os
+import shutil
+import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +18,47 @@ def own_cache(tmp_path_factory, monkeypatch):
     import datasets
 
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
+# ---- small runs ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny_task():
+    """What `tiny_run.main` changes is put back after the last test."""
+    from tests.helpers import tiny_run
+
+    with pytest.MonkeyPatch.context() as patch:
+        for script in ("run_landscape", "run_convergence", "run_hessian"):
+            patch.setattr(f"{script}.draw_all", None)
+        patch.setitem(tiny_run.ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
+        patch.setitem(tiny_run.TASKS, "tiny", None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_task, tmp_path_factory):
+    """The tables of the small run that nothing interrupts."""
+    from tests.helpers.stored_runs import LANDSCAPE, landscape, tables
+
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
+    return tables(folder)
+
+
+@pytest.fixture(scope="module")
+def stopped_run(tiny_task, tmp_path_factory):
+    """A run folder stopped after iteration 13 of 20, with checkpoints of 12 and 13."""
+    from tests.helpers.stored_runs import LANDSCAPE, landscape, stop_at
+
+    folder = tmp_path_factory.mktemp("stopped") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(patch, 13)
+        assert landscape(*LANDSCAPE, "--output_dir", folder) == 128 + signal.SIGTERM
+    return folder
+
+
+@pytest.fixture
+def stopped(stopped_run, tmp_path):
+    """A copy of that folder."""
+    return Path(shutil.copytree(stopped_run, tmp_path / "run"))

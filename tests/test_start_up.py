@@ -77,3 +77,22 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
     os.kill(process.pid, signal.SIGINT)
     assert process.wait(60) == -signal.SIGINT and process.stderr.read() == ""
     assert not list(tmp_path.iterdir())
+
+
+WRONG = ["--num_epochs 0", "--batch_size=--", "--resume /nowhere", "--task tooy", "--allow_changes", "--hf_key x",
+         "--output_dir ''", "--dtype float16", "--no_such_flag"]  # fmt: skip
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_wrong_flags_are_answered_before_torch_is_imported(script):
+    code = (
+        "import runpy, shlex, sys\n"
+        "script, *given = sys.argv[1:]\n"
+        "for words in given:\n"
+        "    sys.argv = [script, *shlex.split(words)]\n"
+        "    try: runpy.run_path(script, run_name='__main__')\n"
+        "    except SystemExit as exit: print(exit.code, 'torch' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, script.name, *WRONG], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "2 False\n" * len(WRONG), (done.stdout, done.stderr)
+    assert done.stderr.count("\n") == done.stderr.count("error: ") == len(WRONG)
