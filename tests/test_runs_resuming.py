@@ -1,6 +1,7 @@
 """A run is resumed with its own settings, and what is no longer the same is named."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -9,8 +10,9 @@ import sys
 import pytest
 import torch
 
+import run_convergence
 from figures.drawing import draw_all
-from runs.config import read_config, versions, write_config
+from runs.config import numbered, read_config, versions, write_config
 from runs.lifecycle import _changes_since, _hashes
 from runs.machine import machine_state
 from runs.tables import read_table
@@ -165,6 +167,45 @@ def test_rows_in_another_order_continue_to_the_same_bytes(stopped, reference, mo
     assert landscape("--resume", stopped) == 0
     assert tables(stopped) == reference
     assert [row["label"] for row in read_config(stopped)["algorithms"]] == before
+
+
+def test_a_row_keeps_its_number_and_that_of_a_row_that_is_gone_is_not_given_again():
+    def rows(*labels):
+        return [{"label": label, "name": label, "options": {}} for label in labels]
+
+    def numbers(found):
+        return {row["label"]: row["number"] for row in found}
+
+    first = numbered(rows("a", "b", "c"), None)
+    assert numbers(first) == {"a": 1, "b": 2, "c": 3}
+    second = numbered(rows("c", "d", "a"), {"algorithms": first})
+    assert numbers(second) == {"c": 3, "d": 4, "a": 1}
+    gone = {"algorithms": second, "gone": [first[1]]}
+    assert numbers(numbered(rows("e", "b"), gone)) == {"e": 5, "b": 2}
+    assert numbers(numbered(rows("b", "e"), {"algorithms": rows("a", "b")})) == {"b": 2, "e": 3}, "an older config.json"
+
+
+def test_the_model_of_one_row_is_never_written_over_by_that_of_another(tmp_path, monkeypatch):
+    """The first row is taken out of the list before the run is resumed, so the second one comes first."""
+    flags = [*tiny_run.FLAGS.split(), "--num_epochs", "1", "--save_model", "--output_dir", str(tmp_path / "run")]
+    train, count = run_convergence.Start.train, iter(range(1, 10**6))
+
+    def train_and_stop(self, *arguments, **options):
+        if next(count) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiny_run, "ROWS", tiny_run.ROWS[:2])
+        patch.setattr(run_convergence.Start, "train", train_and_stop)
+        assert tiny_run.main("convergence", flags) == 128 + signal.SIGTERM
+    [kept] = (tmp_path / "run" / "model").iterdir()
+    before = (kept / "model.pt").read_bytes()
+    monkeypatch.setattr(tiny_run, "ROWS", tiny_run.ROWS[1:2])
+    assert tiny_run.main("convergence", ["--resume", str(tmp_path / "run"), "--allow_changes"]) == 0
+    names = sorted(path.name for path in (tmp_path / "run" / "model").iterdir())
+    assert names == ["seed0-1-sgd", "seed0-2-sgd"] and kept.name == names[0]
+    assert (kept / "model.pt").read_bytes() == before != (kept.parent / names[1] / "model.pt").read_bytes()
 
 
 def test_the_row_that_ratios_are_to_must_stay(stopped, monkeypatch, capfd):
