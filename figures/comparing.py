@@ -14,7 +14,7 @@ SIDE_BY_SIDE = {"run_landscape.py", "run_convergence.py"}
 # Settings that make two runs different experiments: named in the title where they differ.
 SETTINGS = """
 dataset model dataset_size max_length batch_size train_optimizer lr momentum seed seeds lr_scheduler warmup_ratio
-max_grad_norm test_batch_size test_seed reference dtype
+max_grad_norm test_batch_size test_seed dtype
 """.split()  # noqa: SIM905
 
 
