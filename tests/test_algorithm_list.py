@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from algorithm_list import ALGORITHM_LISTS
 from figures.style import styles_of
@@ -206,7 +207,16 @@ class ForgetsItsState(Mine):
         raise KeyError("buffers")
 
 
+class NotMeasurable(Mine):
+    """Trains, and fails where its step is watched."""
+
+    def step(self, closure=None):
+        if _get_current_dispatch_mode() is not None:
+            raise RuntimeError("cannot be watched")
+
+
 LACKING = [
+    (NotMeasurable, "cannot be watched"),
     (NoStep, "its class has no method step()"),
     (OtherRate, "its rate must be called lr in param_groups, as in torch.optim; it has learning_rate"),
     (SilentError, "NotImplementedError"),
