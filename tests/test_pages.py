@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import check_known_cases
 import figures.__main__
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
@@ -56,6 +57,9 @@ def test_each_command_of_a_page_is_understood(page, words, monkeypatch, capsys):
     monkeypatch.setitem(ALGORITHM_LISTS, "mine", [])  # README writes it
     if program == "make":
         assert re.search(rf"^{flags[0]}:", text_of("Makefile"), re.MULTILINE)
+    elif flags[0] == "check_known_cases.py":
+        with pytest.raises(SystemExit, match="0"):
+            check_known_cases.main([*flags[1:], "--help"])
     elif flags[0] in SCRIPTS:
         SCRIPTS[flags[0]].make_parser().parse_args(flags[1:])
     elif flags[:2] == ["-m", "figures"]:

@@ -96,8 +96,7 @@ def test_defaults_of_the_optimizers_are_the_papers(entry):
 @each("training_optimizers")
 def test_training_optimizers_are_the_papers(entry):
     settings = run_landscape.make_parser().parse_args(["--task", "machine_translation", *entry["flags"].split()])
-    run_landscape.resolve(settings)
-    row = settings.train_row
+    row, _ = run_landscape.resolve(settings)
     assert {"name": row.name, **row.options} == entry["paper"]
 
 
