@@ -66,13 +66,13 @@ def _measured(options: dict, lr: float) -> tuple[list[Step], float]:
 
 
 def _edge_of_all(steps: list[Step]) -> float:
-    """What the curvature takes back over several steps: the edge numbers' mean, weighted by the slope's promises.
+    """What the curvature takes back over several steps beside what the slopes promise, sum s'Hs / 2 over sum -g's.
 
-    On a quadratic loss it is below 1 where the loss falls over all of these steps. Near the limit x turns by almost
-    half a turn per step, and the edge number of a single step goes up and down.
+    Below 1 if the quadratic loss falls over all of them. The edge number of a single step goes up and down near the
+    limit, where x turns by almost half a turn per step, and does not exist for a step uphill.
     """
-    promises = [step.quadratic.slope * step.length for step in steps]
-    return sum(step.edge_quadratic * promise for step, promise in zip(steps, promises, strict=True)) / sum(promises)
+    taken_back = sum(0.5 * step.quadratic.sharpness * step.length * step.length for step in steps)
+    return taken_back / -sum(step.quadratic.slope * step.length for step in steps)
 
 
 def largest_stable_curvature(row: Algorithm) -> float:

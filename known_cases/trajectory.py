@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from curvature.direction import Direction
 from curvature.objective import Batch, LossFunction
-from known_cases.edge import edge_quadratic, edge_realized
 from landscape_utils import PseudoUpdates, QuadraticModel, directional_sharpness, mean_loss
 from torch_optimizer import Algorithm
 
@@ -22,11 +21,11 @@ class Step:
 
     @property
     def edge_quadratic(self) -> float:
-        return edge_quadratic(self.quadratic, self.length)
+        return self.quadratic.edge(self.length)
 
     @property
     def edge_realized(self) -> float:
-        return edge_realized(self.quadratic, self.length, self.loss_after)
+        return self.quadratic.realized_edge(self.length, self.loss_after - self.quadratic.loss)
 
 
 class Trajectory:

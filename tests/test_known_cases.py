@@ -5,8 +5,8 @@ import math
 import pytest
 
 import check_known_cases
+from curvature.quadratic import QuadraticModel
 from known_cases import exact, rows, stability, trajectory, zipf
-from landscape_utils import QuadraticModel
 from torch_optimizer import SGDClip, SignSGD, sgd_clip
 
 average = sgd_clip.momentum_average
@@ -30,13 +30,13 @@ def test_every_exact_case_holds(capsys):
     assert " NO" not in table and table.splitlines()[-1].startswith("All ")
 
 
-@pytest.mark.parametrize("name", ["edge_quadratic", "edge_realized"])
+@pytest.mark.parametrize("name, column", [("edge", "edge_quadratic"), ("realized_edge", "edge_realized")])
 @pytest.mark.parametrize("wrong", [lambda edge: -edge, lambda edge: 2 * edge], ids=["sign", "missing half"])
-def test_a_wrong_edge_number_fails(monkeypatch, name, wrong):
-    right = getattr(trajectory, name)
-    monkeypatch.setattr(trajectory, name, lambda *args: wrong(right(*args)))
+def test_a_wrong_edge_number_fails(monkeypatch, name, column, wrong):
+    right = getattr(QuadraticModel, name)
+    monkeypatch.setattr(QuadraticModel, name, lambda *args: wrong(right(*args)))
     status, verdicts = check(monkeypatch, exact.edge_rationals)
-    assert status == 1 and len(failed(verdicts)) == 2 and all(name in case for case in failed(verdicts))
+    assert status == 1 and len(failed(verdicts)) == 2 and all(column in case for case in failed(verdicts))
 
 
 def test_an_undampened_momentum_fails_the_rationals(monkeypatch):
