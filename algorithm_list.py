@@ -18,7 +18,8 @@ What stands in a row:
 
 - First the optimizer: a name of `torch_optimizer/registry.py`, such as "sgd", "adam" or "lion", or
   any torch.optim.Optimizer class, also your own (import it below, write it without quotes).
-- `lr`: the rate that run_convergence.py trains with. run_landscape.py does not depend on it.
+- `lr`: the rate that run_convergence.py trains with. In run_landscape.py the sharpness does not depend on it; the edge
+  numbers, which judge the row's own step, do.
 - `coordinate_clip=0.1`: cut the largest 10 % of all gradient coordinates to a common height.
 - `clip_update=0.5` (adam, lion): cut the largest half of the finished update's coordinates.
 - `step_size`: distance between the points of the loss scan; left out, the curvature chooses it.

@@ -2,11 +2,11 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-import check_known_cases
 import figures.__main__
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
@@ -19,7 +19,7 @@ from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
 
 PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
-CODE = re.compile(r"```(\w*)\n(.*?)```|`([^`\n]+)`", re.DOTALL)
+CODE = re.compile(r"```(\w*)\n(.*?)```|^    ([^\n]+)|`([^`\n]+)`", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"(?:\w+=\S+ )*(python|make) (.*)")
 TABLES = {
     **{name: columns.split() for name, columns in COLUMNS.items()},
@@ -39,8 +39,8 @@ def text_of(page):
 def commands(page):
     """Every command of a page, once, as words: `python` or `make` first."""
     found = {}
-    for _, block, span in CODE.findall(text_of(page).replace("\\\n", " ")):
-        for line in (block or span).splitlines():
+    for _, block, indented, span in CODE.findall(text_of(page).replace("\\\n", " ")):
+        for line in (block or indented or span).splitlines():
             for part in line.split("&&"):
                 if command := COMMAND.fullmatch(part.strip()):
                     found[command[1], *shlex.split(command[2], comments=True)] = None
@@ -48,7 +48,7 @@ def commands(page):
 
 
 def programs(page):
-    return [block for language, block, _ in CODE.findall(text_of(page)) if language == "python"]
+    return [block for language, block, *_ in CODE.findall(text_of(page)) if language == "python"]
 
 
 @pytest.mark.parametrize("page, words", [(p, c) for p in PAGES for c in commands(p)])
@@ -57,11 +57,9 @@ def test_each_command_of_a_page_is_understood(page, words, monkeypatch, capsys):
     monkeypatch.setitem(ALGORITHM_LISTS, "mine", [])  # README writes it
     if program == "make":
         assert re.search(rf"^{flags[0]}:", text_of("Makefile"), re.MULTILINE)
-    elif flags[0] == "check_known_cases.py":
-        with pytest.raises(SystemExit, match="0"):
-            check_known_cases.main([*flags[1:], "--help"])
-    elif flags[0] in SCRIPTS:
-        SCRIPTS[flags[0]].make_parser().parse_args(flags[1:])
+    elif flags[0].endswith(".py"):
+        script = SCRIPTS.get(flags[0]) or import_module(flags[0].removesuffix(".py"))
+        script.make_parser("").parse_args(flags[1:])
     elif flags[:2] == ["-m", "figures"]:
         monkeypatch.setattr(figures.__main__, "draw_all", lambda folder: [])
         monkeypatch.setattr(figures.__main__, "draw_overlay", lambda folders, output, names: [])
