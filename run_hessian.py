@@ -23,6 +23,7 @@ import logging
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
 from hessian.flags import ALL
 from hessian.heterogeneity import resolved
+from hessian.robust_smoothness import RobustSmoothness, robust_smoothness
 from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, block_row, heterogeneity_rows, mean_rows
 from hessian.tensor_names import selected
 from runs.config import CONFIG_FILE, read_config
@@ -52,7 +54,7 @@ from runs.resuming import Earlier
 from runs.saver import Saver
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table
-from tasks import TASKS, load_task, task_defaults
+from tasks import TASKS, Task, load_task, task_defaults
 from tasks.loading.hub import local_paths
 from tasks.loading.pretrained import WEIGHTS
 from tasks.loading.rows import Refused
@@ -220,6 +222,31 @@ def curvatures(
         )  # fmt: skip
 
 
+def smoothness_of(task: Task, names: list[str], settings: argparse.Namespace, folder: Path) -> RobustSmoothness:
+    """Measure the first examples of the training order and write robust_smoothness.csv."""
+    order = random_stream(settings.seed, ORDER, epoch=1).permutation(len(task.examples)).tolist()
+    dtype = DTYPES[settings.dtype]
+    inputs = micro_batches(task, order[: settings.robust_smoothness], settings.micro_batch_size, settings.device, dtype)
+    objective = objective_at(task.model, task.losses, list(inputs), dtype)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with measuring(objective.model):
+        found = robust_smoothness(objective.loss_fn, objective.params, objective.batches, names, generator)
+    table = Table(folder / "robust_smoothness.csv", [field.name for field in fields(RobustSmoothness)])
+    table.append(asdict(found))
+    table.save()
+    return found
+
+
+def check_two_classes(task: Task, settings: argparse.Namespace) -> None:
+    """ValueError where `--robust_smoothness` cannot be measured."""
+    wanted = settings.robust_smoothness
+    classes = getattr(task.model.config, "num_labels", None) if task.evaluation else None
+    if classes != 2:
+        raise ValueError(f"--robust_smoothness is for a task of two classes, as binary_classification, not {task.name}")
+    if wanted > len(task.examples):
+        raise ValueError(f"--robust_smoothness {wanted} takes {wanted} examples; there are {len(task.examples)}")
+
+
 # ---- what is printed ------------------------------------------------------------------------------------------------
 
 
@@ -269,11 +296,22 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     names = selected(task.model, settings.parameters)
     batch_indices(settings, len(task.examples))
 
+    if settings.robust_smoothness:
+        check_two_classes(task, settings)
+
     def work(folder: Path, stop: StopRequest) -> str:
         blocks, unevenness = measure(task, names, settings, folder, stop)
+        smoothness = smoothness_of(task, names, settings, folder) if settings.robust_smoothness else None
         log_unconverged(blocks.rows, settings)
         draw_all(folder)
-        return report(blocks, unevenness, settings)
+        said = report(blocks, unevenness, settings)
+        if smoothness is None:
+            return said
+        return (
+            f"{said}\n\nSmoothness over {smoothness.examples} examples: {smoothness.smoothness:.4g}; robust smoothness "
+            f"without {smoothness.removed_share:.2%} of the coordinates: {smoothness.robust_smoothness:.4g}; "
+            f"without 2 % at random: {smoothness.random_smoothness:.4g}"
+        )
 
     reads = local_paths(settings.dataset, settings.model)
     return Job(settings, work, reads=reads, ends_in_one_line=(FloatingPointError, Refused))

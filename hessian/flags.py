@@ -58,6 +58,11 @@ def make_parser(description: str = "") -> Parser:
         "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products per tensor"
     )
     group.add_argument(
+        "--robust_smoothness", type=positive_int, metavar="N",
+        help="also measure, over N examples of a task of two classes, the largest eigenvalue of the Gauss-Newton "
+        "matrix without its steepest coordinates, as the code released with Pan & Li does",
+    )  # fmt: skip
+    group.add_argument(
         "--dtype", type=one_of("number type", DTYPES), default="float32",
         help="number type of the measurement: float32 or float64",
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import figures.__main__
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
 from convergence.learning_rates import TRIALS
+from hessian.robust_smoothness import RobustSmoothness
 from hessian.tables import BLOCKS, HETEROGENEITY
 from landscape.tables import COLUMNS
 from tests.helpers.commands import ROOT, SCRIPTS
@@ -29,6 +31,7 @@ TABLES = {
     "tuned_learning_rates": TRIALS,
     "blocks": BLOCKS,
     "heterogeneity": HETEROGENEITY,
+    "robust_smoothness": [field.name for field in fields(RobustSmoothness)],
 }
 
 
