@@ -24,9 +24,10 @@ def child(script, arguments, log):
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
-    torch.set_num_threads(1)
     for number in ASK:  # as in a script that a shell has just started
         signal.signal(number, signal.SIG_DFL)
+    Path(f"{log}.ready").touch()
+    torch.set_num_threads(1)
     os._exit(tiny_run.main(script, [str(a) for a in arguments]))
 
 
@@ -77,9 +78,11 @@ def interrupt(start, script, folder, signals, seconds, rng, most):
     run, log, hits = folder / "run", folder / "log", 0
     arguments = [*COMMANDS[script], "--output_dir", run]
     while True:
+        ready = Path(f"{log}.ready")
+        ready.unlink(missing_ok=True)
         process, number = start(script, arguments, log), rng.choice(signals)
         until = time.monotonic() + rng.uniform(0, seconds)
-        while not (run / "config.json").exists():  # before that there is nothing to resume
+        while not ((run / "config.json").exists() and ready.exists()):  # before that there is nothing to resume
             assert process.is_alive(), log.read_text()
             time.sleep(0.002)
         process.join(max(0, until - time.monotonic()))
