@@ -9,6 +9,7 @@ import subprocess
 import time
 from contextlib import contextmanager, suppress
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
