@@ -240,8 +240,8 @@ def smoothness_of(task: Task, names: list[str], settings: argparse.Namespace, fo
 def check_two_classes(task: Task, settings: argparse.Namespace) -> None:
     """ValueError where `--robust_smoothness` cannot be measured."""
     wanted = settings.robust_smoothness
-    classes = getattr(task.model.config, "num_labels", None) if task.evaluation else None
-    if classes != 2:
+    config = getattr(task.model, "config", None)  # of transformers; only a classifier has held-out examples
+    if not task.evaluation or getattr(config, "num_labels", None) != 2:
         raise ValueError(f"--robust_smoothness is for a task of two classes, as binary_classification, not {task.name}")
     if wanted > len(task.examples):
         raise ValueError(f"--robust_smoothness {wanted} takes {wanted} examples; there are {len(task.examples)}")

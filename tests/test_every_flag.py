@@ -214,6 +214,7 @@ EFFECTS = {
         "dtype": ("--dtype float64", other("blocks", "eigenvalue")),
         "checkpoint_every": ("--checkpoint_every 1", stored(*range(1, 7))),
         "checkpoint": ("", None), "micro_batch_size": ("", None), "rebuild_graphs": ("", None),
+        "robust_smoothness": ("", None),
     },
 }  # fmt: skip
 CASES = [(s, f) for s, effects in EFFECTS.items() for f, (_, effect) in effects.items() if effect is not None]
@@ -349,6 +350,11 @@ def test_checkpoint_names_the_model_that_is_measured(run, tmp_path):
     (tmp_path / "saved" / "model.safetensors").touch()
     found = run("hessian", f"--checkpoint {tmp_path / 'saved'}")
     assert found.asked[0].model == str(tmp_path / "saved")
+
+
+def test_robust_smoothness_is_for_classifiers(run):
+    found = run("hessian", "--robust_smoothness 4")
+    assert found.status == 2 and "is for a task of two classes" in found.err and not found.folder.exists()
 
 
 def test_micro_batch_size_splits_the_batch_and_rebuild_graphs_keeps_nothing(run, monkeypatch):
