@@ -55,10 +55,16 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Remove every checkpoint, and the folder if nothing else is in it. A link to another disk stays."""
-        for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
-            path.unlink()
-        remove_if_empty(self.folder)
+        """Remove every checkpoint, and the folder if nothing else is in it. A link to another disk stays.
+
+        What the system does not let go of is named in the log: it harms no result.
+        """
+        try:
+            for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
+                path.unlink()
+            remove_if_empty(self.folder)
+        except OSError as error:
+            log.warning("cannot remove %s: %s", self.folder, error.strerror or error)
 
     def _paths(self) -> list[Path]:
         """Newest first; those whose checksum was written."""

@@ -189,6 +189,17 @@ def test_only_files_of_the_run_are_removed_when_it_is_resumed(stopped, reference
     assert {name: table for name, table in tables(stopped).items() if name != "my.csv"} == reference
 
 
+def test_checkpoints_that_cannot_be_removed_are_named_and_end_nothing(tmp_path, monkeypatch, caplog):
+    def refuse(self, missing_ok=False):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {})
+    monkeypatch.setattr(Path, "unlink", refuse)
+    checkpoints.remove()
+    assert f"cannot remove {tmp_path / 'checkpoints'}: Permission denied" in caplog.text
+
+
 def test_a_finished_run_on_a_read_only_disk_is_complete(small_disk, reference, capfd):
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     folder = small_disk / "run"
