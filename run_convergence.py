@@ -34,7 +34,7 @@ from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from convergence.one_run import Losses, RunPlan, Start
 from figures.drawing import draw_all
 from runs.config import row_numbers
-from runs.flags import default_output, fill_in
+from runs.flags import default_output, fill_in, task_arguments
 from runs.lifecycle import Job, execute
 from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier, in_earlier_order
@@ -107,11 +107,7 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
 
 def load(settings: argparse.Namespace, model_seed: int) -> Task:
     """The data of the first seed, with the model of `model_seed`."""
-    return load_task(
-        settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
-        seed=settings.seeds[0], model_seed=model_seed, hf_key=settings.hf_key, max_length=settings.max_length,
-        windows_per_file=settings.windows_per_file,
-    )  # fmt: skip
+    return load_task(settings.task, seed=settings.seeds[0], model_seed=model_seed, **task_arguments(settings))
 
 
 def plan_of(settings: argparse.Namespace) -> RunPlan:

@@ -46,6 +46,7 @@ from runs.flags import (
     one_of,
     positive_int,
     seed_number,
+    task_arguments,
 )
 from runs.folder import is_run_folder
 from runs.lifecycle import Job, execute
@@ -285,11 +286,7 @@ def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
 def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
     resolve(settings)
-    task = load_task(
-        settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
-        seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
-        windows_per_file=settings.windows_per_file,
-    )  # fmt: skip
+    task = load_task(settings.task, seed=settings.seed, **task_arguments(settings))
     if settings.model != "toy":
         batch = task.collate(task.shortest_and_longest()[:1])
         check_twice_differentiable(task.model, task.losses, batch, settings.model)

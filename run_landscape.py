@@ -38,7 +38,7 @@ from landscape.saved_points import MeasuredPoint, load_points, point_files, rows
 from landscape.tables import PointTables, answer
 from landscape_utils import PseudoUpdates
 from runs.checkpoints import fitting
-from runs.flags import DTYPES, Parser, default_output, fill_in
+from runs.flags import DTYPES, Parser, default_output, fill_in, task_arguments
 from runs.lifecycle import Job, execute
 from runs.messages import TimeLeft, progress, say
 from runs.resuming import Earlier, in_earlier_order
@@ -85,11 +85,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
     algorithms = in_earlier_order(algorithms, earlier)
     reference = choose_reference(settings.reference, algorithms)
     refuse_another_reference(reference, settings, earlier)
-    task = load_task(
-        settings.task, dataset=settings.dataset, model=settings.model, dataset_size=settings.dataset_size,
-        seed=settings.seed, hf_key=settings.hf_key, max_length=settings.max_length,
-        windows_per_file=settings.windows_per_file,
-    )  # fmt: skip
+    task = load_task(settings.task, seed=settings.seed, **task_arguments(settings))
     if settings.model != "toy":
         batch = task.collate(task.shortest_and_longest()[:1])
         check_twice_differentiable(task.model, task.losses, batch, settings.model)

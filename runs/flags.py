@@ -207,6 +207,12 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
     return group
 
 
+def task_arguments(settings: argparse.Namespace) -> dict[str, Any]:
+    """What the task flags say, but for the name and the seeds: the arguments that `tasks.load_task` takes."""
+    names = ("dataset", "model", "dataset_size", "hf_key", "max_length", "windows_per_file")
+    return {name: getattr(settings, name) for name in names}
+
+
 def add_training_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("training")
     group.add_argument("--num_epochs", type=positive_int, metavar="N")
