@@ -3,11 +3,13 @@
 import math
 
 import pytest
+import torch
 
 import check_known_cases
 from curvature.quadratic import QuadraticModel
-from known_cases import exact, rows, stability, trajectory, zipf
-from torch_optimizer import SGDClip, SignSGD, sgd_clip
+from known_cases import chebyshev, exact, preconditioned, rows, stability, trajectory, zipf
+from known_cases.eigenvalue import largest_eigenvalue
+from torch_optimizer import Algorithm, SGDClip, SignSGD, sgd_clip
 
 average = sgd_clip.momentum_average
 
@@ -106,3 +108,63 @@ def test_a_wrong_flag_ends_with_status_2(capsys):
     with pytest.raises(SystemExit) as ended:
         check_known_cases.main(["--slower"])
     assert ended.value.code == 2 and "--slower" in capsys.readouterr().err
+
+
+# ---- published training runs --------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_every_case_holds(capsys):
+    assert check_known_cases.main(["--slow"]) == 0
+    assert " NO" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_missing_half_fails_the_edge_of_stability(monkeypatch):
+    right = trajectory.directional_sharpness
+    monkeypatch.setattr(
+        trajectory,
+        "directional_sharpness",
+        lambda *args: [QuadraticModel(m.loss, m.slope, m.sharpness / 2) for m in right(*args)],
+    )
+    monkeypatch.setattr(chebyshev, "RATES", (0.25,))
+    status, verdicts = check(monkeypatch, chebyshev.edge_of_stability)
+    assert status == 1 and len(failed(verdicts)) == 3 and all("sharpness" in case for case in failed(verdicts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("factor", [2, 0.5])
+def test_a_wrong_preconditioner_fails_its_edge(monkeypatch, factor):
+    right = preconditioned.preconditioner
+    monkeypatch.setattr(
+        preconditioned, "preconditioner", lambda own: {name: factor * d for name, d in right(own).items()}
+    )
+    status, verdicts = check(monkeypatch, preconditioned.adaptive_edge_of_stability)
+    assert status == 1 and all("lambda_max" in case for case in failed(verdicts)) and len(failed(verdicts)) == 2
+
+
+def test_the_largest_eigenvalue_is_that_of_the_whole_hessian():
+    """f = x'Hx / 2 with H = diag(10, 1, 1, 1); P = diag(5, 1, 1/3, 1) makes it diag(2, 1, 3, 1)."""
+    curvatures = torch.tensor([10.0, 1.0, 1.0, 1.0], dtype=torch.float64)
+    loss_fn = exact.diagonal_quadratic(curvatures)
+    own = trajectory.Trajectory(Algorithm("sgd"), {"x": 1 / curvatures}, loss_fn, exact.ONE_EXAMPLE)
+    diagonal = {"x": torch.tensor([5.0, 1.0, 1 / 3, 1.0], dtype=torch.float64)}
+    assert largest_eigenvalue(own) == pytest.approx(10, rel=1e-9)
+    assert largest_eigenvalue(own, diagonal) == pytest.approx(3, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "row, beta1",
+    [(Algorithm("adam", lr=0.1), 0.9), (Algorithm("rmsprop", lr=0.1, alpha=0.9), 0.0)],
+    ids=["adam", "rmsprop"],
+)
+def test_the_preconditioner_is_what_divides_the_momentum(row, beta1):
+    """The gradient is the same at every step, so that the momentum is (1 - beta1^t) times it."""
+    gradient = torch.tensor([3.0, -0.5], dtype=torch.float64)
+    start = {"x": torch.ones(2, dtype=torch.float64)}
+    own = trajectory.Trajectory(row, start, lambda params, batch: (params["x"] * gradient).sum().view(1), {})
+    for _ in range(3):
+        before = own.params["x"].detach().clone()
+        own.take_step()
+    expected = 0.1 * (1 - beta1**3) * gradient / preconditioned.preconditioner(own)["x"]
+    torch.testing.assert_close(before - own.params["x"].detach(), expected)
