@@ -18,16 +18,18 @@ from collections.abc import Callable, Sequence
 
 from known_cases.chebyshev import edge_of_stability
 from known_cases.exact import edge_rationals, line_search_on_four_modes
+from known_cases.peers import other_packages
 from known_cases.preconditioned import adaptive_edge_of_stability
 from known_cases.rows import COLUMNS, Row
 from known_cases.stability import stability_limits
+from known_cases.stochastic import edge_of_stochastic_stability
 from known_cases.zipf import losses_of_rare_classes
 from runs.messages import progress
 from runs.tables import format_table
 
 Case = Callable[[], list[Row]]
 EXACT: tuple[Case, ...] = (edge_rationals, line_search_on_four_modes, stability_limits, losses_of_rare_classes)
-SLOW: tuple[Case, ...] = (edge_of_stability, adaptive_edge_of_stability)
+SLOW: tuple[Case, ...] = (edge_of_stability, adaptive_edge_of_stability, edge_of_stochastic_stability, other_packages)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import torch
 
 import check_known_cases
 from curvature.quadratic import QuadraticModel
-from known_cases import chebyshev, exact, preconditioned, rows, stability, trajectory, zipf
+from known_cases import chebyshev, exact, peers, preconditioned, rows, stability, stochastic, trajectory, zipf
 from known_cases.eigenvalue import largest_eigenvalue
 from torch_optimizer import Algorithm, SGDClip, SignSGD, sgd_clip
 
@@ -143,6 +143,15 @@ def test_a_wrong_preconditioner_fails_its_edge(monkeypatch, factor):
     assert status == 1 and all("lambda_max" in case for case in failed(verdicts)) and len(failed(verdicts)) == 2
 
 
+@pytest.mark.slow
+def test_a_heavier_momentum_fails_the_plateau(monkeypatch):
+    """Momentum .95 at lr / 10 goes twice as far as .9, so that the plateau lies at about half of 2/lr."""
+    name, rates, source, [(lr, row)] = stochastic.RUNS[1]
+    monkeypatch.setattr(stochastic, "RUNS", [(name, rates, source, [(lr, row.with_options(momentum=0.95))])])
+    status, verdicts = check(monkeypatch, stochastic.edge_of_stochastic_stability)
+    assert status == 1 and "batch sharpness" in failed(verdicts)[0]
+
+
 def test_the_largest_eigenvalue_is_that_of_the_whole_hessian():
     """f = x'Hx / 2 with H = diag(10, 1, 1, 1); P = diag(5, 1, 1/3, 1) makes it diag(2, 1, 3, 1)."""
     curvatures = torch.tensor([10.0, 1.0, 1.0, 1.0], dtype=torch.float64)
@@ -168,3 +177,40 @@ def test_the_preconditioner_is_what_divides_the_momentum(row, beta1):
         own.take_step()
     expected = 0.1 * (1 - beta1**3) * gradient / preconditioned.preconditioner(own)["x"]
     torch.testing.assert_close(before - own.params["x"].detach(), expected)
+
+
+def by_torch(model, batch, vectors):
+    """v'Hv as the packages give it, by torch.func.jvp of the gradient."""
+    names, values = zip(*model.named_parameters(), strict=True)
+
+    def mean(*tensors):
+        logits = torch.func.functional_call(model, dict(zip(names, tensors, strict=True)), (batch["x"],))
+        return torch.nn.functional.cross_entropy(logits, batch["y"].flatten())
+
+    gradient = torch.func.grad(mean, argnums=tuple(range(len(values))))
+    found = []
+    for v in vectors.T:
+        parts = [part.view_as(p) for part, p in zip(v.split([p.numel() for p in values]), values, strict=True)]
+        _, product = torch.func.jvp(gradient, values, tuple(parts))
+        found.append(sum((h * part).sum().item() for h, part in zip(product, parts, strict=True)))
+    return found
+
+
+@pytest.mark.parametrize("factor, status", [(1, 0), (1 + 1e-6, 1), (-1, 1)])
+def test_another_package_must_agree_to_rounding(monkeypatch, factor, status):
+    def peer(*args):
+        return [factor * value for value in by_torch(*args)]
+
+    monkeypatch.setattr(peers, "PEERS", [("a package", "torch", peer, torch.nn.LayerNorm)])
+    assert check(monkeypatch, peers.other_packages)[0] == status
+
+
+def test_a_package_that_is_missing_is_skipped(monkeypatch):
+    monkeypatch.setattr(peers, "PEERS", [("a package", "no_such_package", by_torch, torch.nn.LayerNorm)])
+    (row,) = peers.other_packages()
+    assert row.skipped and "no_such_package is not installed" in row.expected
+
+
+def test_the_norm_written_out_is_the_same():
+    x = torch.arange(12.0, dtype=torch.float64).view(3, 4) ** 2
+    torch.testing.assert_close(peers.WrittenOutNorm(4).double()(x), torch.nn.LayerNorm(4).double()(x))
