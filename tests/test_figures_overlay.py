@@ -72,6 +72,14 @@ def test_an_overlay_says_where_ratios_are_to_a_negative_reference(tmp_path):
     assert xlabel.startswith("directional sharpness / |that of sgd| (sgd is negative at 1 point)\n")
 
 
+def test_the_panels_of_an_overlay_have_the_same_epochs(tmp_path):
+    runs = [landscape_run(tmp_path / name, {"sgd": [2.0, 4.0], "adam": [1.0]}) for name in ("a", "b")]
+    for figure in overlaid(overlay_sharpness, *runs).values():
+        assert [ax.get_xlim() for ax in figure.axes] == [(-0.5, 1.5)] * 2
+    texts = [text.get_text() for text in figure.axes[1].get_xticklabels()]
+    assert texts == ["1\nn = 3", "2\nn = 0"]
+
+
 def test_a_bar_that_is_cut_in_an_overlay_is_explained(tmp_path):
     runs = []
     for name in ("a", "b"):
