@@ -84,7 +84,7 @@ def load_task(
         max_length: tokens, of the input and of the target each; longer texts are cut, and still end in the
             end-of-sequence token. Not for pictures.
         windows_per_file: examples that one file gives at most, 0: all; of the autoregressive task only.
-        model_seed: of freshly initialised weights; None: `seed`.
+        model_seed: of freshly initialized weights; None: `seed`.
     None takes the task's default (`task_defaults`).
 
     Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that

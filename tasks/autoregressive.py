@@ -19,7 +19,7 @@ from tasks.toy.tokenizer import train_byte_tokenizer
 
 log = logging.getLogger(__name__)
 
-FILES_AT_ONCE = 64  # tokenised together, until there are windows enough
+FILES_AT_ONCE = 64  # tokenized at once, until there are enough windows
 
 
 class Autoregressive(Task):
@@ -85,7 +85,7 @@ def text_of(row: dict) -> str | None:
 
 
 def check_row(row: dict) -> None:
-    """Refuse a row without text; an empty file is no fault, it only gives no window."""
+    """Refuse a row without text. An empty file is allowed; it gives no window."""
     if not isinstance(text_of(row), str):
         raise ValueError(f"field content (or text) is missing or no text; the row has {', '.join(row)}")
 

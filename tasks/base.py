@@ -21,7 +21,7 @@ IGNORED = -100  # label of a position that is not scored
 
 
 class Task:
-    """Tokenised examples, a float32 model on the CPU in train mode, and the per-example loss that joins them.
+    """Tokenized examples, a float32 model on the CPU in train mode, and the per-example loss that joins them.
 
     A subclass gives `length`, `collate`, `losses` and `tiny_batch`. Attributes: name, model, processor (the tokenizer,
     or the image processor), and examples, a sequence of dicts indexed by ints.
@@ -53,7 +53,7 @@ class Task:
         raise NotImplementedError
 
     def tiny_batch(self) -> dict[str, Tensor]:
-        """Four random examples of different lengths, collated, for the tiny model that `model` is at that moment."""
+        """Four random examples of different lengths, collated; `self.model` is the tiny model here."""
         raise NotImplementedError
 
     @property

@@ -19,7 +19,7 @@ METRICS = ("accuracy", "matthews_correlation", "f1")
 
 
 class Classification(Task):
-    """A task with one label an example.
+    """A task with one label per example.
 
     Attributes: evaluation, {"evaluation": examples, "test": examples}, which no training step sees; metric, one of
     METRICS, reported beside the accuracy.
@@ -41,7 +41,7 @@ class Classification(Task):
     def scores(self, model: torch.nn.Module, split: str, micro_batch_size: int = 32) -> dict[str, float]:
         """metric -> value of `model` on a split of `evaluation`, each in [0, 1] (Matthews correlation: [-1, 1]).
 
-        The model's mode is given back as it was.
+        The model's train or eval mode is restored.
         """
         examples, device, mode = self.evaluation[split], next(model.parameters()).device, model.training
         predicted, labels = [], []
@@ -61,7 +61,7 @@ class Classification(Task):
 
 
 def score(metric: str, labels: Sequence[int], predicted: Sequence[int], num_labels: int) -> float:
-    """F1 is of class 1 where the task has two classes; where it has more, the mean over those that occur."""
+    """A score of these predictions. F1 is that of class 1 for two classes, and the mean over the classes for more."""
     from sklearn import metrics  # slow to import
 
     if metric == "accuracy":
@@ -132,7 +132,7 @@ def _has_labels(rows) -> bool:
 
 
 class Parts(NamedTuple):
-    """Row numbers of a labelled data set; `test` is empty where another split of the data set is the test."""
+    """Row numbers of a labeled data set; `test` is empty where another split of the data set is the test."""
 
     train: list[int]
     evaluation: list[int]
@@ -144,7 +144,7 @@ def partition(source: str, rows: int, size: int | None, share: float, seed: int 
 
     Args:
         size: training examples; None: as many as remain.
-        share: of the rows, for the evaluation, and again for the test if `with_test`; a broken number of rows is
+        share: of the rows, for the evaluation, and again for the test if `with_test`; a fraction of a row is
             rounded up, as in Tomihari & Sato's code.
         seed: of the order in which they are taken; None keeps the file's: training first, then evaluation, then test.
 

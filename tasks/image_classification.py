@@ -92,7 +92,7 @@ class ImageClassification(Classification):
         return {"pixel_values": pixels, "labels": torch.tensor([example["label"] for example in examples])}
 
     def tiny_batch(self) -> dict[str, Tensor]:
-        """Already as large as the tiny model wants it; the image processor's size is that of `model`'s big sister."""
+        """At the size of the tiny model; the processor still has the full model's image size."""
         config, generator = self.model.config, torch.Generator().manual_seed(0)
         side = getattr(config, "image_size", 16)
         pixels = torch.randn(4, config.num_channels, side, side, generator=generator)
@@ -175,7 +175,7 @@ def middle(image, side: int):
 def load(request: Request) -> ImageClassification:
     """Training examples, held-out examples and the model."""
     spec = SPECS[request.name]
-    rows, own_test, field, folder = labelled_pictures(request, spec)
+    rows, own_test, field, folder = labeled_pictures(request, spec)
     sizes = request.dataset, len(rows), request.dataset_size
     parts = partition(*sizes, spec.evaluation_share, request.seed, with_test=own_test is None)
     splits = {name: Pictures(rows, indices, field, folder) for name, indices in parts._asdict().items()}
@@ -198,7 +198,7 @@ def load(request: Request) -> ImageClassification:
     return task
 
 
-def labelled_pictures(request: Request, spec: Spec):
+def labeled_pictures(request: Request, spec: Spec):
     """(rows to train and evaluate on, rows of the official test or None, name of the image field, the folder that
     pictures may be read from)."""
     source = request.dataset

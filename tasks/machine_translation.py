@@ -76,7 +76,7 @@ def check_row(row: dict) -> None:
 
 
 def toy_model(vocabulary_size: int, width: int, seed: int):
-    """A T5 of 2 + 2 layers, freshly initialised; 0.9 million parameters at width 128."""
+    """A T5 of 2 + 2 layers, freshly initialized; 0.9 million parameters at width 128."""
     from transformers import T5Config, T5ForConditionalGeneration  # slow to import, and only needed here
 
     config = T5Config(

@@ -70,9 +70,9 @@ def check_row(row: dict) -> None:
 
 
 def draw_masks(tokenizer, rows: list[list[int]], seed: int) -> list[dict[str, list[int]]]:
-    """Each row with 15 % of its tokens, at least one, to be predicted: 8 of 10 of those behind the mask token, 1
-    replaced by a random token, 1 left as it is (BERT's rule, by transformers' collator). A row's draw depends
-    on the seed and its number alone.
+    """Choose 15 % of each row's tokens, at least one, as targets. Of these, 80 % become the mask token, 10 % a random
+    token, and 10 % stay (BERT's rule, by transformers' collator). A row's draw depends on the seed and the row's
+    number alone.
     """
     from transformers import DataCollatorForLanguageModeling
 

@@ -17,8 +17,8 @@ class Defaults:
     dataset: str
     model: str
     dataset_size: int | None = 10_240
-    batch_size: int = 1_024  # examples an update
-    micro_batch_size: int = 32  # examples a forward pass; bounds memory
+    batch_size: int = 1_024  # examples per update
+    micro_batch_size: int = 32  # examples per forward pass; bounds memory
     test_batch_size: int = 1_024  # examples of the fixed subset on which everything is measured
     num_epochs: int = 20
     test_epochs: tuple[int, ...] = (2, 5, 10, 20)

@@ -76,7 +76,7 @@ class TextClassification(Classification):
 def load(request: Request) -> TextClassification:
     """Training examples, held-out examples and the model."""
     spec = SPECS[request.name]
-    splits, num_labels = labelled_texts(request, spec)
+    splits, num_labels = labeled_texts(request, spec)
     texts = splits["train"][0]
     if request.model == "toy":
         tokenizer = train_byte_tokenizer((t for column in texts for t in column), request.max_length)
@@ -94,7 +94,7 @@ def load(request: Request) -> TextClassification:
     return TextClassification(request.name, network, tokenizer, training, examples, spec.metric)
 
 
-def labelled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[list[str]], list[int]]], int]:
+def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[list[str]], list[int]]], int]:
     """({"train" | "evaluation" | "test": (columns of texts, labels)}, number of labels)."""
     source, fields = request.dataset, spec.fields
     if source == "toy":

@@ -8,14 +8,14 @@ LAYOUT = 1  # raise it when `_encodings` changes: the cache knows this function 
 
 
 def encode(tokenizer, *columns: Sequence[str], cached: bool, target: bool = False, max_length: int | None = None):
-    """Every text's (or pair of texts') model inputs, as a list of {"input_ids": [...], ...}.
+    """The model inputs of each text, or pair of texts: a list of {"input_ids": [...], ...}.
 
     Args:
         columns: one sequence of texts, or two of the same length.
-        cached: keep the result, under a key of the texts, the tokenizer and these settings; pays on real data sets.
-        target: the texts are what a translation model writes.
-        max_length: longer ones are cut by the tokenizer, which keeps its end token; of a pair the longer text gives
-            way. None cuts nothing. A model's own limit counts too.
+        cached: keep the result on disk, under a key of texts, tokenizer and settings. It is worth it on real data sets.
+        target: the texts are the targets of a translation model.
+        max_length: the tokenizer cuts longer texts and keeps its end token; in a pair it cuts the longer text first.
+            None cuts nothing. The model's own limit holds as well.
     """
     columns = tuple(tuple(column) for column in columns)
     limit = None if max_length is None else min(max_length, tokenizer.model_max_length)
@@ -30,7 +30,7 @@ def encode(tokenizer, *columns: Sequence[str], cached: bool, target: bool = Fals
         return datasets.Dataset.from_generator(_encodings, gen_kwargs=arguments).to_list()
     except (datasets.exceptions.DatasetsError, OSError) as error:
         raise ValueError(
-            f"the tokenised texts cannot be kept in {datasets.config.HF_DATASETS_CACHE} (HF_DATASETS_CACHE names "
+            f"the tokenized texts cannot be kept in {datasets.config.HF_DATASETS_CACHE} (HF_DATASETS_CACHE names "
             f"another folder): {first_line(error.__cause__ or error)}"
         ) from error
 

@@ -1,4 +1,4 @@
-"""Local path or hub id, and one clear line when the hub says no: common to data and models."""
+"""What data and models have in common: is a name a local path or a hub id, and why did the hub not deliver."""
 
 import os
 import sys
@@ -30,7 +30,7 @@ def local_path(name: str) -> Path:
 
 
 def quiet_libraries() -> None:
-    """Progress bars only where somebody watches; errors are raised, so no library need log them as well."""
+    """Show progress bars on a terminal only, and silence the libraries' logs: their errors are raised anyway."""
     import datasets
     import huggingface_hub.utils
     import transformers.utils.logging
@@ -45,7 +45,7 @@ def quiet_libraries() -> None:
 
 
 def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueError:
-    """Why the hub did not deliver, and what would do.
+    """One line that says why the hub did not deliver, and what to use instead.
 
     `kind` is "dataset" or "model", `instead` names the alternatives.
     """
@@ -60,7 +60,7 @@ def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueEr
     if "GatedRepoError" in names or "gated dataset" in text:
         reason = f"is gated: accept its terms at {page} and give your access token with --hf_key or HF_TOKEN"
     elif "offlinemodeisenabled" in text or huggingface_hub.constants.HF_HUB_OFFLINE:
-        reason = "is not in the local cache, and HF_HUB_OFFLINE forbids to fetch it"
+        reason = "is not in the local cache, and HF_HUB_OFFLINE forbids fetching it"
     elif (
         "RepositoryNotFoundError" in names
         or "doesn't exist on the hub" in text
@@ -70,7 +70,7 @@ def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueEr
     elif 401 in statuses:
         reason = "cannot be fetched: the hub refuses the access token; see --hf_key, HF_TOKEN or the stored login"
     elif names & {"RemoteProtocolError", "ReadError", "IncompleteRead", "ReadTimeout"}:
-        reason = "was fetched in part only: the connection broke off; start again"
+        reason = "was fetched only in part: the connection broke off; start again"
     elif names & {"ArrowInvalid", "SafetensorError"}:
         reason = f"has a file that is cut short or damaged ({first_line(error)})"
     elif names & {"ConnectError", "TimeoutException", "LocalEntryNotFoundError", "ConnectionError"}:

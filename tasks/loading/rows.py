@@ -29,7 +29,7 @@ def load_rows(
         source: a local file (.jsonl, .json, either one gzipped, .parquet), or a hub id: `owner/name`,
             `owner/name:configuration` or `owner/name:folder/in/it`.
         check_row: raises ValueError saying what is wrong with a row; file and row are put before its message.
-        fewest: rows that must be there; None: `count`.
+        fewest: the least number of rows that will do; None: `count`.
 
     Raises: ValueError in one line.
     """
@@ -43,14 +43,14 @@ def load_rows(
 
 
 def too_few(source: str, present: int, wanted: int) -> str:
-    """The answer where a data set is smaller than what is asked of it."""
+    """The answer for a data set that is smaller than asked for."""
     return (
         f"{source} has {present} rows, fewer than the dataset size of {wanted}; --dataset_size {present} would do"
     )
 
 
 def check_rows(source: str, rows: Iterable[dict], check_row: Callable[[dict], None]) -> None:
-    """Put file and row before what `check_row` says."""
+    """Check each row, and put file and row number before what `check_row` says."""
     for number, row in enumerate(rows, 1):
         try:
             check_row(row)
@@ -59,11 +59,10 @@ def check_rows(source: str, rows: Iterable[dict], check_row: Callable[[dict], No
 
 
 def load_splits(source: str, hf_key: str | None = None, count: int | None = None) -> dict:
-    """split -> `datasets.Dataset`: "train" alone of a local file, all that the hub has of a hub id. Call it inside
-    `explained`.
+    """split -> `datasets.Dataset`: "train" of a local file, all splits of a hub id. Call it inside `explained`.
 
-    `count`: only the first so many rows of "train" are wanted. A data set of many files then is read over the network
-    as far as needed instead of downloaded whole.
+    `count`: only the first `count` rows of "train" are wanted. Then a data set of many files is streamed as far as
+    needed, instead of downloaded whole.
     """
     path = _checked_file(source) if is_file(source) else None
     import datasets  # takes a second to import, and only runs on files or the hub need it
@@ -99,7 +98,7 @@ def explained(source: str) -> Iterator[None]:
 
 
 class Refused(ValueError):
-    """A line for the user; nothing is to be added to it."""
+    """A complete line for the user; nothing need be added to it."""
 
 
 def require_text(row: dict, *path: str) -> None:

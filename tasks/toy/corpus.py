@@ -144,7 +144,7 @@ def _subject(rng: random.Random) -> Phrase:
         english, french, person, feminine, plural = zipf(rng, PRONOUNS)
         return Phrase(english, [french], person, feminine, plural)
     subject = noun_phrase(rng, zipf(rng, LEXICON.beings))
-    if rng.random() < 0.12:  # the neighbour of the queen: "de" contracts with the owner's article
+    if rng.random() < 0.12:  # the neighbor of the queen: "de" contracts with the owner's article
         owner = noun_phrase(rng, zipf(rng, LEXICON.beings), simple=True)
         return Phrase(
             f"{subject.english} of {owner.english}",

@@ -14,7 +14,7 @@ GOOD = _words("good great lovely brilliant funny moving clever gripping charming
 BAD = _words("bad awful dull boring weak silly tedious clumsy empty ugly slow cold")
 ASPECTS = _words("plot story cast music script ending acting camera dialogue pace hero villain setting humour")
 NAMES = _words("Anna Ben Clara David Emma Frank Greta Hugo Ida Jack Kate Leo Maria Nora Oscar Paula")
-COLOURS = _words("red blue green yellow black white brown grey")
+COLORS = _words("red blue green yellow black white brown grey")
 THINGS = _words("apples boxes books cups hats shoes chairs coats bottles bags stones keys")
 PLACES = _words("kitchen garden office school shop station hotel museum park cellar")
 NUMBERS = _words("two three four five six seven eight nine")
@@ -26,8 +26,8 @@ def reviews(count: int, seed: int) -> list[dict]:
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
         label, verdicts = rng.randrange(2), rng.choice([3, 5, 7, 9])
-        in_favour = rng.randrange(verdicts // 2 + 1, verdicts + 1)
-        opinions = [label] * in_favour + [1 - label] * (verdicts - in_favour)
+        in_favor = rng.randrange(verdicts // 2 + 1, verdicts + 1)
+        opinions = [label] * in_favor + [1 - label] * (verdicts - in_favor)
         rng.shuffle(opinions)
         rows.append({"text": " ".join(_verdict(rng, opinion) for opinion in opinions), "label": label})
     return rows
@@ -46,20 +46,20 @@ def sentence_pairs(count: int, seed: int, num_labels: int) -> list[dict]:
     for number in range(count):
         rng = random.Random(f"{seed} {number}")
         label = rng.randrange(num_labels)
-        name, many, colour, thing, place = map(rng.choice, (NAMES, NUMBERS, COLOURS, THINGS, PLACES))
-        first = f"In the {place} {name} has {many} {colour} {thing}."
+        name, many, color, thing, place = map(rng.choice, (NAMES, NUMBERS, COLORS, THINGS, PLACES))
+        first = f"In the {place} {name} has {many} {color} {thing}."
         if label == 1:
-            colour = rng.choice([c for c in COLOURS if c != colour])
+            color = rng.choice([c for c in COLORS if c != color])
         if label == 2:
             name = rng.choice([n for n in NAMES if n != name])
-        second = rng.choice([f"{name} has {colour} {thing}.", f"The {thing} of {name} are {colour}."])
+        second = rng.choice([f"{name} has {color} {thing}.", f"The {thing} of {name} are {color}."])
         rows.append({"sentence1": first, "sentence2": second, "label": label})
     return rows
 
 
 def pictures(count: int, seed: int, num_labels: int = 10, side: int = 32) -> list[dict]:
     """{"image", "label"}: stripes on noise as arrays [side, side, 3] of uint8; the label sets their angle, not their
-    colour, width or place."""
+    color, width or place."""
     rows = []
     y, x = np.mgrid[:side, :side] / side
     for number in range(count):

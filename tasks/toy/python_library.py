@@ -9,20 +9,20 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-OTHER_PEOPLES = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+NOT_OF_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 
 
 @functools.cache
 def _modules() -> list[Path]:
     folder = Path(sysconfig.get_paths()["stdlib"])
-    paths = sorted(p for p in folder.rglob("*.py") if not OTHER_PEOPLES & set(p.relative_to(folder).parts))
+    paths = sorted(p for p in folder.rglob("*.py") if not NOT_OF_THE_LIBRARY & set(p.relative_to(folder).parts))
     if not paths:
         raise ValueError(f"the toy data are Python's own source files, and {folder} holds none; give --dataset FILE")
     return paths
 
 
 def source_files(seed: int) -> Iterator[str]:
-    """The text of every module of the standard library that holds any, in an order drawn from `seed`."""
+    """The text of every module of the standard library that is not empty, in an order drawn from `seed`."""
     modules = _modules()
     for path in random.Random(seed).sample(modules, len(modules)):
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -31,7 +31,7 @@ def source_files(seed: int) -> Iterator[str]:
 
 
 def docstrings(count: int, seed: int, fewest_words: int = 8) -> list[str]:
-    """`count` docstrings of the standard library, white space collapsed. ValueError if there are fewer."""
+    """`count` docstrings of the standard library, with white space collapsed. ValueError if there are fewer."""
     found = []
     for text in source_files(seed):
         for node in ast.walk(ast.parse(text)):
