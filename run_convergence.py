@@ -5,9 +5,9 @@
     python run_convergence.py --task machine_translation     # the paper's protocol on t5-small; wants a GPU
 
 For one seed all algorithms share the initial parameters, the examples of every batch and the dropout masks. Writes
-output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv; and scores.csv, of a classification
-task), and figures/ drawn from them. --resume FOLDER continues a run that was stopped or killed, to the same files (but
-for the column `seconds`, which is measured).
+output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv; and, of a classification task,
+scores.csv and best_epochs.csv), and figures/ drawn from them. --resume FOLDER continues a run that was stopped or
+killed, to the same files (but for the column `seconds`, which is measured).
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
@@ -29,6 +29,8 @@ from pathlib import Path
 import torch
 
 from algorithm_list import ALGORITHM_LISTS
+from convergence.best_epochs import COLUMNS as BEST_EPOCHS
+from convergence.best_epochs import best_epochs
 from convergence.journal import Journal
 from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from convergence.one_run import Losses, RunPlan, Start
@@ -153,6 +155,11 @@ def run(
                 result = start.train(row, seed, settings.num_epochs, left, models)
                 runs[label].append(result)
                 record(label, seed, result, losses, scores)
+    if scores.rows:
+        best = Table(folder / "best_epochs.csv", BEST_EPOCHS)
+        for row in best_epochs(scores.rows):
+            best.append(row)
+        best.save()
     summary = Table(folder / "summary.csv", SUMMARY)
     reference = plain_sgd(algorithms)
     for label, row in algorithms.items():
@@ -209,7 +216,8 @@ def report(summary: Table, labels: Mapping[str, Algorithm], folder: Path) -> str
 
 
 def final_scores(folder: Path, labels: Sequence[str]) -> str:
-    """A table of the last epoch's scores, mean over the seeds that trained to it; "" for a task without scores."""
+    """A table of scores, means over seeds: of the last epoch, of runs that trained to it, and the test accuracy of each
+    run's best epoch. "" for a task without scores."""
     path = folder / "scores.csv"
     values = defaultdict(list)
     for row in read_table(path) if path.exists() else []:
@@ -220,6 +228,14 @@ def final_scores(folder: Path, labels: Sequence[str]) -> str:
         {"algorithm": a, **{c: statistics.fmean(values[last, a, c]) for c in columns if (last, a, c) in values}}
         for a in labels
     ]
+    if columns:
+        columns.append("test accuracy, best epoch")
+        at_best = defaultdict(list)
+        for row in best_epochs(read_table(path)):
+            at_best[row["algorithm"]].append(row["test_accuracy"])
+        for row in rows:
+            if row["algorithm"] in at_best:
+                row[columns[-1]] = statistics.fmean(at_best[row["algorithm"]])
     return format_table(rows, ["algorithm", *columns]) if columns else ""
 
 

@@ -11,7 +11,8 @@ from runs.files import TEMPORARY, remove, remove_if_empty
 
 TABLES = (
     "training.csv", "sharpness.csv", "ratios.csv", "scan.csv", "histogram.csv", "losses.csv", "summary.csv",
-    "scores.csv", "tuned_learning_rates.csv", "blocks.csv", "heterogeneity.csv", "robust_smoothness.csv",
+    "scores.csv", "best_epochs.csv", "tuned_learning_rates.csv", "blocks.csv", "heterogeneity.csv",
+    "robust_smoothness.csv",
 )  # fmt: skip
 LOG_FILE = "log.txt"
 

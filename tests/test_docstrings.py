@@ -1,4 +1,4 @@
-"""The examples in the docstrings of the measuring core."""
+"""The examples in docstrings hold."""
 
 import doctest
 import importlib
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 
-@pytest.mark.parametrize("name", ["curvature", "curvature.direction"])
+@pytest.mark.parametrize("name", ["curvature", "curvature.direction", "convergence.best_epochs"])
 def test_examples_in_docstrings_hold(name):
     result = doctest.testmod(importlib.import_module(name), extraglobs=dict(torch=torch))
     assert result.attempted and not result.failed

@@ -100,6 +100,15 @@ def test_a_task_knows_whether_its_gradients_depend_on_the_micro_batch(name):
     assert (difference > 1e-3) == task.has_batch_norm
 
 
+@pytest.mark.parametrize("name", ["machine_translation", "masked_language_modeling", "autoregressive", "glue/rte"])
+def test_a_model_is_tried_on_the_shortest_and_the_longest_example(name):
+    task = toy(name, size=30)
+    lengths = [len(e["input_ids"]) + len(e["labels"]) * (name == "machine_translation") for e in examples_of(task)]
+    places = [examples_of(task).index(example) for example in task.shortest_and_longest()]
+    assert [lengths[i] for i in places] == [min(lengths), max(lengths)] and min(lengths) < max(lengths)
+    assert [task.length(i) for i in range(30)] == lengths
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_is_the_same_every_time_and_small(name):
     task = toy(name)

@@ -14,6 +14,7 @@ from torch import nn
 
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
+from convergence.best_epochs import best_epochs
 from convergence.learning_rates import TRIALS, round_lr, tune, tune_rows
 from convergence.one_run import Losses, Start
 from run_convergence import make_parser, plan_of, resolve
@@ -251,9 +252,30 @@ def test_scores_of_a_classification_task_follow_every_epoch_and_change_no_curve(
         (epoch, split, "accuracy") for epoch in (1, 2) for split in ("evaluation", "test")
     ]
     assert all(row["algorithm"] == "adam" and 0 <= row["value"] <= 1 for row in rows)
+    assert read_table(scored / "best_epochs.csv") == best_epochs(rows)
     monkeypatch.setattr(Start, "end_epoch", lambda *_: [])
     assert curves(convergence(tmp_path / "plain", *flags)) == curves(scored)
     assert not (tmp_path / "plain" / "scores.csv").exists()
+    assert not (tmp_path / "plain" / "best_epochs.csv").exists()
+
+
+def test_the_best_epoch_is_the_first_with_the_highest_evaluation_accuracy(tmp_path):
+    """So Tomihari & Sato choose the model that they report. Each seed has its own; the printed column is their mean."""
+    table = Table(tmp_path / "scores.csv", run_convergence.SCORES)
+    evaluation = {("adam", 1): [0.5, 0.75, 0.75], ("adam", 2): [0.9, 0.1, 0.2], ("sgd", 1): [0.1, 0.2, 0.3]}
+    for (algorithm, seed), values in evaluation.items():
+        for epoch, value in enumerate(values, start=1):
+            for split, metric, score in (
+                ("evaluation", "accuracy", value), ("evaluation", "f1", 1 - value),
+                ("test", "accuracy", epoch / 8 + seed / 64), ("test", "f1", 0.0),
+            ):  # fmt: skip
+                table.append(algorithm=algorithm, seed=seed, epoch=epoch, split=split, metric=metric, value=score)
+    table.save()
+    found = [tuple(row.values()) for row in best_epochs(read_table(tmp_path / "scores.csv"))]
+    assert found == [("adam", 1, 2, 0.75, 17 / 64), ("adam", 2, 1, 0.9, 10 / 64), ("sgd", 1, 3, 0.3, 25 / 64)]
+    lines = run_convergence.final_scores(tmp_path, ["sgd", "adam"]).splitlines()
+    assert lines[0].split("  ")[-1].strip() == "test accuracy, best epoch"
+    assert [line.split()[-1] for line in lines[2:]] == ["0.3906", "0.2109"]
 
 
 # ---- learning rates -----------------------------------------------------------------------------------------------
