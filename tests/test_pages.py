@@ -11,6 +11,7 @@ import pytest
 import figures.__main__
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
+from convergence.best_epochs import COLUMNS as BEST_EPOCHS
 from convergence.learning_rates import TRIALS
 from hessian.robust_smoothness import RobustSmoothness
 from hessian.tables import BLOCKS, HETEROGENEITY
@@ -28,6 +29,7 @@ TABLES = {
     "losses": run_convergence.LOSSES,
     "summary": run_convergence.SUMMARY,
     "scores": run_convergence.SCORES,
+    "best_epochs": BEST_EPOCHS,
     "tuned_learning_rates": TRIALS,
     "blocks": BLOCKS,
     "heterogeneity": HETEROGENEITY,
