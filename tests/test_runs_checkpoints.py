@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 import run_landscape
-from runs.checkpoints import CannotRead, Checkpoints
+from runs.checkpoints import CannotRead, Checkpoints, content_hash, load_tensors, save_tensors
 from tests.helpers import tiny_run
 from tests.helpers.stored_runs import LANDSCAPE, ROOT, files, landscape, refused, stop_at, tables
 
@@ -312,3 +313,26 @@ def test_a_folder_that_cannot_be_written_to_is_one_line(small_disk, stopped, ref
     subprocess.run(["mount", "-o", "remount,rw", small_disk], check=True)
     assert landscape("--resume", folder) == 0
     assert tables(folder) == reference
+
+
+def test_a_checkpoint_that_would_run_code_is_not_loaded(tmp_path):
+    class Code:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "code has run"),)
+
+    save_tensors(tmp_path / "checkpoint.pt", {"a": Code()})
+    with pytest.raises(ValueError, match="checkpoint.pt cannot be used: Weights only load failed"):
+        load_tensors(tmp_path / "checkpoint.pt")
+    assert not (tmp_path / "code has run").exists()
+
+
+def test_the_hash_of_a_folder_is_over_names_and_contents(tmp_path):
+    def hash_of(**files):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        (tmp_path / "data" / "below").mkdir(parents=True)
+        for name, text in files.items():
+            (tmp_path / "data" / name).write_text(text)
+        return content_hash(tmp_path / "data")
+
+    assert hash_of(a="1", b="2") == hash_of(b="2", a="1")
+    assert len({hash_of(a="1", b="2"), hash_of(a="2", b="1"), hash_of(a="12"), hash_of(b="1", c="2")}) == 4

@@ -229,7 +229,7 @@ INJECTED = {
     "sample_iterations": ["1", "--overwrite", "--output_dir=precious"], "dataset": "--overwrite", "seed": "--overwrite",
     "test_epochs": ["--resume", "x"], "task": ["tiny", "--overwrite"], "skip_search": "--overwrite", "lr": {"a": 1},
     "num_epochs": True, "test_seed": [], "momentum": 3, "device": None, "dtype": "float16", "batch_size": 1e400,
-    "micro_batch_size": "9" * 5_000, "output_dir": "precious", "overwrite": True,
+    "micro_batch_size": "9" * 5_000, "model": True, "output_dir": "precious", "overwrite": True,
 }  # fmt: skip
 
 
