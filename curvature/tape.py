@@ -179,7 +179,7 @@ class Tape(TorchDispatchMode):
     def prepare(self, losses: Tensor) -> None:
         """Fetch the adjoints of all curved operations in one backward pass, and let their rules prepare."""
         curved = [op for op in self.operations if op.rule.curved is Curved.ALWAYS]
-        slots = [y for op in curved for y in op.outputs if y in self.needed]
+        slots = [y for op in curved for y in op.outputs if y in self.needed and y.edge]
         edges = [y.edge for y in slots]
         found = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
         adjoints = dict(zip(slots, found, strict=True))

@@ -1,0 +1,1 @@
+"""The measuring core on many architectures and operations, each by three routes. See `examine`."""

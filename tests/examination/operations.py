@@ -1,0 +1,83 @@
+"""Every differentiable operation of torch's own list (OpInfo), with torch's own sample inputs."""
+
+import sys
+import types
+import unittest
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from curvature.operation import flatten
+from tests.examination.verdicts import Verdict, examine
+
+SAMPLES = 3  # per operation
+# the derivative is by design not that of the value, or the value is not a function of the inputs alone
+NO_FUNCTIONS = {
+    "bernoulli", "multinomial", "normal", "nn.functional.dropout", "nn.functional.dropout2d", "empty_like", "empty",
+    "nn.functional.dropout3d", "nn.functional.alpha_dropout", "nn.functional.feature_alpha_dropout", "new_empty",
+    "new_empty_strided", "empty_strided", "empty_permuted", "randn_like", "rand_like", "cauchy", "exponential",
+    "geometric", "log_normal", "uniform", "nn.functional.fractional_max_pool2d", "nn.functional.fractional_max_pool3d",
+    "nn.functional.rrelu", "svd_lowrank", "pca_lowrank", "linalg.eig", "linalg.eigvals", "linalg.qr", "qr", "svd",
+    "linalg.svd", "linalg.eigh", "eigh", "symeig", "resize_", "resize_as_", "to_sparse", "sparse.mm",
+    "sparse.sampled_addmm",
+}  # fmt: skip
+
+
+def samples() -> Iterator[tuple[str, object, object]]:
+    """(name, operation, sample) for every operation that torch can differentiate twice in float64."""
+    # torch's list imports a package for tests of its own, of which nothing is used here
+    sys.modules.setdefault("expecttest", types.SimpleNamespace(TestCase=unittest.TestCase))
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    for op in op_db:
+        name = f"{op.name}.{op.variant_test_name}".rstrip(".")
+        if not op.supports_gradgrad or torch.float64 not in op.dtypes or op.name in NO_FUNCTIONS:
+            continue
+        torch.manual_seed(0)
+        found = 0
+        for sample in op.sample_inputs("cpu", torch.float64, requires_grad=True):
+            tensors = flatten([sample.input, *sample.args, *sample.kwargs.values()])
+            tracked = [t for t in tensors if isinstance(t, Tensor) and t.requires_grad]
+            if not 0 < sum(t.numel() for t in tracked) <= 3000:
+                continue
+            found += 1
+            yield f"{name} #{found}", op, sample
+            if found == SAMPLES:
+                break
+
+
+def examine_operation(name: str, op, sample) -> Verdict:
+    """The sample's tensors are the parameters; the loss is a curved function of all differentiable outputs."""
+    arguments = [sample.input, *sample.args, *sample.kwargs.values()]
+    params = {f"p{i}": t.detach().clone() for i, t in enumerate(t for t in flatten(arguments) if follows(t))}
+
+    def outputs(p: dict[str, Tensor]) -> list[Tensor]:
+        names = iter(params)
+
+        def replaced(value):
+            if isinstance(value, (list, tuple)):
+                return type(value)(map(replaced, value))
+            return p[next(names)] * 1 if follows(value) else value
+
+        first, *rest = map(replaced, (sample.input, *sample.args))
+        result = op(first, *rest, **{key: replaced(value) for key, value in sample.kwargs.items()})
+        return flatten([result] if isinstance(result, Tensor) else list(result))
+
+    places = [i for i, y in enumerate(outputs({n: p.requires_grad_() for n, p in params.items()})) if follows(y)]
+
+    def loss_fn(p, batch):
+        found = outputs(p)
+        return sum(curved(found[i]) for i in places).view(1)
+
+    return examine(name, loss_fn, {n: p.detach() for n, p in params.items()}, {})
+
+
+def follows(value) -> bool:
+    return isinstance(value, Tensor) and value.requires_grad
+
+
+def curved(y: Tensor) -> Tensor:
+    y = torch.view_as_real(y.resolve_conj()) if y.is_complex() else y
+    weights = torch.linspace(0.5, 1.5, y.numel(), dtype=torch.float64).view(y.shape)
+    return (weights * (y + 0.3 * y * y)).sum()
