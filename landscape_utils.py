@@ -22,9 +22,17 @@ from torch import Tensor, nn
 
 from curvature import NotTraceable, vhv_by_recording
 from curvature.borrowing import twice_differentiable
-from curvature.checks import NO_DEPENDENCE, check_count, check_losses, checked_batches, checked_directions
+from curvature.checks import (
+    NO_DEPENDENCE,
+    check_count,
+    check_losses,
+    check_twice_differentiable,
+    checked_batches,
+    checked_directions,
+    twice_or_not_at_all,
+)
 from curvature.direction import Direction, norm
-from curvature.objective import Batch, LossFunction, Params, halves
+from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
 from curvature.quadratic import QuadraticModel
 from torch_optimizer import Algorithm
 
@@ -127,14 +135,13 @@ class PseudoUpdates:
 @torch.enable_grad()
 def vhv_by_double_backward(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Derivatives:
     """<grad f, v> and v' H v of the summed loss of one micro-batch, by a Hessian-vector product (HVP) per direction.
 
     The graph of the gradient is differentiated once more along each v. This is the definition; it serves any model that
     can be differentiated twice. `vhv_by_recording` gives the same numbers about twice as fast.
 
     Args: as those of `vhv_by_recording`.
-    Returns: the losses [B]; the slopes d/ds of their sum [K]; the curvatures d2/ds2 [K]. The latter two in float64.
     Raises: ValueError if the losses are not [B] or do not depend on `params`.
     """
     point = {n: p.detach().requires_grad_() for n, p in params.items()}
@@ -144,25 +151,29 @@ def vhv_by_double_backward(
     check_losses(losses)
     grads = [None]
     if losses.requires_grad:
-        grads = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
+        check_twice_differentiable(losses)
+        with twice_or_not_at_all():
+            grads = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
     if all(g is None for g in grads):
         raise ValueError(NO_DEPENDENCE)
-    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
+    slopes, curvatures, magnitudes = torch.zeros(3, len(directions), dtype=torch.float64, device=losses.device)
     for k, direction in enumerate(directions):
         used = [(g, direction[n]) for n, g in zip(point, grads, strict=True) if g is not None]
-        slopes[k] = _dot((g.detach(), v) for g, v in used)
+        slopes[k] = _dots((g.detach(), v) for g, v in used).sum()
         curved = [(g, v) for g, v in used if g.requires_grad]  # the others are constant
         if curved:
             along, weights = zip(*curved, strict=True)
-            hv = torch.autograd.grad(along, leaves, weights, retain_graph=True, materialize_grads=True)  # H v
-            curvatures[k] = _dot((h, direction[n]) for n, h in zip(point, hv, strict=True))
-    return losses.detach(), slopes, curvatures
+            with twice_or_not_at_all():
+                hv = torch.autograd.grad(along, leaves, weights, retain_graph=True, materialize_grads=True)  # H v
+            terms = _dots((h, direction[n]) for n, h in zip(point, hv, strict=True))
+            curvatures[k], magnitudes[k] = terms.sum(), terms.abs().sum()
+    return Derivatives(losses.detach(), slopes, curvatures, magnitudes)
 
 
-def _dot(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
-    """Inner product over all tensors together, 0-d float64. A complex number counts as two real ones."""
+def _dots(pairs: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """The inner product of each pair, in float64. A complex number counts as two real ones."""
     flat = [[torch.view_as_real(t) if t.is_complex() else t for t in pair] for pair in pairs]
-    return torch.stack([torch.dot(x.flatten(), y.flatten()).double() for x, y in flat]).sum()
+    return torch.stack([torch.dot(x.flatten(), y.flatten()).double() for x, y in flat])
 
 
 # ---- slope and curvature: the fast route ------------------------------------------------------------------------
@@ -201,7 +212,7 @@ def directional_sharpness(
     measurable = {place: v.tangent(params) for place, v in enumerate(directions) if v.has_length}
     tangents, route = list(measurable.values()), vhv_by_recording
 
-    def measured(batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def measured(batch: Batch) -> Derivatives:
         nonlocal route
         if route is vhv_by_recording:
             try:
@@ -215,31 +226,34 @@ def directional_sharpness(
     for batch in progress(checked_batches(batches)):
         # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
         for part in halves(batch, per_example):
-            losses, slopes, curvatures = measured(part)
-            check_count(losses, part, per_example)
-            examples += len(losses)
-            sums = sums + torch.cat([losses.sum(dtype=torch.float64).view(1), slopes, curvatures])
+            found = measured(part)
+            check_count(found.losses, part, per_example)
+            examples += len(found.losses)
+            sums = sums + torch.cat([found.losses.sum(dtype=torch.float64).view(1), *found[1:]])
     if not examples:
         raise ValueError("directional_sharpness got no examples: `batches` is empty")
     loss, *rest = (sums / examples).tolist()
     result = [QuadraticModel(loss, math.nan, math.nan)] * len(directions)
     for i, (place, v) in enumerate(measurable.items()):
-        result[place] = QuadraticModel(loss, rest[i] / v.length, rest[len(tangents) + i] / v.length**2)
+        slope, curvature, magnitude = rest[i :: len(tangents)]
+        result[place] = QuadraticModel(loss, slope / v.length, curvature / v.length**2, magnitude / v.length**2)
     return result
 
 
 def _finite_where_possible(
     loss_fn: LossFunction, params: Params, directions: list[Direction], batch: Batch
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Derivatives:
     """By recording; where a number is not finite although the losses are, by double backward. A rule may divide zero by
     zero where autograd does not."""
-    losses, slopes, curvatures = vhv_by_recording(loss_fn, params, directions, batch)
-    places = (~torch.isfinite(slopes + curvatures)).nonzero().flatten().tolist()
-    if places and torch.isfinite(losses).all():
+    found = vhv_by_recording(loss_fn, params, directions, batch)
+    places = (~torch.isfinite(found.slopes + found.curvatures)).nonzero().flatten().tolist()
+    if places and torch.isfinite(found.losses).all():
         _say_once("the fast route gave numbers that are not finite: measuring these again by double backward")
         again = [directions[k] for k in places]
-        _, slopes[places], curvatures[places] = vhv_by_double_backward(loss_fn, params, again, batch)
-    return losses, slopes, curvatures
+        exact = vhv_by_double_backward(loss_fn, params, again, batch)
+        for numbers, replacements in zip(found[1:], exact[1:], strict=True):
+            numbers[places] = replacements
+    return found
 
 
 _said = set()

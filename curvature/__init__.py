@@ -36,8 +36,8 @@ So the slope is 12 + 2 = 14 and v' H v = 12 + 10 = 22:
     >>> params = {"W": torch.tensor([[1.0, 2.0], [0.0, 1.0]]), "x": torch.tensor([[1.0], [1.0]])}
     >>> v = {"W": torch.tensor([[1.0, 0.0], [0.0, 1.0]]), "x": torch.tensor([[1.0], [0.0]])}
     >>> def loss_fn(params, batch): return (params["W"] @ params["x"]).flatten() ** 2
-    >>> losses, slopes, curvatures = vhv_by_recording(loss_fn, params, [v], batch={})
-    >>> losses.tolist(), slopes.item(), curvatures.item()
+    >>> found = vhv_by_recording(loss_fn, params, [v], batch={})
+    >>> found.losses.tolist(), found.slopes.item(), found.curvatures.item()
     ([9.0, 1.0], 14.0, 22.0)
 
 The loss is recorded while it runs on its real tensors (a Python dispatch mode below autograd), so control flow and the

@@ -1,14 +1,17 @@
 """What callers hand in, checked: each error is a ValueError of one line that says what is wanted."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from curvature.direction import Direction
 from curvature.objective import Batch, LossFunction, Params, examples_of
 
+ONCE = once_differentiable(lambda context: None).__code__  # of every `backward` that is marked so
 NO_DEPENDENCE = (
     "the losses do not depend on the parameters: loss_fn(params, batch) has to compute them from `params`, "
     "such as by functional_loss(model, losses), and not under torch.no_grad()"
@@ -59,6 +62,36 @@ def checked_batches(batches: Sequence[Batch]) -> Sequence[Batch]:
     if isinstance(batches, Mapping):
         raise ValueError("batches is a list of micro-batches; got a single one: pass [batch]")
     return batches
+
+
+def check_twice_differentiable(losses: Tensor) -> None:
+    """Raises: ValueError if the losses pass through a custom function that is marked as differentiable once only:
+    autograd would take its gradient for constant, without a word."""
+    nodes, seen = [losses.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [before for before, _ in node.next_functions]
+        custom = getattr(node, "_forward_cls", None)
+        if custom and getattr(custom.backward, "__code__", None) is ONCE:
+            raise ValueError(
+                f"the losses cannot be differentiated twice: {custom.__qualname__}, a custom function in them, "
+                f"is marked as differentiable once only"
+            )
+
+
+@contextmanager
+def twice_or_not_at_all() -> Iterator[None]:
+    """Names the lack of a second derivative in a ValueError. Memory that runs out stays what it is."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"the losses cannot be differentiated twice: {reason}") from error
 
 
 def check_count(losses: Tensor, batch: Batch, per_example: Collection[str]) -> None:

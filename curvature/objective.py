@@ -3,7 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,15 @@ from torch.func import functional_call
 Params = Mapping[str, Tensor]  # name -> tensor
 Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
+
+
+class Derivatives(NamedTuple):
+    """Of the summed loss of one micro-batch along K directions v, as long as they are."""
+
+    losses: Tensor  # [B]
+    slopes: Tensor  # <grad f, v>, [K] in float64
+    curvatures: Tensor  # v' H v, [K] in float64
+    magnitudes: Tensor  # sum of |terms| that `curvatures` is the sum of, [K] in float64: large beside it, they cancel
 
 
 def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:

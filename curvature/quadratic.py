@@ -10,11 +10,14 @@ class QuadraticModel:
     f + slope s + sharpness s^2 / 2 of the loss at distance s.
 
     Units: loss; loss per unit of parameter distance; loss per squared unit. NaN for a direction without length.
+    magnitude: the sum of the absolute values of the terms that `sharpness` is the sum of, in its unit. Rounding errors
+        are a share of it: where it is far above |sharpness|, the terms cancel and digits are lost.
     """
 
     loss: float
     slope: float
     sharpness: float
+    magnitude: float = math.nan
 
     @property
     def best_distance(self) -> float:

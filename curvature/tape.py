@@ -11,9 +11,9 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from curvature.borrowing import math_attention
+from curvature.borrowing import twice_differentiable
 from curvature.checks import NO_DEPENDENCE, check_losses, check_repeatable
-from curvature.objective import Batch, LossFunction, Params
+from curvature.objective import Batch, Derivatives, LossFunction, Params
 from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested, refusing
 from curvature.rules import DECOMPOSED, rule_for
 
@@ -22,7 +22,7 @@ TOGETHER = 2  # directions that are pushed side by side: what an operation kept 
 
 def vhv_by_recording(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Derivatives:
     """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
 
     Memory beyond `params` and `directions` does not grow with their number: the values and adjoints that the rules read
@@ -34,7 +34,6 @@ def vhv_by_recording(
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the names, shapes and types of `params`.
 
-    Returns: the losses [B]; d/ds of their sum along each direction [K]; d2/ds2 [K]. The latter two in float64.
     Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
@@ -43,18 +42,18 @@ def vhv_by_recording(
         losses = record(tape, loss_fn, leaves, batch)
         tape.finish(losses)
     losses = losses.detach()  # lets go of what is left of autograd's graph
-    slopes, curvatures = torch.zeros(2, len(directions), dtype=torch.float64, device=losses.device)
+    found = torch.zeros(3, len(directions), dtype=torch.float64, device=losses.device)
     with torch.no_grad():
         for k in range(0, len(directions), TOGETHER):
             some = [directions[i] for i in range(k, min(k + TOGETHER, len(directions)))]
-            slopes[k : k + TOGETHER], curvatures[k : k + TOGETHER] = tape.push(some)
-    return losses, slopes, curvatures
+            found[:, k : k + TOGETHER] = tape.push(some)
+    return Derivatives(losses, *found)
 
 
 def record(tape: "Tape", loss_fn: LossFunction, leaves: Params, batch: Batch) -> Tensor:
     """The losses, computed under the tape. Random numbers in them are allowed as long as they change nothing."""
     try:
-        with refusing("recording the loss"), math_attention(), tape:
+        with refusing("recording the loss"), twice_differentiable(), tape:
             losses = loss_fn(leaves, batch)
     finally:
         if tape.draws:
@@ -191,17 +190,22 @@ class Tape(TorchDispatchMode):
                 with refusing(f"the rule of {op.func}"):
                     op.prepare(given)
 
-    def push(self, directions: Sequence[Params]) -> tuple[Tensor, Tensor]:
-        """d/ds and d2/ds2 of the summed losses along each direction, [K] and [K] in float64."""
+    def push(self, directions: Sequence[Params]) -> Tensor:
+        """Slopes, curvatures and magnitudes (see `Derivatives`) along the directions, [3, K] in float64."""
         tangents = [{slot: v[name] for name, slot in self.leaves.items()} for v in directions]
-        curvatures = [torch.zeros((), dtype=torch.float64, device=self.device) for _ in directions]
+        bends = [[torch.zeros((), dtype=torch.float64, device=self.device)] for _ in directions]
         for op in self.operations:
             for k, known in enumerate(tangents):
                 bend = self.push_through(op, known)
                 if bend is not None:
-                    curvatures[k] += bend
+                    bends[k].append(bend.double())
         slopes = [known[self.loss].sum(dtype=torch.float64) for known in tangents]
-        return torch.stack(slopes), torch.stack(curvatures)
+        terms = [torch.stack(of_one) for of_one in bends]
+        return torch.stack([
+            torch.stack(slopes),
+            torch.stack([of_one.sum() for of_one in terms]),
+            torch.stack([of_one.abs().sum() for of_one in terms]),
+        ])  # fmt: skip
 
     @staticmethod
     def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:

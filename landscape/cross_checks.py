@@ -46,8 +46,8 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
     with measuring(exact.model):
         units = [v.unit(like=exact.params) for v in vectors]
         parts = [vhv_by_double_backward(exact.loss_fn, exact.params, units, batch) for batch in exact.batches]
-        examples = sum(len(losses) for losses, _, _ in parts)
-        by_float64 = sum(curvatures for _, _, curvatures in parts) / examples
+        examples = sum(len(part.losses) for part in parts)
+        by_float64 = sum(part.curvatures for part in parts) / examples
         alone = directional_sharpness(exact.loss_fn, exact.params, vectors, one)
         for k, label in enumerate(directions):
             slope, sharpness = central_differences(exact.loss_fn, exact.params, vectors[k], one, h=1e-5)

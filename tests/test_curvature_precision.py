@@ -58,7 +58,7 @@ def in_float64(model, losses, params, directions, batch):
     model.double()
     with KeepPrecision():
         loss_fn, directions = functional_loss(model, losses), [double(v) for v in directions]
-        _, *exact = vhv_by_double_backward(loss_fn, double(params), directions, batch)
+        _, *exact, _ = vhv_by_double_backward(loss_fn, double(params), directions, batch)
     model.float()
     return torch.stack(exact)
 
@@ -71,7 +71,7 @@ def test_one_matrix_of_tiny_weights_costs_no_digit_of_the_others(model, factor):
     loss_fn = functional_loss(model, losses)
     directions = [sign_step(loss_fn, params, batch), random_direction(params, 0)]
     directions.append({n: 1e-5 * v for n, v in directions[0].items()})
-    _, *found = vhv_by_recording(loss_fn, params, directions, batch)
+    _, *found, _ = vhv_by_recording(loss_fn, params, directions, batch)
     exact = in_float64(model, losses, params, directions, batch)
     torch.testing.assert_close(torch.stack(found), exact, rtol=1e-4, atol=0)
 
@@ -96,9 +96,9 @@ def test_a_bias_that_drowns_the_product_costs_no_digit():
         return (F.linear(p["x"], p["w"].mT, p["b"]) - 1e4).tanh().sum(1)
 
     double = lambda tensors: {n: t.double() for n, t in tensors.items()}  # noqa: E731
-    _, *exact = vhv_by_recording(loss_fn, double(params), [double(direction)], {})
-    _, *found = vhv_by_recording(loss_fn, params, [direction], {})
-    _, *slow = vhv_by_double_backward(loss_fn, params, [direction], {})
+    _, *exact, _ = vhv_by_recording(loss_fn, double(params), [double(direction)], {})
+    _, *found, _ = vhv_by_recording(loss_fn, params, [direction], {})
+    _, *slow, _ = vhv_by_double_backward(loss_fn, params, [direction], {})
     for ours, theirs, true in zip(found, slow, exact, strict=True):  # the loss itself loses digits in b - 1e4
         assert abs(ours / true - 1) < 2 * abs(theirs / true - 1) + 1e-5
 

@@ -25,7 +25,7 @@ def test_every_architecture_is_right_or_measured_by_double_backward():
 
 @pytest.mark.slow
 def test_every_operation_is_right_or_measured_by_double_backward():
-    verdicts = [examine_operation(*case) for case in samples()]
+    verdicts = [verdict for case in samples() if (verdict := examine_operation(*case))]
     assert len({v.name.split(" #")[0] for v in verdicts}) >= 450
     assert_right_or_fallback(verdicts, least_right=0.9)
 

@@ -260,8 +260,8 @@ def curvatures(model: nn.Module, batch: dict[str, Tensor], route: Callable) -> f
 def by_definition(loss_fn, params, directions, batches) -> list[QuadraticModel]:
     """As `directional_sharpness`, by double backward."""
     parts = [vhv_by_double_backward(loss_fn, params, directions, batch) for batch in batches]
-    examples = sum(len(losses) for losses, _, _ in parts)
+    examples = sum(len(part.losses) for part in parts)
     return [
-        QuadraticModel(math.nan, math.nan, sum(c[k] for _, _, c in parts).item() / examples / norm(v) ** 2)
+        QuadraticModel(math.nan, math.nan, sum(part.curvatures[k] for part in parts).item() / examples / norm(v) ** 2)
         for k, v in enumerate(directions)
     ]

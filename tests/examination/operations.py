@@ -12,13 +12,17 @@ from curvature.operation import flatten
 from tests.examination.verdicts import Verdict, examine
 
 SAMPLES = 3  # per operation
-# the derivative is by design not that of the value, or the value is not a function of the inputs alone
+# The value is no function of the inputs alone, or not a smooth one; it is defined up to a phase; it is rounded to fewer
+# digits than differences need; or entries overlap.
 NO_FUNCTIONS = {
     "bernoulli", "multinomial", "normal", "nn.functional.dropout", "nn.functional.dropout2d", "empty_like", "empty",
     "nn.functional.dropout3d", "nn.functional.alpha_dropout", "nn.functional.feature_alpha_dropout", "new_empty",
     "new_empty_strided", "empty_strided", "empty_permuted", "randn_like", "rand_like", "cauchy", "exponential",
     "geometric", "log_normal", "uniform", "nn.functional.fractional_max_pool2d", "nn.functional.fractional_max_pool3d",
-    "nn.functional.rrelu", "svd_lowrank", "pca_lowrank", "linalg.eig", "linalg.eigvals", "linalg.qr", "qr", "svd",
+    "bfloat16", "half", "cfloat", "chalf", "as_strided_scatter", "nn.functional.max_unpool1d",
+    "nn.functional.max_unpool2d", "nn.functional.max_unpool3d", "nn.functional.rrelu",
+    "nn.functional.cosine_embedding_loss", "nn.functional.hinge_embedding_loss", "svd_lowrank",
+    "pca_lowrank", "linalg.eig", "linalg.eigvals", "linalg.qr", "qr", "svd",
     "linalg.svd", "linalg.eigh", "eigh", "symeig", "resize_", "resize_as_", "to_sparse", "sparse.mm",
     "sparse.sampled_addmm",
 }  # fmt: skip
@@ -32,7 +36,7 @@ def samples() -> Iterator[tuple[str, object, object]]:
 
     for op in op_db:
         name = f"{op.name}.{op.variant_test_name}".rstrip(".")
-        if not op.supports_gradgrad or torch.float64 not in op.dtypes or op.name in NO_FUNCTIONS:
+        if not op.supports_gradgrad or torch.float64 not in op.dtypes or op.name in NO_FUNCTIONS or "at_zero" in name:
             continue
         torch.manual_seed(0)
         found = 0
@@ -47,8 +51,9 @@ def samples() -> Iterator[tuple[str, object, object]]:
                 break
 
 
-def examine_operation(name: str, op, sample) -> Verdict:
-    """The sample's tensors are the parameters; the loss is a curved function of all differentiable outputs."""
+def examine_operation(name: str, op, sample) -> Verdict | None:
+    """The sample's tensors are the parameters; the loss is a curved function of all differentiable outputs. None for a
+    sample where that is not finite, or so large that its differences are rounding errors."""
     arguments = [sample.input, *sample.args, *sample.kwargs.values()]
     params = {f"p{i}": t.detach().clone() for i, t in enumerate(t for t in flatten(arguments) if follows(t))}
 
@@ -61,7 +66,8 @@ def examine_operation(name: str, op, sample) -> Verdict:
             return p[next(names)] * 1 if follows(value) else value
 
         first, *rest = map(replaced, (sample.input, *sample.args))
-        result = op(first, *rest, **{key: replaced(value) for key, value in sample.kwargs.items()})
+        options = {key: replaced(value) for key, value in sample.kwargs.items()}
+        result = op.gradcheck_wrapper(op.get_op(), first, *rest, **options)  # such as making a matrix symmetric first
         return flatten([result] if isinstance(result, Tensor) else list(result))
 
     places = [i for i, y in enumerate(outputs({n: p.requires_grad_() for n, p in params.items()})) if follows(y)]
@@ -70,6 +76,8 @@ def examine_operation(name: str, op, sample) -> Verdict:
         found = outputs(p)
         return sum(curved(found[i]) for i in places).view(1)
 
+    if not loss_fn(params, {}).abs().item() < 1e6:
+        return None
     return examine(name, loss_fn, {n: p.detach() for n, p in params.items()}, {})
 
 
