@@ -12,11 +12,14 @@ from landscape_utils import directional_sharpness
 
 
 def rounding_errors(directions: Mapping[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
-    """How far float32 arithmetic may put each directional sharpness off, in the same unit; NaN without a length.
+    """An estimate of how far float32 arithmetic puts each directional sharpness off, in the same unit; NaN without a
+    length. It tells the order of magnitude and is no bound.
 
     On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is
     sqrt(mean(e)^2 + var(e) / n): what the examples have in common stays in the mean over the whole test batch, and what
-    they do not have in common shrinks at least as far.
+    they do not have in common shrinks at least as far. Two examples stand for all: the true error was .2 to .5 times
+    the estimate in the median and 15 times at most on fresh models, and up to 559 times on perturbed ones, where few
+    examples carry the sharpness. `--dtype float64` measures without such an error.
     """
     places = [(batch, i) for batch in objective.batches for i in range(len(next(iter(batch.values()))))]
     places = places[:: max(1, len(places) // examples)][:examples]

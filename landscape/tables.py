@@ -198,7 +198,7 @@ def ratio_table(folder: Path, labels: Iterable[str], reference: str | None) -> s
     table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
     notes = []
     if blurred:
-        notes.append("~: rounding errors above 10 %; --dtype float64 measures exactly")
+        notes.append("~: estimated rounding errors above 10 %; --dtype float64 avoids them")
     below = sorted({row["epoch"] for row in points if row["algorithm"] == reference and (row["sharpness"] or 0) < 0})
     if below:
         where = ", ".join(map(str, below))
