@@ -33,6 +33,7 @@ def test_a_signal_stores_the_run_and_says_how_to_go_on(number, reference, tmp_pa
     hint = f"continue with: python run_landscape.py --resume '{folder}'"
     assert f"stopped by {number.name} after iteration 7; {hint}" in error
     assert not (folder / "run.lock").exists()
+    assert (folder / "checkpoints" / "checkpoint-00000007.json").exists(), "stored where it stopped"
     assert landscape("--resume", folder) == 0
     assert tables(folder) == reference
     before = files(folder)
