@@ -127,6 +127,22 @@ def test_scoring_counts_the_right_answers_and_leaves_the_model_as_it_was():
     assert task.model.training
 
 
+def test_scores_are_taken_without_dropout_and_the_mode_is_restored():
+    task = toy("glue/rte", size=40)
+    for module in task.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.9
+    task.model.eval()
+    with torch.no_grad():
+        batch = task.collate(task.evaluation["test"])
+        right = task.model(batch["input_ids"], batch["attention_mask"]).logits.argmax(-1) == batch["labels"]
+    for training in (True, False):
+        task.model.train(training)
+        accuracy = task.scores(task.model, "test", micro_batch_size=1)["accuracy"]
+        assert accuracy == pytest.approx(right.float().mean().item())
+        assert task.model.training is training
+
+
 def test_roberta_has_a_linear_head_on_its_first_token():
     task = toy("glue/rte")
     head = [name for name, _ in task.model.named_parameters() if name.startswith("classifier")]
