@@ -236,10 +236,10 @@ def test_what_the_rule_rounds_stays_rounded():
 def test_a_cast_to_a_wider_dtype_keeps_what_is_known_of_the_move():
     x = torch.tensor([64.0], dtype=torch.bfloat16)
     with ExactMoves([x]) as moves:
-        x.mul_(1 - 2.0**-20)
-        wide = x.float()
+        x.mul_(1 - 2.0**-30)
+        wide = x.float()  # float32 holds no number between 64 and 64 - 2^-18
         x.copy_(wide)
-    assert moves.of(x).item() == -64 * 2.0**-20
+    assert moves.of(x).item() == -64 * 2.0**-30
 
 
 def test_what_is_only_known_rounded_is_where_the_next_move_starts():
