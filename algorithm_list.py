@@ -186,7 +186,6 @@ ALGORITHM_LISTS = {
     "toy_other": TOY_OTHER,
     "beyond_the_papers": BEYOND_THE_PAPERS,
     **{
-        name: gradient_heterogeneity(**dict(zip(COLUMNS, rates, strict=True)))
-        for name, rates in LEARNING_RATES.items()
+        name: gradient_heterogeneity(**dict(zip(COLUMNS, rates, strict=True))) for name, rates in LEARNING_RATES.items()
     },
 }

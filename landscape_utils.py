@@ -105,9 +105,10 @@ class PseudoUpdates:
             for state in {self.states[label] for label in directions}
         }
         return [
-            label for label, direction in directions.items()
+            label
+            for label, direction in directions.items()
             if not sound[self.states[label]] or not is_finite(direction.values())
-        ]  # fmt: skip
+        ]
 
     def learning_rates(self) -> dict[str, float]:
         """label -> lr, where x_{t+1} - x_t = lr v is the latest step, v of `advance`. It is 1 for an optimizer

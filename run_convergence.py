@@ -115,14 +115,20 @@ def load(settings: argparse.Namespace, model_seed: int) -> Task:
 def plan_of(settings: argparse.Namespace) -> RunPlan:
     """What all runs have in common."""
     training = TrainingPlan(
-        settings.num_epochs, settings.batch_size, settings.micro_batch_size,
+        settings.num_epochs,
+        settings.batch_size,
+        settings.micro_batch_size,
         max_grad_norm=settings.max_grad_norm or None,
         autocast=torch.bfloat16 if settings.dtype == "bfloat16" else None,
-    )  # fmt: skip
+    )
     return RunPlan(
-        training, settings.lr_scheduler, settings.warmup_ratio, settings.compile, settings.save_model,
+        training,
+        settings.lr_scheduler,
+        settings.warmup_ratio,
+        settings.compile,
+        settings.save_model,
         settings.num_epoch_to_save,
-    )  # fmt: skip
+    )
 
 
 # ---- the run --------------------------------------------------------------------------------------------------------
@@ -139,9 +145,12 @@ def run(
     if settings.tune_lr:
         seed, epochs = settings.seeds[0], settings.tune_epochs
         algorithms = tune_rows(
-            algorithms, lambda row: first.train(row, seed, epochs).final_loss, settings.lr_grid,
-            Table(folder / "tuned_learning_rates.csv", TRIALS), settings.task,
-        )  # fmt: skip
+            algorithms,
+            lambda row: first.train(row, seed, epochs).final_loss,
+            settings.lr_grid,
+            Table(folder / "tuned_learning_rates.csv", TRIALS),
+            settings.task,
+        )
     runs, numbers = defaultdict(list), row_numbers(folder)
     per_run = settings.num_epochs * batches_per_epoch(len(task.examples), settings.batch_size)
     with progress(total=per_run * len(settings.seeds) * len(algorithms), desc="training") as bar:

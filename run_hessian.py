@@ -66,9 +66,13 @@ log = logging.getLogger(__name__)
 PRINTED = 20  # blocks in the table at the end
 PAPER_BATCH = 32  # examples
 SAVED = dict(  # settings that a checkpoint's run hands on, with the types of their flags
-    task=one_of("task", TASKS), dataset=nonempty, dataset_size=positive_int, max_length=positive_int,
-    windows_per_file=positive_int, seed=seed_number,
-)  # fmt: skip
+    task=one_of("task", TASKS),
+    dataset=nonempty,
+    dataset_size=positive_int,
+    max_length=positive_int,
+    windows_per_file=positive_int,
+    seed=seed_number,
+)
 
 
 def resolve(settings: argparse.Namespace) -> None:
@@ -218,9 +222,15 @@ def curvatures(
     objective = objective_at(task.model, task.losses, inputs, dtype)
     with measuring(objective.model), twice_differentiable():
         yield from block_curvatures(
-            objective.loss_fn, objective.params, inputs, names, tolerance=settings.tolerance,
-            max_iterations=settings.max_iterations, generator=generator, keep_graphs=not settings.rebuild_graphs,
-        )  # fmt: skip
+            objective.loss_fn,
+            objective.params,
+            inputs,
+            names,
+            tolerance=settings.tolerance,
+            max_iterations=settings.max_iterations,
+            generator=generator,
+            keep_graphs=not settings.rebuild_graphs,
+        )
 
 
 def smoothness_of(task: Task, names: list[str], settings: argparse.Namespace, folder: Path) -> RobustSmoothness:
@@ -259,16 +269,28 @@ def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> st
     batches = len({row["batch"] for row in blocks.rows} - {MEAN})
     columns = ["block", "numel", "gradient_norm", "eigenvalue", "residual", "converged", "products"]
     shown = [row | {"converged": "yes" if row["converged"] else "NO"} for row in rows[:PRINTED]]
-    measures = ["group", "blocks", "gini_gradient", "gini_eigenvalue", "complexity_gradient", "complexity_sign",
-                "complexity_ratio", "spearman", "spearman_low", "spearman_high"]  # fmt: skip
-    return "\n".join([
-        f"Mean over {batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors",
-        format_table(shown, columns),
-        "",
-        "How unevenly they are spread (Gini coefficients), what curvature gradient and sign methods meet, and the",
-        "rank correlation of gradient norm and eigenvalue with its 95 % interval",
-        format_table([r for r in unevenness.rows if r["batch"] == MEAN and r["grouping"] != "layer"], measures),
-    ])  # fmt: skip
+    measures = [
+        "group",
+        "blocks",
+        "gini_gradient",
+        "gini_eigenvalue",
+        "complexity_gradient",
+        "complexity_sign",
+        "complexity_ratio",
+        "spearman",
+        "spearman_low",
+        "spearman_high",
+    ]
+    return "\n".join(
+        [
+            f"Mean over {batches} batches of {settings.batch_size} examples: {which} {len(rows)} tensors",
+            format_table(shown, columns),
+            "",
+            "How unevenly they are spread (Gini coefficients), what curvature gradient and sign methods meet, and the",
+            "rank correlation of gradient norm and eigenvalue with its 95 % interval",
+            format_table([r for r in unevenness.rows if r["batch"] == MEAN and r["grouping"] != "layer"], measures),
+        ]
+    )
 
 
 def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
@@ -279,8 +301,12 @@ def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
         log.warning(
             "%d of %d eigenvalues did not converge (column converged; --tolerance %g, --max_iterations %d); %d of them "
             "cannot be told from 0 and count as 0 in heterogeneity.csv",
-            len(unconverged), len(measured), settings.tolerance, settings.max_iterations, len(zero),
-        )  # fmt: skip
+            len(unconverged),
+            len(measured),
+            settings.tolerance,
+            settings.max_iterations,
+            len(zero),
+        )
 
 
 def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:

@@ -95,14 +95,19 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
             raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {examples} examples")
         settings.test_batch_size = examples
     plan = Plan(
-        settings, train_row, algorithms, reference,
+        settings,
+        train_row,
+        algorithms,
+        reference,
         TrainingPlan(settings.num_epochs, settings.batch_size, settings.micro_batch_size, settings.seed),
         MeasurementPlan(
-            DTYPES[settings.dtype], sharpness=not settings.skip_sharpness, scans=not settings.skip_search,
+            DTYPES[settings.dtype],
+            sharpness=not settings.skip_sharpness,
+            scans=not settings.skip_search,
             spacing={label: settings.step_size or row.step_size for label, row in algorithms.items()},
         ),
         sampled_batches(settings, batches_per_epoch(examples, settings.batch_size)),
-    )  # fmt: skip
+    )
     check_first = settings.check_sharpness and earlier is None and not settings.from_points
 
     def work(folder: Path, stop: StopRequest) -> str:
@@ -187,9 +192,12 @@ def sampled_batches(settings: argparse.Namespace, num_batches: int) -> dict[int,
         )
     chosen = {}
     for epoch in settings.test_epochs:
-        batches = settings.sample_iterations or [
-            int(b) + 1 for b in random_stream(settings.seed, SAMPLE, epoch).permutation(num_batches)
-        ][: settings.num_sample_sharpness]
+        batches = (
+            settings.sample_iterations
+            or [int(b) + 1 for b in random_stream(settings.seed, SAMPLE, epoch).permutation(num_batches)][
+                : settings.num_sample_sharpness
+            ]
+        )
         chosen[epoch] = sorted(set(batches)), batches[0]
     return chosen
 

@@ -83,9 +83,13 @@ def curvlinops(problem, directions):
     parameters = dict(problem.model.named_parameters())
     data = [(problem.batch, problem.batch["labels"].flatten())]
     hessian = HessianLinearOperator(
-        Logits(), torch.nn.CrossEntropyLoss(), list(parameters.values()), data,
-        check_deterministic=False, batch_size_fn=lambda inputs: inputs["labels"].numel(),
-    )  # fmt: skip
+        Logits(),
+        torch.nn.CrossEntropyLoss(),
+        list(parameters.values()),
+        data,
+        check_deterministic=False,
+        batch_size_fn=lambda inputs: inputs["labels"].numel(),
+    )
     matrix = torch.stack([torch.cat([v[n].flatten() for n in parameters]) for v in directions], dim=1)  # [P, K]
     return (matrix * (hessian @ matrix)).sum(0).tolist()
 

@@ -46,9 +46,15 @@ class Problem:
 
         torch.manual_seed(0)
         config = RobertaConfig(
-            vocab_size=2000, hidden_size=128, num_hidden_layers=4, num_attention_heads=4, intermediate_size=512,
-            max_position_embeddings=length + 2, num_labels=3, attn_implementation="eager",
-        )  # fmt: skip
+            vocab_size=2000,
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=512,
+            max_position_embeddings=length + 2,
+            num_labels=3,
+            attn_implementation="eager",
+        )
         self.model = RobertaForSequenceClassification(config)
         optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         for step in range(31):
@@ -103,8 +109,9 @@ def pyhessian(problem: Problem, name: str, tolerance: float) -> tuple[float, Non
 
     for other, p in problem.model.named_parameters():
         p.requires_grad_(other == name)
-    measured = hessian(Logits(problem.model), torch.nn.functional.cross_entropy,
-                       data=(problem.inputs, problem.labels), cuda=False)  # fmt: skip
+    measured = hessian(
+        Logits(problem.model), torch.nn.functional.cross_entropy, data=(problem.inputs, problem.labels), cuda=False
+    )
     (value,), _ = measured.eigenvalues(maxIter=100, tol=tolerance)
     problem.model.requires_grad_(True)
     return value, None
@@ -116,9 +123,12 @@ def curvlinops_eigsh(problem: Problem, name: str, tolerance: float) -> tuple[flo
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     block = HessianLinearOperator(
-        Logits(problem.model), torch.nn.CrossEntropyLoss(), [problem.model.get_parameter(name)],
-        [(problem.inputs, problem.labels)], check_deterministic=False,
-    ).to_scipy()  # fmt: skip
+        Logits(problem.model),
+        torch.nn.CrossEntropyLoss(),
+        [problem.model.get_parameter(name)],
+        [(problem.inputs, problem.labels)],
+        check_deterministic=False,
+    ).to_scipy()
     products = 0
 
     def matvec(v):
@@ -188,8 +198,10 @@ def print_table(rounds: list[list[dict]]) -> None:
         rows = [row for row in rounds[-1] if row["method"] == label]
         products = "" if rows[-1]["products"] is None else sum(row["products"] for row in rows)
         errors = [row["error"] for row in rows if row["error"] != ""]
-        print(f"{label:22} {seconds:9.2f} {seconds / medians['ours']:7.2f} {products:>9} "
-              f"{statistics.median(errors):13.1e} {max(errors):9.1e}")
+        print(
+            f"{label:22} {seconds:9.2f} {seconds / medians['ours']:7.2f} {products:>9} "
+            f"{statistics.median(errors):13.1e} {max(errors):9.1e}"
+        )
 
 
 def main() -> None:

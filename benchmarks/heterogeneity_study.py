@@ -31,8 +31,17 @@ LENGTH = 64  # tokens of a sentence pair
 SIZE = dict(hidden_size=48, num_hidden_layers=4, num_attention_heads=4, intermediate_size=96)
 TEXT, IMAGES = ("post_norm", "pre_norm"), ("vit", "resnet")
 KEYS = ["tensors", "training", "model"]
-SHOWN = ["training_loss", "held_out_accuracy", "blocks", "gini_gradient", "gini_gradient_rms", "gini_eigenvalue",
-         "complexity_ratio", "spearman", "log_log_pearson"]  # fmt: skip
+SHOWN = [
+    "training_loss",
+    "held_out_accuracy",
+    "blocks",
+    "gini_gradient",
+    "gini_gradient_rms",
+    "gini_eigenvalue",
+    "complexity_ratio",
+    "spearman",
+    "log_log_pearson",
+]
 
 
 def save_text_models(folder: Path, sentences: str, seed: int) -> None:
@@ -42,10 +51,15 @@ def save_text_models(folder: Path, sentences: str, seed: int) -> None:
     tokenizer = train_byte_tokenizer((row[field] for row in rows for field in ("sentence1", "sentence2")), LENGTH)
     for name, config_class in zip(TEXT, (RobertaConfig, RobertaPreLayerNormConfig), strict=True):
         config = config_class(
-            **SIZE, vocab_size=len(tokenizer), max_position_embeddings=LENGTH + 2, type_vocab_size=1, num_labels=3,
-            pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+            **SIZE,
+            vocab_size=len(tokenizer),
+            max_position_embeddings=LENGTH + 2,
+            type_vocab_size=1,
+            num_labels=3,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+        )
         fresh_model(classifier_class(config), config, seed).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
 
@@ -74,10 +88,23 @@ def train_and_measure(name: str, task: str, data: list[str], place: Path, seed: 
     shared = ["--task", task, "--dataset", *data, "--max_length", str(LENGTH), "--model", str(place / "fresh" / name)]
     measure = ["--num_batches", "2", "--batch_size", "16", "--tolerance", "0.01", "--seed", str(seed), "--overwrite"]
     training = [
-        "--algorithm_list", "gradient_heterogeneity", "--only", "adam", "--batch_size", "32", "--overwrite",
-        "--num_epochs", str(epochs), "--lr_scheduler", "linear_with_warmup", "--max_grad_norm", "1", "--save_model",
-        "--seeds", str(seed),
-    ]  # fmt: skip
+        "--algorithm_list",
+        "gradient_heterogeneity",
+        "--only",
+        "adam",
+        "--batch_size",
+        "32",
+        "--overwrite",
+        "--num_epochs",
+        str(epochs),
+        "--lr_scheduler",
+        "linear_with_warmup",
+        "--max_grad_norm",
+        "1",
+        "--save_model",
+        "--seeds",
+        str(seed),
+    ]
     checkpoint = ["--checkpoint", str(place / "trained" / name)]
     for script, flags, stage in (
         (run_hessian, [*shared, *measure], "before"),
@@ -118,11 +145,14 @@ def means(rows: list[dict]) -> list[dict]:
     table = []
     for group, own in sorted(groups.items(), key=lambda item: (item[0][0], item[0][1] == "after")):
         gini = [row["gini_gradient"] for row in own]
-        table.append(dict(zip(KEYS, group, strict=True)) | dict(
-            {column: fmean(row[column] for row in own) for column in SHOWN if own[0][column] is not None},
-            gini_range=f"{min(gini):.3f} to {max(gini):.3f}",
-            interval_above_0=f"{sum(row['spearman_low'] > 0 for row in own)} of {len(own)}",
-        ))  # fmt: skip
+        table.append(
+            dict(zip(KEYS, group, strict=True))
+            | dict(
+                {column: fmean(row[column] for row in own) for column in SHOWN if own[0][column] is not None},
+                gini_range=f"{min(gini):.3f} to {max(gini):.3f}",
+                interval_above_0=f"{sum(row['spearman_low'] > 0 for row in own)} of {len(own)}",
+            )
+        )
     return table
 
 

@@ -56,8 +56,9 @@ def seconds_an_example(task, length: int | None, examples: int) -> dict[str, flo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--flags", default="--test_batch_size 256 --algorithm_list machine_translation",
-                        help="of run_landscape.py")  # fmt: skip
+    parser.add_argument(
+        "--flags", default="--test_batch_size 256 --algorithm_list machine_translation", help="of run_landscape.py"
+    )
     parser.add_argument("--examples", type=int, default=8, help="on which the original's passes are timed")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()

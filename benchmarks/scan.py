@@ -35,9 +35,14 @@ def main() -> None:
 
     def scan():  # a start that no point exceeds, so that all of them are evaluated
         points = scan_loss(
-            problem.loss_fn, problem.params, direction, [problem.batch], start_loss=1e9, spacing=1e-4,
+            problem.loss_fn,
+            problem.params,
+            direction,
+            [problem.batch],
+            start_loss=1e9,
+            spacing=1e-4,
             num_points=args.points,
-        )  # fmt: skip
+        )
         assert len(points) == args.points + 1
 
     passes, scanned = medians({"bare": bare, "scan": scan}, args.rounds).values()

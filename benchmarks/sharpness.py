@@ -111,8 +111,19 @@ def measure_round(problem: Problem, names: list[str]) -> list[dict]:
 
 def peak_memory(args, method: str, num_directions: int) -> float:
     """Peak MB of one call in a fresh process, beyond what it held before the call."""
-    command = [sys.executable, "-m", "benchmarks.sharpness", "--size", args.size, "--directions", str(num_directions),
-               "--threads", str(args.threads), "--peak_of", method]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.sharpness",
+        "--size",
+        args.size,
+        "--directions",
+        str(num_directions),
+        "--threads",
+        str(args.threads),
+        "--peak_of",
+        method,
+    ]
     environment = {**os.environ, **RETURN_BLOCKS}
     return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
 

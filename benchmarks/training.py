@@ -93,15 +93,27 @@ def theirs(task: Task, batch_size: int, micro_batch_size: int, epochs: int) -> t
     """(seconds, the loss of every step) of the Trainer."""
     accumulation = batch_size // micro_batch_size
     arguments = transformers.TrainingArguments(
-        output_dir=tempfile.gettempdir(), num_train_epochs=1, per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=accumulation, max_grad_norm=0.0, lr_scheduler_type="constant", use_cpu=True,
-        save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, remove_unused_columns=False,
-    )  # fmt: skip
+        output_dir=tempfile.gettempdir(),
+        num_train_epochs=1,
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=accumulation,
+        max_grad_norm=0.0,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
     stopwatch = Stopwatch()
     trainer = PerExampleTrainer(
-        task, args=arguments, train_dataset=[task.examples[i] for i in order(task, epochs)],
-        optimizers=(make_optimizer(task), None), callbacks=[stopwatch],
-    )  # fmt: skip
+        task,
+        args=arguments,
+        train_dataset=[task.examples[i] for i in order(task, epochs)],
+        optimizers=(make_optimizer(task), None),
+        callbacks=[stopwatch],
+    )
     trainer.remove_callback(transformers.PrinterCallback)
     trainer.train()
     parts = [loss.item() for loss in trainer.losses]
@@ -156,9 +168,12 @@ def versions() -> dict:
     import accelerate
 
     return dict(
-        cpu=processor(), cores=os.cpu_count(), torch=torch.__version__, transformers=transformers.__version__,
+        cpu=processor(),
+        cores=os.cpu_count(),
+        torch=torch.__version__,
+        transformers=transformers.__version__,
         accelerate=accelerate.__version__,
-    )  # fmt: skip
+    )
 
 
 def add_to_csv(path: Path, row: dict) -> None:

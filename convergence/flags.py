@@ -31,9 +31,12 @@ def make_parser(description: str = "") -> Parser:
     group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, each quoted")
     group = add_training_flags(parser)
     group.add_argument(
-        "--seeds", type=seed_number, nargs="+", default=[0],
+        "--seeds",
+        type=seed_number,
+        nargs="+",
+        default=[0],
         help="one run per seed, of data order, dropout, new weights; generated data and --tune_lr take the first",
-    )  # fmt: skip
+    )
     group.add_argument("--lr_scheduler", type=one_of("schedule", SCHEDULERS), help="one of " + ", ".join(SCHEDULERS))
     group.add_argument(
         "--warmup_ratio", type=number(float, 0, 1), help="share of the updates, or epochs, that warm up; default 0.1"
@@ -42,17 +45,22 @@ def make_parser(description: str = "") -> Parser:
         "--max_grad_norm", type=number(float, 0), metavar="NORM", help="scale longer gradients to this norm; 0: never"
     )
     group.add_argument(
-        "--dtype", type=one_of("number type", ["float32", "bfloat16"]), default="float32",
+        "--dtype",
+        type=one_of("number type", ["float32", "bfloat16"]),
+        default="float32",
         help="float32, or bfloat16 for matrix products (autocast)",
-    )  # fmt: skip
+    )
     group.add_argument("--compile", action="store_true", help="torch.compile the model; pays on long runs")
     group = parser.add_argument_group("learning rates")
     group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
     group.add_argument(
-        "--lr_grid", type=positive_float, nargs="+", metavar="FACTOR",
+        "--lr_grid",
+        type=positive_float,
+        nargs="+",
+        metavar="FACTOR",
         help="the row's lr times each of these is tried, by default 0.1 to 10 in half decades; while the best is at an "
         "end of the grid, up to 12 more are tried beyond it",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--tune_epochs", type=positive_int, metavar="N", help="length of a trial; by default a third of --num_epochs"
     )

@@ -46,7 +46,10 @@ def round_lr(lr: float) -> float:
 
 
 def tune_rows(
-    rows: Mapping[str, Algorithm], final_loss: Callable[[Algorithm], float], factors: Sequence[float], table: Table,
+    rows: Mapping[str, Algorithm],
+    final_loss: Callable[[Algorithm], float],
+    factors: Sequence[float],
+    table: Table,
     task: str,
 ) -> dict[str, Algorithm]:
     """label -> row with the best learning rate of its trials; a row that sets its own rate stays as it is.
@@ -54,7 +57,7 @@ def tune_rows(
     Args:
         final_loss: trains a row; its final loss, inf where it diverged.
         table: gets a line per trial.
-    """  # fmt: skip
+    """
     tuned = dict(rows)
     for label, row in progress(list(rows.items()), desc="tuning"):
         lr = row.lr
@@ -65,12 +68,19 @@ def tune_rows(
         best = min(losses, key=losses.get)
         for rate, loss in losses.items():
             diverged = loss == math.inf
-            table.append(task=task, algorithm=label, lr=rate, final_loss=loss, diverged=diverged,
-                         chosen=rate == best and not diverged)  # fmt: skip
+            table.append(
+                task=task,
+                algorithm=label,
+                lr=rate,
+                final_loss=loss,
+                diverged=diverged,
+                chosen=rate == best and not diverged,
+            )
         table.save()
         if losses[best] == math.inf:
-            log.warning("%s diverged at every learning rate from %g to %g; it stays at %g",
-                        label, min(losses), max(losses), lr)  # fmt: skip
+            log.warning(
+                "%s diverged at every learning rate from %g to %g; it stays at %g", label, min(losses), max(losses), lr
+            )
             continue
         tuned[label] = row.with_options(lr=best)
         note = ", the edge of the grid" if best in (min(losses), max(losses)) else ""

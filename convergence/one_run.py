@@ -87,9 +87,7 @@ class Start:
         plan = replace(self.plan.training, seed=seed, num_epochs=num_epochs)
         optimizer = row.build({name: p for name, p in model.named_parameters() if p.requires_grad})
         per_epoch = batches_per_epoch(len(self.task.examples), plan.batch_size)
-        scheduler = make_scheduler(
-            self.plan.lr_scheduler, optimizer, num_epochs, per_epoch, self.plan.warmup_ratio
-        )  # fmt: skip
+        scheduler = make_scheduler(self.plan.lr_scheduler, optimizer, num_epochs, per_epoch, self.plan.warmup_ratio)
         parts = {"model": model, "optimizer": optimizer}
         if scheduler is not None:
             parts["scheduler"] = scheduler

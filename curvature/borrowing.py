@@ -111,9 +111,7 @@ def check_twice_differentiable(
             ) from error
 
 
-def within_memory(
-    measure: Callable[[list[Batch]], Any], batches: list[Batch], per_example: Collection[str]
-) -> Any:
+def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch], per_example: Collection[str]) -> Any:
     """measure(batches). Where CUDA memory runs out, the micro-batches in the list are halved, for good, and `measure`
     starts anew: their size changes no result. Raises the error where every one of them is a single example.
 

@@ -20,9 +20,7 @@ from curvature.rules import DECOMPOSED, rule_for
 TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 
 
-def vhv_by_recording(
-    loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch
-) -> Derivatives:
+def vhv_by_recording(loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch) -> Derivatives:
     """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
 
     Memory beyond `params` and `directions` does not grow with their number: the values and adjoints that the rules read
@@ -201,11 +199,13 @@ class Tape(TorchDispatchMode):
                     bends[k].append(bend.double())
         slopes = [known[self.loss].sum(dtype=torch.float64) for known in tangents]
         terms = [torch.stack(of_one) for of_one in bends]
-        return torch.stack([
-            torch.stack(slopes),
-            torch.stack([of_one.sum() for of_one in terms]),
-            torch.stack([of_one.abs().sum() for of_one in terms]),
-        ])  # fmt: skip
+        return torch.stack(
+            [
+                torch.stack(slopes),
+                torch.stack([of_one.sum() for of_one in terms]),
+                torch.stack([of_one.abs().sum() for of_one in terms]),
+            ]
+        )
 
     @staticmethod
     def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:

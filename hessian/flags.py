@@ -24,22 +24,29 @@ def make_parser(description: str = "") -> Parser:
     parser = Parser(description, TASK_NEEDS)
     group = add_task_flags(parser, TASKS, verb="measured")
     group.add_argument(
-        "--checkpoint", type=folder_name, metavar="FOLDER",
+        "--checkpoint",
+        type=folder_name,
+        metavar="FOLDER",
         help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
-    )  # fmt: skip
+    )
     group.add_argument("--seed", type=seed_number, help="seed of batches, start vectors, new data and new weights")
     parser.set_defaults(task=None)  # "toy", or the checkpoint's
     group = parser.add_argument_group("measuring")
     group.add_argument(
-        "--parameters", type=nonempty, metavar="REGEX",
+        "--parameters",
+        type=nonempty,
+        metavar="REGEX",
         help="only tensors whose name matches this; 'paper': those of the second paper's code in RoBERTa, ResNet and "
         "ViT, which are the weights of the first, the middle and the last layer and of the head, without biases and "
         "embeddings",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--num_batches", type=batch_count, default=2, metavar="N",
+        "--num_batches",
+        type=batch_count,
+        default=2,
+        metavar="N",
         help="batches of training data, measured one by one; 'all': every batch of an epoch, as in the second paper",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--batch_size", type=positive_int, metavar="N", help="examples per batch; by default the task's, at most 32"
     )
@@ -47,25 +54,32 @@ def make_parser(description: str = "") -> Parser:
         "--micro_batch_size", type=positive_int, metavar="N", help="examples in one gradient graph; changes no result"
     )
     group.add_argument(
-        "--rebuild_graphs", action="store_true",
+        "--rebuild_graphs",
+        action="store_true",
         help="rebuild the graphs for every product: the memory of one micro-batch, two to three times the time",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--tolerance", type=number(float, SMALLEST, 0.5), default=1e-3,
+        "--tolerance",
+        type=number(float, SMALLEST, 0.5),
+        default=1e-3,
         help="largest residual of a converged eigenvalue, relative to the eigenvalue",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products per tensor"
     )
     group.add_argument(
-        "--robust_smoothness", type=positive_int, metavar="N",
+        "--robust_smoothness",
+        type=positive_int,
+        metavar="N",
         help="also measure, over N examples of a task of two classes, the largest eigenvalue of the Gauss-Newton "
         "matrix without its steepest coordinates, as the code released with Pan & Li does",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--dtype", type=one_of("number type", DTYPES), default="float32",
+        "--dtype",
+        type=one_of("number type", DTYPES),
+        default="float32",
         help="number type of the measurement: float32 or float64",
-    )  # fmt: skip
+    )
     add_machine_flags(parser)
     add_resume_flags(parser, "tensors", "batch of data")
     return parser

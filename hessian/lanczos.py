@@ -176,9 +176,14 @@ class _RitzValues:
     def result(self, tolerance: float, products: int) -> ExtremeEigenvalues:
         values, residuals, k = self.values, self.residuals, self.strongest
         return ExtremeEigenvalues(
-            values[0], residuals[0], self.settled(0, tolerance) and self.is_largest(tolerance),
-            values[k], residuals[k], self.settled(k, tolerance) and self.is_strongest(tolerance), products,
-        )  # fmt: skip
+            values[0],
+            residuals[0],
+            self.settled(0, tolerance) and self.is_largest(tolerance),
+            values[k],
+            residuals[k],
+            self.settled(k, tolerance) and self.is_strongest(tolerance),
+            products,
+        )
 
 
 def _margin(tolerance: float) -> float:

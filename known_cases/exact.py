@@ -76,8 +76,9 @@ CONVERGENT = (15 / 8, -10 / 8, 3 / 8)  # Newton-Schulz coefficients whose limit 
 def line_search_on_four_modes() -> list[Row]:
     """One mode of curvature 10, three of 1, unit gradients; each step goes to the minimum of its line."""
     curvatures = torch.tensor([10.0, 1.0, 1.0, 1.0], dtype=torch.float64)
-    muon = Algorithm("muon", lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0,
-                     ns_coefficients=CONVERGENT, ns_steps=30)  # fmt: skip
+    muon = Algorithm(
+        "muon", lr=1.0, momentum=0.0, nesterov=False, weight_decay=0.0, ns_coefficients=CONVERGENT, ns_steps=30
+    )
     rows = []
     for name, row, expected, within in (
         ("gradient descent", Algorithm("sgd", lr=1.0), TO_AND_FRO, 1e-9),

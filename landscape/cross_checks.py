@@ -51,11 +51,17 @@ def check_at_point(directions: dict[str, Params], objective: Objective, task) ->
         alone = directional_sharpness(exact.loss_fn, exact.params, vectors, one)
         for k, label in enumerate(directions):
             slope, sharpness = central_differences(exact.loss_fn, exact.params, vectors[k], one, h=1e-5)
-            rows.append({
-                "algorithm": label, "measured": found[k].sharpness, "in float64": by_float64[k].item(),
-                "one example": alone[k].sharpness, "differences": sharpness,
-                "its slope": alone[k].slope, "by differences": slope,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "algorithm": label,
+                    "measured": found[k].sharpness,
+                    "in float64": by_float64[k].item(),
+                    "one example": alone[k].sharpness,
+                    "differences": sharpness,
+                    "its slope": alone[k].slope,
+                    "by differences": slope,
+                }
+            )
     title = (
         "Directional sharpness at the first measured point, beside double backward in float64;\n"
         "and of its first example alone, beside central differences of the float64 loss"

@@ -59,37 +59,50 @@ def make_parser(description: str = "") -> Parser:
         "--num_sample_sharpness", type=positive_int, metavar="N", help="random batches measured in each such epoch"
     )
     group.add_argument(
-        "--sample_iterations", type=positive_int, nargs="+", metavar="B",
+        "--sample_iterations",
+        type=positive_int,
+        nargs="+",
+        metavar="B",
         help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned (in "
         "Pan & Li's code the flag means iterations, counted over all epochs)",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--step_size", type=positive_float, metavar="S",
+        "--step_size",
+        type=positive_float,
+        metavar="S",
         help="distance between the points of every scan; by default the row's, or chosen from the curvature",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--reference", type=nonempty, metavar="LABEL",
+        "--reference",
+        type=nonempty,
+        metavar="LABEL",
         help="the row whose sharpness the others are divided by; by default the first sgd row without clipping",
-    )  # fmt: skip
+    )
     group.add_argument("--skip_search", action="store_true", help="no loss scans")
     group.add_argument("--skip_sharpness", action="store_true", help="no sharpness; measure only where a scan is made")
     group.add_argument(
-        "--check_sharpness", action="store_true",
+        "--check_sharpness",
+        action="store_true",
         help="compare with the full Hessian of a tiny model, and at the first point with float64 central differences",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--dtype", type=one_of("number type", DTYPES), default="float32",
+        "--dtype",
+        type=one_of("number type", DTYPES),
+        default="float32",
         help="of the measurement: float32 or float64; training is in float32",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--save_points", action="store_true",
+        "--save_points",
+        action="store_true",
         help="keep the model and the directions of every measured point in FOLDER/points, for --from_points",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--from_points", type=folder_name, metavar="FOLDER",
+        "--from_points",
+        type=folder_name,
+        metavar="FOLDER",
         help="measure the saved points of that run again, with its settings, without training: another --dtype, "
         "--test_batch_size, --test_seed, --step_size",
-    )  # fmt: skip
+    )
     group = add_machine_flags(parser)
     group.add_argument(
         "--optimizer_device", type=device, help="where the pseudo-updates keep their states; by default with the model"

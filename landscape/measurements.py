@@ -89,11 +89,16 @@ def measure_point(
     """
     found = within_memory(
         lambda batches: directional_sharpness(
-            objective.loss_fn, objective.params, list(directions.values()), batches,
-            per_example=objective.per_example, progress=lambda each: progress(each, desc="sharpness", leave=False),
+            objective.loss_fn,
+            objective.params,
+            list(directions.values()),
+            batches,
+            per_example=objective.per_example,
+            progress=lambda each: progress(each, desc="sharpness", leave=False),
         ),
-        objective.batches, objective.per_example,
-    )  # fmt: skip
+        objective.batches,
+        objective.per_example,
+    )
     quadratics = dict(zip(directions, found, strict=True))
     errors = dict.fromkeys(directions, math.nan)
     if plan.sharpness and plan.dtype == torch.float32:
@@ -137,8 +142,12 @@ def scan_point(
         quadratic = quadratics[label]
         if not math.isnan(quadratic.slope):
             scans[label] = scan_loss(
-                objective.loss_fn, objective.params, direction, objective.batches, start_loss=start_loss,
+                objective.loss_fn,
+                objective.params,
+                direction,
+                objective.batches,
+                start_loss=start_loss,
                 spacing=plan.spacing[label] or scan_spacing(quadratic, objective.params),
                 refine=quadratic.slope < 0,
-            )  # fmt: skip
+            )
     return scans

@@ -19,10 +19,27 @@ from tasks.loading.hub import local_paths
 from torch_optimizer import Algorithm
 from training.loop import Point
 
-OF_THESE_POINTS = (*OF_THIS_COMMAND, "checkpoint_every", "from_points", "save_points", "save_model", "skip_search",
-                   "skip_sharpness", "check_sharpness", "device", "optimizer_device")  # fmt: skip
-MEASURED_ANEW = (*OF_THESE_POINTS, "dtype", "test_batch_size", "test_seed", "step_size", "micro_batch_size",
-                 "reference")  # fmt: skip
+OF_THESE_POINTS = (
+    *OF_THIS_COMMAND,
+    "checkpoint_every",
+    "from_points",
+    "save_points",
+    "save_model",
+    "skip_search",
+    "skip_sharpness",
+    "check_sharpness",
+    "device",
+    "optimizer_device",
+)
+MEASURED_ANEW = (
+    *OF_THESE_POINTS,
+    "dtype",
+    "test_batch_size",
+    "test_seed",
+    "step_size",
+    "micro_batch_size",
+    "reference",
+)
 
 
 def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str], folder: str) -> argparse.Namespace:
@@ -68,9 +85,13 @@ class MeasuredPoint:
 def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
     """Store the point, its directions and the model's state. Raises: CannotWrite, in one line."""
     state = dict(
-        point=asdict(measured.point), scan=measured.scan, lost=measured.lost, learning_rates=measured.learning_rates,
-        directions={label: dict(v) for label, v in measured.directions.items()}, model=model.state_dict(),
-    )  # fmt: skip
+        point=asdict(measured.point),
+        scan=measured.scan,
+        lost=measured.lost,
+        learning_rates=measured.learning_rates,
+        directions={label: dict(v) for label, v in measured.directions.items()},
+        model=model.state_dict(),
+    )
     save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}.pt", state)
 
 

@@ -76,15 +76,29 @@ class PointTables:
     def _add_sharpness(self, at: dict, m: Measurement, reference: float) -> None:
         q = m.quadratic
         self.tables["sharpness"].append(
-            **at, algorithm=m.label, loss=q.loss, slope=q.slope, sharpness=q.sharpness,
+            **at,
+            algorithm=m.label,
+            loss=q.loss,
+            slope=q.slope,
+            sharpness=q.sharpness,
             ratio=q.sharpness / reference if reference else math.nan,
-            step_norm=m.step_norm, step_max=m.step_max, best_distance=q.best_distance,
-            predicted_decrease=q.predicted_decrease, sharpness_error=m.sharpness_error,
-            gradient_norm=m.gradient_norm, cosine=m.cosine, noise_share=m.noise_share,
-            sharpness_inf=m.sharpness_inf, sharpness_spectral=m.sharpness_spectral,
-            learning_rate=m.edge.learning_rate, edge_quadratic=m.edge.quadratic, edge_realized=m.edge.realized,
-            edge_quotient=m.edge.quotient, critical_lr=m.edge.critical_lr, best_lr=m.edge.best_lr,
-        )  # fmt: skip
+            step_norm=m.step_norm,
+            step_max=m.step_max,
+            best_distance=q.best_distance,
+            predicted_decrease=q.predicted_decrease,
+            sharpness_error=m.sharpness_error,
+            gradient_norm=m.gradient_norm,
+            cosine=m.cosine,
+            noise_share=m.noise_share,
+            sharpness_inf=m.sharpness_inf,
+            sharpness_spectral=m.sharpness_spectral,
+            learning_rate=m.edge.learning_rate,
+            edge_quadratic=m.edge.quadratic,
+            edge_realized=m.edge.realized,
+            edge_quotient=m.edge.quotient,
+            critical_lr=m.edge.critical_lr,
+            best_lr=m.edge.best_lr,
+        )
 
     def _add_scan(self, at: dict, m: Measurement, where: str) -> None:
         for low, high, count in m.histogram:
@@ -114,9 +128,12 @@ class PointTables:
             ratios = [row["ratio"] for row in rows]
             self.tables["ratios"].append(
                 {f"mean_{column}": mean(rows, column) for column in BESIDE},
-                epoch=epoch, algorithm=algorithm, mean_ratio=statistics.fmean(ratios),
-                std=statistics.stdev(ratios) if len(ratios) > 1 else None, count=len(ratios),
-            )  # fmt: skip
+                epoch=epoch,
+                algorithm=algorithm,
+                mean_ratio=statistics.fmean(ratios),
+                std=statistics.stdev(ratios) if len(ratios) > 1 else None,
+                count=len(ratios),
+            )
 
     def save(self) -> None:
         for table in self.tables.values():
@@ -154,12 +171,17 @@ def last_epoch(rows: list[dict], reference: str | None) -> str:
     rows = [row for row in rows if row["epoch"] == epoch]
     shown = [
         {
-            "algorithm": row["algorithm"], "ratio": row["mean_ratio"], "std": row["std"], "slope": row["mean_slope"],
-            "predicted decrease": row["mean_predicted_decrease"], "edge": row["mean_edge_quadratic"],
-            "realized edge": row["mean_edge_realized"], "n": row["count"],
+            "algorithm": row["algorithm"],
+            "ratio": row["mean_ratio"],
+            "std": row["std"],
+            "slope": row["mean_slope"],
+            "predicted decrease": row["mean_predicted_decrease"],
+            "edge": row["mean_edge_quadratic"],
+            "realized edge": row["mean_edge_realized"],
+            "n": row["count"],
         }
         for row in rows
-    ]  # fmt: skip
+    ]
     title = f"Epoch {epoch}: the ratio beside slope, the quadratic model's decrease and the edge of the row's own step"
     return "\n".join([title, format_table(shown, list(shown[0])), verdict(epoch, rows, reference)])
 

@@ -195,9 +195,11 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
         help="the first N windows of each file are examples, 0: all; of the autoregressive task",
     )
     group.add_argument(
-        "--hf_key", type=nonempty, metavar="KEY",
+        "--hf_key",
+        type=nonempty,
+        metavar="KEY",
         help="hub access token for gated data; rather set HF_TOKEN, since other users can see flags",
-    )  # fmt: skip
+    )
     if lists is not None:
         group.add_argument(
             "--algorithm_list",

@@ -10,10 +10,20 @@ from runs.config import CONFIG_FILE, read_config
 from runs.files import TEMPORARY, remove, remove_if_empty
 
 TABLES = (
-    "training.csv", "sharpness.csv", "ratios.csv", "scan.csv", "histogram.csv", "losses.csv", "summary.csv",
-    "scores.csv", "best_epochs.csv", "tuned_learning_rates.csv", "blocks.csv", "heterogeneity.csv",
+    "training.csv",
+    "sharpness.csv",
+    "ratios.csv",
+    "scan.csv",
+    "histogram.csv",
+    "losses.csv",
+    "summary.csv",
+    "scores.csv",
+    "best_epochs.csv",
+    "tuned_learning_rates.csv",
+    "blocks.csv",
+    "heterogeneity.csv",
     "robust_smoothness.csv",
-)  # fmt: skip
+)
 LOG_FILE = "log.txt"
 
 # The files that a run writes, by the folder they stand in; a model is kept as one folder.

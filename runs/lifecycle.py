@@ -1,7 +1,7 @@
 """The life of a run, the same for every script: settings, preparation, folder, work, end.
 
-    def prepare(settings, earlier) -> Job: ...       # checks everything, writes nothing
-    sys.exit(execute("run_x.py", parser, prepare))
+def prepare(settings, earlier) -> Job: ...       # checks everything, writes nothing
+sys.exit(execute("run_x.py", parser, prepare))
 """
 
 import argparse
@@ -146,8 +146,10 @@ def to_its_end(folder: Path, script: str, job: Job) -> tuple[int, str]:
         log.debug("traceback", exc_info=True)
         log.error(
             "stopped: out of memory (%s); a smaller --micro_batch_size takes less; what was done before is in %s; %s",
-            one_line(error), folder, again,
-        )  # fmt: skip
+            one_line(error),
+            folder,
+            again,
+        )
         return 1, ""
     finally:
         unlock(folder)

@@ -35,16 +35,19 @@ def add_resume_flags(parser: argparse.ArgumentParser, unit: str = "updates", alw
     """
     group = parser.add_argument_group("stopping and continuing")
     group.add_argument(
-        "--checkpoint_every", type=positive_int, metavar="N",
+        "--checkpoint_every",
+        type=positive_int,
+        metavar="N",
         help=f"store the run every N {unit}, besides every {always}",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--resume", type=folder_name, metavar="FOLDER", help="continue the run in that folder, with its settings"
     )
     group.add_argument(
-        "--allow_changes", action="store_true",
+        "--allow_changes",
+        action="store_true",
         help="with --resume: continue though flags, rows, data or library versions are not those of the run",
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

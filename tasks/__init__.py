@@ -39,9 +39,7 @@ def by(module: str) -> Callable[[Request], Task]:
 TASKS = {
     "toy": Entry(by("machine_translation"), TOY),
     "machine_translation": Entry(by("machine_translation"), PAPERS["machine_translation"]),
-    "masked_language_modeling": Entry(
-        by("masked_language_modeling"), PAPERS["masked_language_modeling"], TOY_MASKS
-    ),
+    "masked_language_modeling": Entry(by("masked_language_modeling"), PAPERS["masked_language_modeling"], TOY_MASKS),
     "autoregressive": Entry(by("autoregressive"), PAPERS["autoregressive"], TOY_PROGRAMS),
     **{
         name: Entry(by("text_classification"), PAPERS[name], TOY_TEXTS)

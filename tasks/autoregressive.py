@@ -63,9 +63,7 @@ def load(request: Request) -> Autoregressive:
         tokenizer = train_byte_tokenizer(texts[:200], request.max_length, framed=False, vocabulary_size=1_000)
         network = toy_model(len(tokenizer), request.max_length, request.model_seed)
     else:
-        network, tokenizer = load_pretrained(
-            request.model, "AutoModelForCausalLM", request.hf_key, request.model_seed
-        )
+        network, tokenizer = load_pretrained(request.model, "AutoModelForCausalLM", request.hf_key, request.model_seed)
     limit = min(request.max_length, getattr(network.config, "max_position_embeddings", request.max_length))
     found = windows(tokenizer, texts, limit, request.windows_per_file, cached=request.dataset != "toy")
     examples = [{"input_ids": window} for window in islice(found, request.dataset_size)]
@@ -107,8 +105,16 @@ def toy_model(vocabulary_size: int, max_length: int, seed: int):
     from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
     config = GPTNeoConfig(
-        vocab_size=vocabulary_size, hidden_size=96, num_layers=2, num_heads=4, intermediate_size=192,
-        max_position_embeddings=max_length, attention_types=[[["global", "local"], 1]], window_size=8,
-        bos_token_id=0, eos_token_id=2, pad_token_id=1,
-    )  # fmt: skip
+        vocab_size=vocabulary_size,
+        hidden_size=96,
+        num_layers=2,
+        num_heads=4,
+        intermediate_size=192,
+        max_position_embeddings=max_length,
+        attention_types=[[["global", "local"], 1]],
+        window_size=8,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=1,
+    )
     return fresh_model(GPTNeoForCausalLM, config, seed)

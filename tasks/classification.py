@@ -26,9 +26,14 @@ class Classification(Task):
     """
 
     def __init__(
-        self, name: str, model: torch.nn.Module, processor: Any, examples: Sequence[dict],
-        evaluation: dict[str, Sequence[dict]], metric: str = "accuracy",
-    ):  # fmt: skip
+        self,
+        name: str,
+        model: torch.nn.Module,
+        processor: Any,
+        examples: Sequence[dict],
+        evaluation: dict[str, Sequence[dict]],
+        metric: str = "accuracy",
+    ):
         super().__init__(name, model, processor, examples)
         self.evaluation, self.metric = evaluation, metric
 
@@ -114,10 +119,12 @@ def assign_splits(source: str, splits: Mapping[str, Any], test: str) -> Splits:
     left_out += [_counted(splits, name) for name in found.values() if name not in (*used, official)]
     if len(splits) > 1:
         log.info(
-            "%s: training and evaluation on %s; test on %s; left out: %s", source,
+            "%s: training and evaluation on %s; test on %s; left out: %s",
+            source,
             " and ".join(_counted(splits, name) for name in used),
-            _counted(splits, official) if official else "a part of these rows", ", ".join(left_out) or "nothing",
-        )  # fmt: skip
+            _counted(splits, official) if official else "a part of these rows",
+            ", ".join(left_out) or "nothing",
+        )
     return Splits([splits[name] for name in used], None if official is None else splits[official])
 
 

@@ -35,6 +35,7 @@ SPECS = {
     "aircraft": Spec(evaluation_share=0.2, augmented=True),
 }
 
+
 class Pictures(Sequence):
     """Rows of a data set as examples {"image", "label", "index"}; `index` is the row's place in the whole set.
 
@@ -189,9 +190,13 @@ def load(request: Request) -> ImageClassification:
         network, processor = toy_model(num_labels, request.model_seed)
     else:
         network, processor = load_pretrained(
-            request.model, "AutoModelForImageClassification", request.hf_key, request.model_seed, "AutoImageProcessor",
+            request.model,
+            "AutoModelForImageClassification",
+            request.hf_key,
+            request.model_seed,
+            "AutoImageProcessor",
             num_labels=num_labels,
-        )  # fmt: skip
+        )
     training = splits.pop("train")
     task = ImageClassification(request.name, network, processor, training, splits)
     task.augmented, task.rotation = spec.augmented, spec.rotation

@@ -58,9 +58,7 @@ def load(request: Request) -> MachineTranslation:
         width = 64 if request.dataset == "toy" else 128
         network = toy_model(len(tokenizer), width, request.model_seed)
     else:
-        network, tokenizer = load_pretrained(
-            request.model, "AutoModelForSeq2SeqLM", request.hf_key, request.model_seed
-        )
+        network, tokenizer = load_pretrained(request.model, "AutoModelForSeq2SeqLM", request.hf_key, request.model_seed)
     english, french = zip(*pairs, strict=True)
     options = dict(cached=request.dataset != "toy", max_length=request.max_length)
     inputs = encode(tokenizer, english, **options)
@@ -80,7 +78,12 @@ def toy_model(vocabulary_size: int, width: int, seed: int):
     from transformers import T5Config, T5ForConditionalGeneration  # slow to import, and only needed here
 
     config = T5Config(
-        vocab_size=vocabulary_size, d_model=width, d_kv=width // 4, d_ff=2 * width, num_layers=2, num_heads=4,
+        vocab_size=vocabulary_size,
+        d_model=width,
+        d_kv=width // 4,
+        d_ff=2 * width,
+        num_layers=2,
+        num_heads=4,
         decoder_start_token_id=0,
-    )  # fmt: skip
+    )
     return fresh_model(T5ForConditionalGeneration, config, seed)

@@ -55,9 +55,7 @@ def load(request: Request) -> MaskedLanguageModeling:
         tokenizer = train_byte_tokenizer(texts, request.max_length, vocabulary_size=1_000)
         network = toy_model(tokenizer, request.max_length, request.model_seed)
     else:
-        network, tokenizer = load_pretrained(
-            request.model, "AutoModelForMaskedLM", request.hf_key, request.model_seed
-        )
+        network, tokenizer = load_pretrained(request.model, "AutoModelForMaskedLM", request.hf_key, request.model_seed)
     if tokenizer.mask_token is None:
         raise ValueError(f"the tokenizer of {request.model} has no mask token; masked_language_modeling needs one")
     encodings = encode(tokenizer, texts, cached=request.dataset != "toy", max_length=request.max_length)
@@ -96,8 +94,15 @@ def toy_model(tokenizer, max_length: int, seed: int):
     from transformers import RobertaConfig, RobertaForMaskedLM
 
     config = RobertaConfig(
-        vocab_size=len(tokenizer), hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192,
-        max_position_embeddings=max_length + 2, type_vocab_size=1, pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=192,
+        max_position_embeddings=max_length + 2,
+        type_vocab_size=1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     return fresh_model(RobertaForMaskedLM, config, seed)

@@ -60,6 +60,7 @@ class Request:
     hf_key: str | None = None
     windows_per_file: int | None = None
 
+
 # ---- Pan & Li, arXiv:2306.00204 -------------------------------------------------------------------------------------
 
 MACHINE_TRANSLATION = Defaults(

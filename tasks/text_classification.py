@@ -50,6 +50,7 @@ SPECS = {
     "super_glue/boolq": Spec(("question", "passage")),
 }
 
+
 class TextClassification(Classification):
     """Examples {"input_ids", "label"}, with "token_type_ids" where the tokenizer gives them."""
 
@@ -163,14 +164,22 @@ def toy_model(tokenizer, request: Request, num_labels: int):
     from transformers import DistilBertConfig, DistilBertForSequenceClassification, RobertaConfig
 
     common = dict(
-        vocab_size=len(tokenizer), max_position_embeddings=request.max_length + 2, num_labels=num_labels,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=request.max_length + 2,
+        num_labels=num_labels,
         pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+    )
     if request.name == "binary_classification":
         config = DistilBertConfig(**common, dim=96, n_layers=2, n_heads=4, hidden_dim=192)
         return fresh_model(DistilBertForSequenceClassification, config, request.model_seed)
     config = RobertaConfig(
-        **common, hidden_size=96, num_hidden_layers=2, num_attention_heads=4, intermediate_size=192, type_vocab_size=1,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        **common,
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=192,
+        type_vocab_size=1,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     return fresh_model(classifier_class(config), config, request.model_seed)

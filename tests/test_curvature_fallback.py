@@ -173,6 +173,7 @@ def test_complex_numbers_are_right():
 def test_matrix_products_with_factors_of_their_own_are_right():
     x, bias = double(3, 4), double(5)
     for constant in (False, True):
+
         def loss_fn(p, b):
             y = torch.addmm(p["bias"], x if constant else x * p["scale"], p["w"], alpha=0.5, beta=-2.0)  # noqa: B023
             return torch.addmm(bias, y, p["w"].mT @ p["w"], alpha=0.02, beta=0.3).tanh().sum(1)

@@ -327,8 +327,10 @@ def test_warmup_ratio_is_the_share_of_updates_that_warm_up(run):
 
 def test_tune_epochs_is_the_length_of_a_trial(run):
     flags = "--tune_lr --lr_grid 1 --only sgd --num_epochs 3"
-    short, default, long = (run("convergence", f"{flags} {more}", name).column("tuned_learning_rates", "final_loss")
-                            for name, more in zip("abc", ("--tune_epochs 1", "", "--tune_epochs 2"), strict=True))
+    short, default, long = (
+        run("convergence", f"{flags} {more}", name).column("tuned_learning_rates", "final_loss")
+        for name, more in zip("abc", ("--tune_epochs 1", "", "--tune_epochs 2"), strict=True)
+    )
     assert short == default != long
 
 

@@ -35,11 +35,13 @@ def tiny_model(architecture):
                      decoder_start_token_id=0))  # fmt: skip
     if architecture == "roberta":
         return RobertaForSequenceClassification(
-            RobertaConfig(**SMALL, vocab_size=VOCABULARY, max_position_embeddings=8, num_labels=3))
+            RobertaConfig(**SMALL, vocab_size=VOCABULARY, max_position_embeddings=8, num_labels=3)
+        )
     if architecture == "vit":
         return ViTForImageClassification(ViTConfig(**SMALL, image_size=PIXELS, patch_size=4, num_labels=3))
     return ResNetForImageClassification(
-        ResNetConfig(embedding_size=3, hidden_sizes=[3, 4], depths=[1, 1], layer_type="basic", num_labels=3))
+        ResNetConfig(embedding_size=3, hidden_sizes=[3, 4], depths=[1, 1], layer_type="basic", num_labels=3)
+    )
 
 
 def random_batch(architecture, size, generator):
@@ -86,6 +88,7 @@ def matrix_with(spectrum, seed=0):
 
 def quadratic(blocks):
     """A loss whose Hessian blocks are the given matrices, three examples alike."""
+
     def loss_fn(params, batch):
         value = sum(0.5 * params[name] @ matrix @ params[name] for name, matrix in blocks.items())
         return value.expand(len(batch["rows"]))
@@ -188,7 +191,8 @@ def test_some_eigenvalue_lies_within_the_residual(iterations):
     spectrum = torch.cat([torch.linspace(-4, 4, 80), torch.tensor([4.2, -4.4])]).double()
     for seed in range(5):
         found = eigenvalues_of(
-            matrix_with(spectrum, seed), max_iterations=iterations, generator=torch.Generator().manual_seed(seed))
+            matrix_with(spectrum, seed), max_iterations=iterations, generator=torch.Generator().manual_seed(seed)
+        )
         for value, residual in ((found.eigenvalue, found.residual),
                                 (found.magnitude_eigenvalue, found.magnitude_residual)):  # fmt: skip
             assert (spectrum - value).abs().min() <= residual + 1e-12

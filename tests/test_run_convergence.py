@@ -376,6 +376,7 @@ def test_a_trial_is_a_third_of_the_run_rounded_up(epochs, third):
 
 # ---- how it answers -----------------------------------------------------------------------------------------------
 
+
 def test_an_earlier_run_is_not_overwritten_unless_told_to(folder, capsys):
     before = (folder / "losses.csv").read_bytes()
     with pytest.raises(SystemExit):

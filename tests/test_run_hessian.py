@@ -324,5 +324,3 @@ def test_checkpoints_that_are_none_or_many_are_named(trained, tmp_path):
         (tmp_path / name / "model.safetensors").touch()
     with pytest.raises(ValueError, match="holds 2 models; choose one: .*a, .*b"):
         saved_model(tmp_path)
-
-

@@ -165,6 +165,7 @@ def test_a_ratio_that_rounding_blurs_is_marked(tmp_path):
 
 # ---- how it answers -----------------------------------------------------------------------------------------------
 
+
 def test_an_earlier_run_is_not_overwritten_unless_told_to(folder, capsys):
     before = (folder / "config.json").read_bytes()
     with pytest.raises(SystemExit):

@@ -36,6 +36,7 @@ def names_in(folder):
 
 # ---- writing whole -----------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("content", ["é\n", "é\n".encode(), lambda file: file.write("é\n".encode())])
 def test_write_whole_takes_text_bytes_or_a_writing_function(tmp_path, content):
     assert write_whole(tmp_path / "a.txt", content).read_bytes() == b"\xc3\xa9\n"
@@ -115,6 +116,7 @@ def test_a_planted_temporary_file_does_not_lead_the_writing_elsewhere(kind, tmp_
 
 
 # ---- the folder --------------------------------------------------------------------------------------------
+
 
 def test_a_new_run_folder_is_made_with_its_parents_and_an_empty_one_is_accepted(tmp_path):
     folder = create_run_folder(tmp_path / "output" / "toy")
@@ -225,6 +227,7 @@ def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path, 
 
 # ---- tables ------------------------------------------------------------------------------------------------
 
+
 def test_numbers_read_back_exactly_as_they_were(tmp_path):
     values = [0.1 + 0.2, 1e-300, -5e22, 1.0, 7, -3, 2**70]
     table = Table(tmp_path / "t.csv", ["value"])
@@ -256,11 +259,14 @@ def test_numpy_numbers_are_stored_as_plain_ones(tmp_path):
     assert table.save().read_text() == "a,b\n0.5,3\n"
 
 
-@pytest.mark.parametrize("row, message", [
-    ({"epoch": 1, "los": 2.0}, "t.csv has no column 'los'; it has epoch, loss"),
-    ({"epoch": 1}, "a row of t.csv lacks its column 'loss'"),
-    ({"epoch": 1, "loss": [2.0]}, r"column 'loss' of t.csv takes a number or a text, got \[2.0\]"),
-])
+@pytest.mark.parametrize(
+    "row, message",
+    [
+        ({"epoch": 1, "los": 2.0}, "t.csv has no column 'los'; it has epoch, loss"),
+        ({"epoch": 1}, "a row of t.csv lacks its column 'loss'"),
+        ({"epoch": 1, "loss": [2.0]}, r"column 'loss' of t.csv takes a number or a text, got \[2.0\]"),
+    ],
+)
 def test_a_row_that_does_not_fit_is_refused_by_column(tmp_path, row, message):
     with pytest.raises(ValueError, match=message):
         Table(tmp_path / "t.csv", ["epoch", "loss"]).append(row)
@@ -270,11 +276,14 @@ def test_a_table_without_rows_still_has_its_header(tmp_path):
     assert read_table(Table(tmp_path / "t.csv", ["epoch"]).save()) == []
 
 
-@pytest.mark.parametrize("text, message", [
-    (None, "cannot read table .*t.csv: No such file"),
-    ("", "t.csv is empty"),
-    ("a,b\n1,2\n3\n", "t.csv, line 3: expected 2 cells, got 1"),
-])
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (None, "cannot read table .*t.csv: No such file"),
+        ("", "t.csv is empty"),
+        ("a,b\n1,2\n3\n", "t.csv, line 3: expected 2 cells, got 1"),
+    ],
+)
 def test_a_bad_table_is_answered_in_one_line(tmp_path, text, message):
     if text is not None:
         write_whole(tmp_path / "t.csv", text)
@@ -283,16 +292,20 @@ def test_a_bad_table_is_answered_in_one_line(tmp_path, text, message):
 
 
 def test_the_terminal_table_is_aligned_and_marks_empty_cells():
-    rows = [{"algorithm": "sgd", "epoch 2": 1.0, "epoch 5": None},
-            {"algorithm": "adam", "epoch 2": 0.0123456, "epoch 5": 2}]
+    rows = [
+        {"algorithm": "sgd", "epoch 2": 1.0, "epoch 5": None},
+        {"algorithm": "adam", "epoch 2": 0.0123456, "epoch 5": 2},
+    ]
     assert format_table(rows, ["algorithm", "epoch 2", "epoch 5"]).splitlines() == [
         "algorithm  epoch 2  epoch 5",
         "---------  -------  -------",
         "sgd              1        -",
-        "adam       0.01235        2"]
+        "adam       0.01235        2",
+    ]
 
 
 # ---- configuration -----------------------------------------------------------------------------------------
+
 
 def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--output_dir", "my run", "--seed", "3"])
@@ -302,8 +315,14 @@ def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
     config = read_config(tmp_path)
     assert config["command"] == "python run_landscape.py --output_dir 'my run' --seed 3"
     assert config["seed"] == 3 and config["settings"] == {"seed": 3, "output_dir": str(tmp_path), "lr": "inf"}
-    assert config["algorithms"] == [{"label": "sgd, coordinate_clip=0.1", "name": "sgd", "step_size": None,
-                                     "options": {"coordinate_clip": 0.1, "betas": [0.9, 0.99]}}]
+    assert config["algorithms"] == [
+        {
+            "label": "sgd, coordinate_clip=0.1",
+            "name": "sgd",
+            "step_size": None,
+            "options": {"coordinate_clip": 0.1, "betas": [0.9, 0.99]},
+        }
+    ]
     assert config["data"] == {"a": "ff"} and config["machine"] == {"threads": 2}
     assert config["versions"]["python"] == platform.python_version()
     assert config["versions"]["torch"] == importlib.metadata.version("torch")

@@ -272,5 +272,3 @@ def test_a_setting_that_was_damaged_in_the_folder_is_answered_by_its_name(stoppe
     path = stopped / "config.json"
     path.write_text(path.read_text().replace('"batch_size": 4', '"batch_size": "four"', 1))
     refused(["--resume", stopped], "--batch_size: expected int", stopped, capfd)
-
-

@@ -253,6 +253,7 @@ def test_what_is_only_known_rounded_is_where_the_next_move_starts():
 
 def test_an_operation_without_a_float64_form_gives_the_plain_difference_and_is_named_once(caplog, monkeypatch):
     monkeypatch.setattr(ExactMoves, "_told_of", set())
+
     class Own(Plain):
         def move(self, p, lr):
             float32_descent(p, p.grad, lr)

@@ -52,9 +52,7 @@ def from_file(source, size=3, **options):
 
 
 def test_unknown_task_is_answered_with_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"'machine_translatoin'.*known: .*toy.*did you mean 'machine_translation'"
-    ):
+    with pytest.raises(ValueError, match=r"'machine_translatoin'.*known: .*toy.*did you mean 'machine_translation'"):
         load_task("machine_translatoin")
     with pytest.raises(ValueError, match="unknown task"):
         task_defaults("nonsense")
@@ -151,9 +149,7 @@ def test_losses_equal_the_models_own_loss_of_one_example(toy):
     toy.model.eval()
     for example in toy.examples[:3]:
         ids, labels = torch.tensor([example["input_ids"]]), torch.tensor([example["labels"]])
-        own = toy.model(
-            input_ids=ids, labels=labels
-        ).loss  # the library's: mean over the tokens of one example
+        own = toy.model(input_ids=ids, labels=labels).loss  # the library's: mean over the tokens of one example
         torch.testing.assert_close(toy.losses(toy.model, toy.collate([example]))[0], own, rtol=1e-5, atol=0)
     toy.model.train()
 
@@ -358,9 +354,7 @@ try:
 except ValueError as error:
     print(error)"""
     env = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    run = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True
-    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.startswith(kind)
     assert "HF_HUB_OFFLINE" in run.stdout
     assert "toy" in run.stdout.splitlines()[0]
@@ -368,11 +362,7 @@ except ValueError as error:
 
 
 def test_real_pairs_load_whole():
-    path = (
-        Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data"))
-        / "en_fr_tatoeba"
-        / "train.jsonl.gz"
-    )
+    path = Path(os.environ.get("SHARED_DATA", ROOT.parent / "shared" / "data")) / "en_fr_tatoeba" / "train.jsonl.gz"
     if not path.exists():
         pytest.skip(f"no {path}: set SHARED_DATA to the folder that holds en_fr_tatoeba")
     task = from_file(path, size=256)

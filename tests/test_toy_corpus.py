@@ -23,9 +23,7 @@ from tasks.toy.lexicon import LEXICON, Noun, Verb, french_feminine, french_plura
 
 NOUNS = LEXICON.beings + LEXICON.things + LEXICON.places
 VERBS = LEXICON.transitive + LEXICON.intransitive
-THE_ADJECTIVES = {
-    form: a for a in LEXICON.adjectives for form in (a.masculine, a.feminine, a.before_vowel) if form
-}
+THE_ADJECTIVES = {form: a for a in LEXICON.adjectives for form in (a.masculine, a.feminine, a.before_vowel) if form}
 
 
 def texts(language, count=3000, seed=0):
@@ -198,9 +196,7 @@ def test_negated_object_takes_de():
     assert any(phrase.french[0] == "de" for phrase in phrases)
 
 
-@pytest.mark.parametrize(
-    "word, expected", [("apple", "an"), ("cat", "a"), ("honest man", "an"), ("useful box", "a")]
-)
+@pytest.mark.parametrize("word, expected", [("apple", "an"), ("cat", "a"), ("honest man", "an"), ("useful box", "a")])
 def test_a_or_an_by_sound(word, expected):
     assert article(word) == expected
 

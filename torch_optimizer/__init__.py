@@ -35,10 +35,16 @@ __all__ = [
 ]
 
 MODULES = {
-    "Adafactor": "adafactor", "AdamClip": "adam_clip", "DirectionOptimizer": "direction_optimizer", "Lion": "lion",
-    "MuonAdamW": "muon_adamw", "NormalizedSGD": "normalized_sgd", "SGDClip": "sgd_clip", "ShadowStep": "shadow_step",
+    "Adafactor": "adafactor",
+    "AdamClip": "adam_clip",
+    "DirectionOptimizer": "direction_optimizer",
+    "Lion": "lion",
+    "MuonAdamW": "muon_adamw",
+    "NormalizedSGD": "normalized_sgd",
+    "SGDClip": "sgd_clip",
+    "ShadowStep": "shadow_step",
     "SignSGD": "sign_sgd",
-}  # fmt: skip
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -61,11 +61,7 @@ def hub_refusal(kind: str, name: str, error: Exception, instead: str) -> ValueEr
         reason = f"is gated: accept its terms at {page} and give your access token with --hf_key or HF_TOKEN"
     elif "offlinemodeisenabled" in text or huggingface_hub.constants.HF_HUB_OFFLINE:
         reason = "is not in the local cache, and HF_HUB_OFFLINE forbids fetching it"
-    elif (
-        "RepositoryNotFoundError" in names
-        or "doesn't exist on the hub" in text
-        or "not a valid model" in text
-    ):
+    elif "RepositoryNotFoundError" in names or "doesn't exist on the hub" in text or "not a valid model" in text:
         reason = f"is not on the hub, or is private and needs --hf_key (looked at {page})"
     elif 401 in statuses:
         reason = "cannot be fetched: the hub refuses the access token; see --hf_key, HF_TOKEN or the stored login"

@@ -54,9 +54,13 @@ def load_pretrained(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model, report = loader.from_pretrained(
-                source, config=config, **access, dtype=torch.float32, ignore_mismatched_sizes=True,
+                source,
+                config=config,
+                **access,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,
                 output_loading_info=True,
-            )  # fmt: skip
+            )
     except Exception as error:  # the library raises OSError, ValueError, KeyError, safetensors' own, ...
         if "trust_remote_code" in str(error):
             raise ValueError(

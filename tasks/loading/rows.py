@@ -44,9 +44,7 @@ def load_rows(
 
 def too_few(source: str, present: int, wanted: int) -> str:
     """The answer for a data set that is smaller than asked for."""
-    return (
-        f"{source} has {present} rows, fewer than the dataset size of {wanted}; --dataset_size {present} would do"
-    )
+    return f"{source} has {present} rows, fewer than the dataset size of {wanted}; --dataset_size {present} would do"
 
 
 def check_rows(source: str, rows: Iterable[dict], check_row: Callable[[dict], None]) -> None:

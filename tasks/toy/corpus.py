@@ -127,9 +127,7 @@ def _clause(rng: random.Random, question: bool = False) -> tuple[str, list[str]]
     for probability in (0.45, 0.15):
         if rng.random() < probability:
             preposition, french_preposition = zipf(rng, PREPOSITIONS)
-            place = noun_phrase(
-                rng, zipf(rng, LEXICON.places), plural=True if preposition == "between" else None
-            )
+            place = noun_phrase(rng, zipf(rng, LEXICON.places), plural=True if preposition == "between" else None)
             english = f"{english} {preposition} {place.english}"
             french = [*french, *french_preposition.split(), *place.french]
     for probability, words in ((0.25, LEXICON.adverbs), (0.2, LEXICON.times[tense])):
@@ -169,9 +167,7 @@ def noun_phrase(
     becomes "de".
     """
     plural = rng.random() < 0.35 if plural is None else plural
-    singular, plural_form, masculine, feminine, french_plural = zipf(
-        rng, [d for d in DETERMINERS if d[plural]]
-    )
+    singular, plural_form, masculine, feminine, french_plural = zipf(rng, [d for d in DETERMINERS if d[plural]])
     determiner = french_plural if plural else feminine if noun.feminine else masculine
     before, after = "", ""
     english = noun.english_plural if plural else noun.english
@@ -181,9 +177,7 @@ def noun_phrase(
         english = f"{adjective.english} {english}"
         form = adjective.agree(noun.feminine, plural)
         if adjective.before_noun:
-            liaison = (
-                adjective.before_vowel and not (noun.feminine or plural) and starts_with_vowel(french_noun)
-            )
+            liaison = adjective.before_vowel and not (noun.feminine or plural) and starts_with_vowel(french_noun)
             before = adjective.before_vowel if liaison else form
         else:
             after = form
@@ -196,9 +190,7 @@ def noun_phrase(
     return Phrase(f"{word} {english}", french, 5 if plural else 2, noun.feminine, plural)
 
 
-def conjugate(
-    subject: Phrase, verb: Verb, tense: str, negated: bool, question: bool
-) -> tuple[str, list[str]]:
+def conjugate(subject: Phrase, verb: Verb, tense: str, negated: bool, question: bool) -> tuple[str, list[str]]:
     """Subject and verb in both languages; the English past is the French passé composé (with avoir)."""
     auxiliary = {"present": "does" if subject.person == 2 else "do", "past": "did", "future": "will"}[tense]
     inflected = {
@@ -223,9 +215,7 @@ def _be(subject: Phrase, tense: str, negated: bool, question: bool) -> tuple[str
     return english, _french_clause(subject, ETRE[tense][subject.person], [], negated)
 
 
-def _english_clause(
-    subject: str, auxiliary: str, inflected: str, base: str, negated: bool, question: bool
-) -> str:
+def _english_clause(subject: str, auxiliary: str, inflected: str, base: str, negated: bool, question: bool) -> str:
     no = "not" if negated else ""
     words = (
         [auxiliary, subject, no, base]

@@ -144,9 +144,7 @@ class Adjective:
     masculine: str
     feminine: str
     before_noun: bool
-    before_vowel: (
-        str  # the masculine singular before a vowel (bel, nouvel, vieil), "" if it is the usual form
-    )
+    before_vowel: str  # the masculine singular before a vowel (bel, nouvel, vieil), "" if it is the usual form
 
     def agree(self, feminine: bool, plural: bool) -> str:
         """The French form for a noun of this gender and number."""
