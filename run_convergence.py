@@ -72,7 +72,8 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         return report(summary, algorithms, folder)
 
     reads = local_paths(settings.dataset, settings.model)
-    return Job(settings, work, algorithms, reads, ends_in_one_line=(FloatingPointError, Refused))
+    notes = task.training_notes(settings.micro_batch_size)
+    return Job(settings, work, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
 
 
 def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:

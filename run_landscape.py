@@ -118,7 +118,8 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
         return answer(folder, algorithms, reference)
 
     reads = local_paths(settings.dataset, settings.model)
-    return Job(settings, work, algorithms, reads, ends_in_one_line=(FloatingPointError, Refused))
+    notes = task.training_notes(settings.micro_batch_size)
+    return Job(settings, work, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
 
 
 def resolve(settings: argparse.Namespace) -> tuple[Algorithm, dict[str, Algorithm]]:

@@ -36,6 +36,7 @@ def write_config(
     algorithms: Sequence[Mapping[str, Any]],
     data: Mapping[str, str] | None = None,
     machine: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
 ) -> Path:
     """Record in config.json what repeats a run: settings, rows, versions, commit, command, seed, start.
 
@@ -45,8 +46,10 @@ def write_config(
         algorithms: the rows, as `described` gives them.
         data: local file or folder that the run reads -> SHA-256 of its content.
         machine: what of the machine changes the last digits of a result, such as the number of threads.
+        notes: sentences that a reader of the results should know.
     """
-    return _write_json(folder, _configuration(settings, algorithms, data, machine))
+    config = _configuration(settings, algorithms, data, machine)
+    return _write_json(folder, {**config, "notes": list(notes)} if notes else config)
 
 
 def record_resumption(
@@ -60,7 +63,7 @@ def record_resumption(
     """Bring config.json up to date as a run is resumed; what it was started with, and each change, stay in it."""
     before, now = read_config(folder), _configuration(settings, algorithms, data, machine)
     continued = {"at": now["started"], "command": now["command"], "git": now["git"], "changes": list(changes)}
-    kept = {key: before[key] for key in ("command", "started", "git") if key in before}
+    kept = {key: before[key] for key in ("command", "started", "git", "notes") if key in before}
     labels = [row["label"] for row in now["algorithms"]]
     gone = [row for row in [*before["algorithms"], *before.get("gone", [])] if row["label"] not in labels]
     if gone:

@@ -45,6 +45,7 @@ class Job:
     work: Callable[[Path, StopRequest], str]  # does the work in the run folder; returns what to print at the end
     algorithms: Mapping[str, Any] = field(default_factory=dict)  # label -> row of the algorithm list
     reads: Sequence[str] = ()  # local files and folders that decide the results
+    notes: Sequence[str] = ()  # sentences for config.json
     ends_in_one_line: tuple[type[Exception], ...] = (FloatingPointError,)  # errors of the work that need no traceback
 
 
@@ -112,7 +113,7 @@ def open_folder(job: Job, earlier: Earlier | None) -> Path:
             refuse_changes(settings, changes)
         remove_leftovers(folder)
         if earlier is None:
-            write_config(folder, recorded(settings), rows, data, machine)
+            write_config(folder, recorded(settings), rows, data, machine, job.notes)
         else:
             record_resumption(folder, recorded(settings), rows, data, changes, machine)
     except BaseException:

@@ -61,6 +61,15 @@ class Task:
         """Whether the model's training gradients depend on how a batch is cut into micro-batches."""
         return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
 
+    def training_notes(self, micro_batch_size: int) -> list[str]:
+        """What a reader of a training run's results should know of its model, in sentences."""
+        if not self.has_batch_norm:
+            return []
+        return [
+            f"The model has batch norm: in training it normalizes each micro-batch of {micro_batch_size} examples by "
+            "itself, so the gradients depend on --micro_batch_size."
+        ]
+
     def shortest_and_longest(self) -> list[dict]:
         """The two examples that a model is tried on."""
         order = sorted(range(len(self.examples)), key=self.length)

@@ -98,6 +98,8 @@ def test_a_task_knows_whether_its_gradients_depend_on_the_micro_batch(name):
         difference = (task.losses(task.model, first) - task.losses(task.model, whole)[:3]).abs().max()
     assert task.has_batch_norm == (name in ("image_classification", "flowers102", "aircraft"))
     assert (difference > 1e-3) == task.has_batch_norm
+    notes = " ".join(task.training_notes(3))
+    assert ("micro-batch of 3 examples" in notes) == task.has_batch_norm
 
 
 @pytest.mark.parametrize("name", ["machine_translation", "masked_language_modeling", "glue/rte"])

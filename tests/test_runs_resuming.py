@@ -110,6 +110,8 @@ def test_a_run_with_few_flags_is_taken_up(script, flags, tmp_path):
     path.write_text(json.dumps(config))
     assert tiny_run.main(script, ["--resume", str(tmp_path / "run")]) == 0
     assert tables(tmp_path / "run") == before
+    notes = read_config(tmp_path / "run").get("notes", [])  # the tiny model has batch norm, which matters in training
+    assert ["batch norm" in note for note in notes] == [True] * (script != "hessian")
 
 
 def test_another_library_version_is_named(stopped, monkeypatch, capfd):
