@@ -38,4 +38,6 @@ def at_toy_size(words: list[str]) -> list[str]:
         task = SCRIPTS[script].make_parser().parse_args(flags).task
         flags += ["--algorithm_list", task_defaults(task).algorithm_list]
     few = ["--num_sample_sharpness", "1"] if script == "run_landscape.py" and "--sample_iterations" not in flags else []
+    if "--robust_smoothness" in flags:
+        few = ["--robust_smoothness", "8"]
     return [*flags, *SMALL, *SMALLER[script], *few]
