@@ -11,17 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
+from curvature.gradient_graph import GradientGraph
+from curvature.lanczos import ExtremeEigenvalues, check_limits, extreme_eigenvalues
 from curvature.objective import Batch, LossFunction, Params
-from hessian.gelu import StoredGelu
-from hessian.lanczos import ExtremeEigenvalues, check_limits, extreme_eigenvalues
 
 log = logging.getLogger(__name__)
-
-SUSPECT = 1000  # rounding errors of the loss: a block that changes it by less may be nothing but rounding
-DISPLACEMENTS = 4  # points beside x at which such a block is measured again
-DISPLACED_BY = 100  # their distance from x, in rounding errors of x
 
 
 @dataclass(frozen=True)
@@ -92,11 +87,11 @@ def block_curvatures(
 
 
 def _block_curvature(
-    graph: "GradientGraph", name: str, tolerance: float, max_iterations: int, generator: torch.Generator
+    graph: GradientGraph, name: str, tolerance: float, max_iterations: int, generator: torch.Generator
 ) -> BlockCurvature:
     gradient = graph.gradients[name]
     extremes = extreme_eigenvalues(
-        lambda u: graph.block_product(name, u.view_as(gradient)).flatten(),
+        lambda u: graph.product({name: u.view_as(gradient)})[name].flatten(),
         gradient.numel(),
         tolerance=tolerance,
         max_iterations=max_iterations,
@@ -120,97 +115,3 @@ def _with_rounding(extremes: ExtremeEigenvalues, rounding: float, tolerance: flo
         magnitude_residual=max(extremes.magnitude_residual, rounding),
         magnitude_converged=extremes.magnitude_converged and rounding <= tolerance * abs(extremes.magnitude_eigenvalue),
     )
-
-
-class GradientGraph:
-    """The gradient of f at one point, with the graph that lets it be differentiated again.
-
-    points: name -> tensor, aliases of the given parameters; only those in `names` are differentiated.
-    gradients: name -> gradient of the mean loss, without graph, for each of `names`."""
-
-    def __init__(
-        self, loss_fn: LossFunction, params: Params, batches: Sequence[Batch], names: list[str], keep_graphs: bool
-    ):
-        self.loss_fn, self.batches = loss_fn, batches
-        self.points = {name: x.detach().requires_grad_(name in names) for name, x in params.items()}
-        self.examples, total_loss = 0, 0.0
-        self.kept = [] if keep_graphs else None  # per micro-batch, a dict of gradients with their graph
-        self.gradients = {name: torch.zeros_like(self.points[name], requires_grad=False) for name in names}
-        for batch in batches:
-            gradients, losses = self._differentiate(batch, names)
-            if not torch.isfinite(losses).all():
-                raise FloatingPointError("the loss is not finite at these parameters, so it has no Hessian to measure")
-            self.examples += len(losses)
-            total_loss += losses.double().sum().item()
-            for name, gradient in gradients.items():
-                self.gradients[name] += gradient.detach()
-            if keep_graphs:
-                self.kept.append(gradients)
-        self.loss = total_loss / self.examples
-        for name, gradient in self.gradients.items():
-            gradient /= self.examples
-            if not torch.isfinite(gradient).all():
-                raise FloatingPointError(f"the gradient of {name} is not finite: its Hessian block has no measure")
-        how = "kept for all products" if keep_graphs else "rebuilt for every product"
-        log.info("the gradient graphs of %d micro-batches are %s", len(batches), how)
-
-    def _differentiate(
-        self, batch: Batch, names: list[str], points: Params | None = None
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """Gradient, with its graph, of the sum of one micro-batch's losses, for those of `names` that it depends on.
-
-        `points`: where; by default at the object's. Returns also the losses [B]."""
-        points = points or self.points
-        with torch.enable_grad(), StoredGelu():
-            losses = self.loss_fn(points, batch)  # [B]
-            if losses.dim() != 1:
-                raise ValueError(f"loss_fn must return one loss for each example, shape [B]; got {list(losses.shape)}")
-            if not losses.requires_grad:
-                return {}, losses
-            xs = [points[name] for name in names]
-            gradients = torch.autograd.grad(losses.sum(), xs, create_graph=True, allow_unused=True)
-        return {name: g for name, g in zip(names, gradients, strict=True) if g is not None}, losses.detach()
-
-    def block_product(self, name: str, u: Tensor, x: Tensor | None = None) -> Tensor:
-        """H_bb u for the block of tensor `name`; u and the result have the tensor's shape.
-
-        `x`: another value of the tensor, at which the product is taken with new graphs."""
-        keep = self.kept is not None and x is None
-        points = self.points if x is None else self.points | {name: x.detach().requires_grad_()}
-        total = torch.zeros_like(points[name], requires_grad=False)
-        for index, batch in enumerate(self.batches):
-            gradients = self.kept[index] if keep else self._differentiate(batch, [name], points)[0]
-            gradient = gradients.get(name)
-            if gradient is None or not gradient.requires_grad:  # the loss does not depend on x, or only linearly
-                continue
-            (part,) = torch.autograd.grad(
-                gradient, points[name], u.to(total.dtype), retain_graph=keep, allow_unused=True
-            )
-            if part is not None:  # None: linear in x, though not in what x is multiplied with
-                total += part
-        return total / self.examples
-
-    def bends_little(self, name: str, eigenvalue: float) -> bool:
-        """Whether this curvature, over the tensor's own length (at least 1), changes the loss by little more than
-        rounding. An exact 0 is no rounding error."""
-        x = self.points[name]
-        square = max(1.0, torch.linalg.vector_norm(x.detach(), dtype=torch.float64).item() ** 2)
-        return 0 < abs(eigenvalue) * square <= SUSPECT * torch.finfo(x.dtype).eps * abs(self.loss)
-
-    def rounding_of_product(self, name: str) -> float:
-        """A norm that the rounding error of H_bb u is unlikely to exceed, for u of length 1.
-
-        Lanczos' method sees rounding errors where they break the block's symmetry. In a block of one element, or with
-        errors on the diagonal only, they do not. So the product is repeated where x differs by some rounding errors:
-        that changes every rounding error and hardly any curvature."""
-        x = self.points[name].detach()
-        generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(2, x.shape, generator=generator) * 2 - 1
-        u = signs.to(x) / math.sqrt(x.numel())  # every element counts alike
-        product = self.block_product(name, u)
-        step = DISPLACED_BY * torch.finfo(x.dtype).eps
-        changes = []
-        for _ in range(DISPLACEMENTS):
-            d = torch.randn(x.shape, generator=generator, dtype=x.dtype).to(x.device) * x.abs().clamp_min(1)
-            changes.append(self.block_product(name, u, x + step * d) - product)
-        return 10 * max(torch.linalg.vector_norm(change, dtype=torch.float64).item() for change in changes)

@@ -17,12 +17,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from curvature import lanczos
 from curvature.borrowing import measuring, twice_differentiable
+from curvature.gelu import _Gelu
+from curvature.lanczos import extreme_eigenvalues
 from curvature.objective import functional_loss, trainable_parameters
-from hessian import lanczos
 from hessian.blocks import block_curvatures
-from hessian.gelu import _Gelu
-from hessian.lanczos import extreme_eigenvalues
 
 SMALL = dict(hidden_size=4, num_hidden_layers=1, num_attention_heads=2, intermediate_size=6)
 VOCABULARY, PIXELS = 7, 8

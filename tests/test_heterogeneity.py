@@ -262,6 +262,21 @@ def test_row_of_measures_by_hand():
     assert row["log_log_blocks"] == 2
 
 
+def test_every_column_of_the_row_is_the_measure_that_it_names():
+    norms, values = [3.0, 1.0, 0.5, 2.0, 0.0, 6.0], [10.0, 2.0, 3.0, -1.0, 1.0, 4.0]
+    row = heterogeneity(norms, values, [9, 1, 4, 2, 3, 5], seed=7)
+    weighted = complexities(norms, values, [9, 1, 4, 2, 3, 5])
+    assert (row["complexity_gradient"], row["complexity_sign"]) == (weighted.gradient, weighted.sign)
+    assert row["complexity_ratio"] == weighted.gradient / weighted.sign
+    rank, power = spearman(norms, values, 7), log_log_pearson(norms, values, 7)
+    assert (row["spearman"], row["spearman_low"], row["spearman_high"]) == (rank.value, rank.low, rank.high)
+    assert (row["log_log_pearson"], row["log_log_low"], row["log_log_high"]) == (power.value, power.low, power.high)
+    assert row["log_log_blocks"] == power.count == 4
+    assert rank.low < rank.value < rank.high and rank.low != spearman(norms, values, 0).low
+    grouped = heterogeneity_by_group([f"x{k}" for k in range(6)], norms, values, [9, 1, 4, 2, 3, 5], seed=7)
+    assert {name: grouped[0][name] for name in row} == row
+
+
 @pytest.mark.parametrize(
     ("eigenvalue", "residual", "expected"),
     [(1e-9, 1e-7, 0.0), (-1e-9, 1e-7, 0.0), (0.0, 0.0, 0.0), (1.0, 0.3, 1.0), (-1e-9, 1e-12, -1e-9)],

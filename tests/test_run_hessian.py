@@ -16,11 +16,13 @@ from transformers import (
 )
 
 import run_hessian
-from hessian.tables import BLOCKS, mean_rows
-from run_hessian import inherit, main, make_parser, resolve, saved_model, selected
+from hessian.blocks import BlockCurvature
+from hessian.heterogeneity import gini, spearman
+from hessian.tables import BLOCKS, HETEROGENEITY, block_row, heterogeneity_rows, mean_rows
+from run_hessian import Stored, inherit, log_unconverged, main, make_parser, report, resolve, saved_model, selected
 from runs.config import read_config, write_config
 from runs.folder import create_run_folder
-from runs.tables import read_table
+from runs.tables import Table, read_table
 from tasks import load_task
 from tasks.roberta_linear import RobertaWithLinearHead
 from training.loop import ORDER, random_stream
@@ -82,6 +84,11 @@ def test_heterogeneity_is_measured_for_each_batch_and_for_the_mean(folder):
     rows = read_table(folder / "heterogeneity.csv")
     assert [row["batch"] for row in rows if row["grouping"] == "all"] == [1, 2, "mean"]
     assert {row["group"] for row in rows} == {"all", "norm", "decoder.block.1"}
+    blocks = read_table(folder / "blocks.csv")
+    for row in rows:
+        if row["grouping"] == "all":
+            norms = [block["gradient_norm"] for block in blocks if block["batch"] == row["batch"]]
+            assert row["gini_gradient"] == pytest.approx(gini(norms))
     assert all(0 <= row["gini_gradient"] < 1 for row in rows)
 
 
@@ -126,6 +133,125 @@ def test_printed_table_shows_residual_products_and_what_did_not_converge(tmp_pat
     assert all(column in header for column in ("eigenvalue", "residual", "converged", "products"))
     assert " NO " in printed
     assert {row["converged"] for row in read_table(tmp_path / "short" / "blocks.csv")} == {0}
+
+
+def test_what_did_not_converge_is_counted_and_what_is_not_told_from_zero(monkeypatch):
+    said = []
+    monkeypatch.setattr(run_hessian.log, "warning", lambda text, *values: said.append(text % values))
+    row = dict(batch=1, eigenvalue=2.0, residual=0.1, converged=True)
+    rows = [
+        row,
+        row | dict(converged=False),
+        row | dict(converged=False, residual=3.0),
+        row | dict(converged=False, residual=2.0),
+        row | dict(converged=False, eigenvalue=None),  # not finite: said when it was measured
+        row | dict(converged=False, batch="mean"),
+    ]
+    settings = make_parser().parse_args(["--tolerance", "0.25", "--max_iterations", "7"])
+    log_unconverged(rows, settings)
+    assert len(said) == 1
+    assert said[0].startswith("3 of 4 eigenvalues did not converge")
+    assert "--tolerance 0.25, --max_iterations 7" in said[0]
+    assert "2 of them cannot be told from 0" in said[0]
+    log_unconverged(rows[:1], settings)
+    assert len(said) == 1
+
+
+def test_the_printed_table_is_of_means_the_largest_first_and_groups_them_by_kind():
+    row = dict(numel=3, gradient_norm=1.0, residual=0.1, converged=True, products=4)
+    blocks, unevenness = Table("blocks.csv", ["batch", "block", "eigenvalue", *row]), Table("h.csv", HETEROGENEITY)
+    for k in range(25):
+        blocks.append(row, batch=1, block=f"first{k}", eigenvalue=100.0 + k)
+        blocks.append(row, batch="mean", block=f"mean{k}", eigenvalue=None if k == 7 else float(k))
+    measures = dict.fromkeys(HETEROGENEITY, 0.5)
+    for batch in (1, "mean"):
+        for grouping, group in (("all", "all"), ("kind", "norm"), ("layer", "h.0")):
+            unevenness.append(measures | dict(batch=batch, grouping=grouping, group=f"{group} {batch}"))
+    settings = make_parser().parse_args(["--batch_size", "6"])
+    lines = report(blocks, unevenness, settings).splitlines()
+    assert lines[0] == "Mean over 1 batches of 6 examples: the 20 of largest eigenvalue, of 25 tensors"
+    assert [line.split()[0] for line in lines[3:23]] == [f"mean{k}" for k in range(24, 3, -1) if k != 7]
+    assert lines[23] == ""
+    assert [line.split("  ")[0] for line in lines[28:]] == ["all mean", "norm mean"]
+
+
+def test_a_row_of_blocks_has_every_field_of_the_measurement_under_its_name():
+    block = BlockCurvature(
+        eigenvalue=1.0, residual=2.0, converged=True, magnitude_eigenvalue=-3.0, magnitude_residual=4.0,
+        magnitude_converged=False, products=5, name="encoder.layer.2.attention.self.key.weight", numel=6,
+        gradient_norm=7.0,
+    )  # fmt: skip
+    assert block_row(block, 8) == dict(
+        batch=8, block="encoder.layer.2.attention.self.key.weight", kind="attention", layer="encoder.layer.2", numel=6,
+        gradient_norm=7.0, eigenvalue=1.0, residual=2.0, converged=True, magnitude_eigenvalue=-3.0,
+        magnitude_residual=4.0, magnitude_converged=False, products=5,
+    )  # fmt: skip
+    assert list(block_row(block, 8)) == BLOCKS
+
+
+def test_rows_of_heterogeneity_leave_out_what_is_not_finite_and_take_the_unresolved_for_zero():
+    shared = dict(kind="mlp", layer="h.0", numel=4)
+    numbers = [(1.0, 5.0), (2.0, 0.5), (4.0, 3.0), (3.0, None), (2.5, 7.0), (0.5, 1.5), (1.5, 2.0)]
+    rows = [
+        shared | dict(block=f"h.0.mlp.{k}", gradient_norm=norm, eigenvalue=value, residual=1.0)
+        for k, (norm, value) in enumerate(numbers)
+    ]
+    found = heterogeneity_rows(rows, 3, seed=11)
+    assert [(row["batch"], row["grouping"], row["group"]) for row in found] == [
+        (3, "all", "all"), (3, "kind", "mlp"), (3, "layer", "h.0"),
+    ]  # fmt: skip
+    norms, values = zip(*((norm, 0.0 if value == 0.5 else value) for norm, value in numbers if value), strict=True)
+    for row in found:
+        assert list(row) == HETEROGENEITY
+        assert (row["blocks"], row["parameters"]) == (6, 24)
+        assert row["gini_eigenvalue"] == pytest.approx(gini(values))
+        assert row["spearman_low"] == spearman(norms, values, seed=11).low
+
+
+def test_flags_reach_the_measurement(tmp_path, monkeypatch, capsys):
+    seen = {}
+
+    def micro_batches(task, indices, *rest):
+        seen.update(indices=indices, micro_batches=rest)
+        return real(task, indices, *rest)
+
+    def block_curvatures(loss_fn, params, batches, names, **options):
+        seen.update(options, names=names, types={p.dtype for p in params.values()})
+        raise FloatingPointError("enough")
+
+    real = run_hessian.micro_batches
+    monkeypatch.setattr(run_hessian, "micro_batches", micro_batches)
+    monkeypatch.setattr(run_hessian, "block_curvatures", block_curvatures)
+    flags = ["--tolerance", "0.03", "--max_iterations", "9", "--rebuild_graphs", "--dtype", "float64", "--seed", "4"]
+    assert main([*QUICK, *flags, "--micro_batch_size", "3", "--output_dir", str(tmp_path / "run")]) == 1
+    assert "enough" in capsys.readouterr().err
+    assert (seen["tolerance"], seen["max_iterations"], seen["keep_graphs"]) == (0.03, 9, False)
+    assert seen["generator"].initial_seed() == 4
+    assert seen["indices"] == random_stream(4, ORDER, 1).permutation(32)[:4].tolist()
+    assert seen["micro_batches"] == (3, torch.device("cpu"), torch.float64)
+    assert seen["types"] == {torch.float64}
+    assert len(seen["names"]) == 3 and all("norm" in name for name in seen["names"])
+
+
+def test_flags_left_out_have_the_values_that_help_names():
+    settings = make_parser().parse_args([])
+    resolve(settings)
+    assert (settings.task, settings.seed, settings.num_batches, settings.batch_size) == ("toy", 0, 2, 32)
+    assert (settings.tolerance, settings.max_iterations, settings.dtype) == (1e-3, 100, "float32")
+    assert (settings.parameters, settings.rebuild_graphs) == (None, False)
+    assert settings.output_dir == "output/hessian-toy"
+
+
+def test_what_is_stored_is_restored():
+    generator = torch.Generator().manual_seed(3)
+    blocks = Table("blocks.csv", ["batch", "block"])
+    blocks.append(batch=1, block="x")
+    torch.rand(5, generator=generator)
+    state = Stored(blocks, generator).state_dict()
+    again, empty = torch.Generator().manual_seed(0), Table("blocks.csv", ["batch", "block"])
+    Stored(empty, again).load_state_dict(state)
+    assert empty.rows == blocks.rows
+    assert torch.rand(1, generator=again) == torch.rand(1, generator=generator)
 
 
 def test_mean_is_empty_where_a_batch_has_no_number_and_unconverged_where_one_is():
@@ -187,6 +313,12 @@ def test_smaller_models_give_first_middle_and_last_layer_once():
     assert len(selected(on_meta(RobertaWithLinearHead, config), "paper")) == 2 * 7 + 1
     config = ResNetConfig(embedding_size=4, hidden_sizes=[4], depths=[1], layer_type="basic")
     assert len(selected(on_meta(ResNetForImageClassification, config), "paper")) == 3 + 1
+
+
+def test_frozen_tensors_are_not_chosen():
+    model = on_meta(RobertaWithLinearHead, RobertaConfig(num_hidden_layers=1))
+    model.classifier.out_proj.weight.requires_grad_(False)
+    assert selected(model, "out_proj") == ["classifier.out_proj.bias"]
 
 
 def test_a_regular_expression_chooses_by_any_part_of_the_name():
