@@ -174,7 +174,7 @@ def stability_threshold(optimizer: Optimizer, lr: float) -> float | None:
 
     Returns: a curvature; None for an optimizer whose step is not linear in the gradient with P fixed, such as Lion.
     """
-    if not isinstance(optimizer, LINEAR):
+    if type(optimizer) not in LINEAR:  # a subclass, such as SignSGD of SGDClip, may do something else
         return None
     group = optimizer.param_groups[0]
     if "betas" in group or group.get("beta1") is not None:

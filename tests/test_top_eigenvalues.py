@@ -12,7 +12,7 @@ from curvature.gradient_graph import GradientGraph
 from curvature.objective import functional_loss, trainable_parameters
 from landscape.cross_checks import full_hessian
 from landscape.top_eigenvalues import preconditioner_inverse, stability_threshold, top_eigenvalue
-from torch_optimizer import SGDClip, SignSGD
+from torch_optimizer import Lion, SGDClip, SignSGD
 from torch_optimizer.adafactor import Adafactor
 from torch_optimizer.adam_clip import AdamClip
 
@@ -167,22 +167,21 @@ def test_a_quadratic_shrinks_just_below_the_threshold_and_grows_just_above_it(na
     build, scale, times_lr = RECURSIONS[name]
     lr = 0.25 * scale
     for share in (0.99, 1.01):
-        x = torch.nn.Parameter(torch.ones(1, dtype=torch.float64))
+        x = torch.nn.Parameter(torch.full((1,), 1e-60, dtype=torch.float64))  # its gradient stays small beside eps
         optimizer = build([x], lr)
         threshold = stability_threshold(optimizer, lr)
         assert threshold == pytest.approx(times_lr / lr)
         curvature = share * threshold * scale  # of P^-1 H
         sizes = []
-        for _ in range(4000):
+        for _ in range(400):  # Adam's bias correction makes the first steps long, whatever the rate
             x.grad = curvature * x.detach()
             optimizer.step()
             sizes.append(abs(x.item()))
-            if sizes[-1] > 1e3:
-                break
-        assert (sizes[-1] > 1e3) == (share > 1)
-        assert sizes[-1] < 1e-3 or share > 1
+        early, late = max(sizes[200:220]), max(sizes[380:])
+        assert late > 2 * early if share > 1 else late < early / 2
 
 
 def test_steps_that_are_not_linear_in_the_gradient_have_no_threshold():
     x = torch.nn.Parameter(torch.ones(1))
     assert stability_threshold(SignSGD([x], lr=0.1), 0.1) is None
+    assert stability_threshold(Lion([x], lr=0.1), 0.1) is None
