@@ -38,7 +38,7 @@ class GradientGraph:
         self.loss_fn, self.batches = loss_fn, batches
         self.points = {name: x.detach().requires_grad_(name in names) for name, x in params.items()}
         self.examples, total_loss = 0, 0.0
-        self.kept = [] if keep_graphs else None  # per micro-batch, a dict of gradients with their graph
+        self.kept: list[dict[str, Tensor]] = []  # per micro-batch, gradients with their graph; empty if not kept
         self.gradients = {name: torch.zeros_like(self.points[name], requires_grad=False) for name in names}
         for batch in batches:
             gradients, losses = self._differentiate(batch, names)
@@ -79,7 +79,7 @@ class GradientGraph:
         """H u, for the part of H that belongs to the tensors of `u` (of `names`); u and the result have their shapes.
 
         `x`: other values of these tensors, at which the product is taken with new graphs."""
-        keep = self.kept is not None and x is None
+        keep = self.kept and x is None
         points = self.points | {name: value.detach().requires_grad_() for name, value in (x or {}).items()}
         totals = {name: torch.zeros_like(points[name], requires_grad=False) for name in u}
         for index, batch in enumerate(self.batches):

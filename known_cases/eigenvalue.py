@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hessian.lanczos import extreme_eigenvalues
+from curvature.lanczos import extreme_eigenvalues
 from known_cases.trajectory import Trajectory
 
 
