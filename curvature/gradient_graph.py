@@ -79,7 +79,7 @@ class GradientGraph:
         """H u, for the part of H that belongs to the tensors of `u` (of `names`); u and the result have their shapes.
 
         `x`: other values of these tensors, at which the product is taken with new graphs."""
-        keep = self.kept and x is None
+        keep = bool(self.kept) and x is None
         points = self.points | {name: value.detach().requires_grad_() for name, value in (x or {}).items()}
         totals = {name: torch.zeros_like(points[name], requires_grad=False) for name in u}
         for index, batch in enumerate(self.batches):
