@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers.commands import ROOT, SCRIPTS, at_toy_size, commands
 from tests.helpers.hub_repositories import REPOSITORIES
+from tests.helpers.paper_numbers import section
 
 PAGE = "papers.md"
 
@@ -36,3 +37,8 @@ def test_each_command_runs_at_toy_size(words, tmp_path, capsys):
     flags = at_toy_size(words)
     assert SCRIPTS[words[0]].main([*flags, "--output_dir", str(tmp_path / "run")]) == 0, capsys.readouterr().err
     assert list((tmp_path / "run" / "figures").glob("*.png"))
+
+
+def test_the_page_holds_the_papers_numbers_as_the_data_file_has_them():
+    page = (ROOT / "docs" / PAGE).read_text()
+    assert page.endswith(section()) and page.count("\n| ") > 200
