@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from curvature.borrowing import measuring
 from curvature.direction import norm
 from curvature.objective import Batch, Objective, halves, objective_at
-from landscape.rounding import in_float64
+from landscape.rounding import in_float64, single_examples
 from tasks.base import Task
 
 NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one is rounding
@@ -53,21 +54,18 @@ def noise_coordinates(task: Task, batches: list[Batch], examples: int = 2) -> di
     Args:
         batches: of the test batch, in any floating-point type. Call outside of `measuring`: it would keep float64.
     """
-    names = list(batches[0])
-    places = [(batch, i) for batch in batches for i in range(len(batch[names[0]]))]
-    places = places[:: max(1, len(places) // examples)][:examples]
+    exact = [in_float64(one) for one in single_examples(batches, examples)]
+    rounded = [{name: t.float() if t.is_floating_point() else t for name, t in one.items()} for one in exact]
+    found = []  # in float32 and in float64, the gradients of all examples; one copy of the model serves them
+    for singles, dtype in ((rounded, torch.float32), (exact, torch.float64)):
+        objective = objective_at(task.model, task.losses, singles, dtype)
+        with measuring(objective.model):
+            found.append([gradient(replace(objective, batches=[one])) for one in singles])
     noisy: dict[str, Tensor] = {}
     nonzero: dict[str, Tensor] = {}
-    for batch, i in places:
-        exact = in_float64({name: batch[name][i : i + 1] for name in names})
-        single = {name: t.float() if t.is_floating_point() else t for name, t in exact.items()}
-        found = []
-        for one, dtype in ((single, torch.float32), (exact, torch.float64)):
-            objective = objective_at(task.model, task.losses, [one], dtype)
-            with measuring(objective.model):
-                found.append(gradient(objective))
-        for name, g in found[0].items():
-            is_noise = found[1][name].abs() <= NOISE * g.abs()
+    for single, double in zip(*found, strict=True):
+        for name, g in single.items():
+            is_noise = double[name].abs() <= NOISE * g.abs()
             noisy[name] = is_noise & noisy[name] if name in noisy else is_noise
             nonzero[name] = (g != 0) | nonzero[name] if name in nonzero else g != 0
     return {name: mask & nonzero[name] for name, mask in noisy.items()}

@@ -1,7 +1,7 @@
 """How far float32 arithmetic may put a measured sharpness off."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ def rounding_errors(directions: Mapping[str, Params], objective: Objective, task
     the estimate in the median and 15 times at most on fresh models, and up to 559 times on perturbed ones, where few
     examples carry the sharpness. `--dtype float64` measures without such an error.
     """
-    places = [(batch, i) for batch in objective.batches for i in range(len(next(iter(batch.values()))))]
-    places = places[:: max(1, len(places) // examples)][:examples]
-    singles = [{name: t[i : i + 1] for name, t in batch.items()} for batch, i in places]
+    singles = single_examples(objective.batches, examples)
     exact = objective_at(task.model, task.losses, [in_float64(one) for one in singles], torch.float64)
     vectors = list(directions.values())
     differences = []  # [n][K]
@@ -36,6 +34,13 @@ def rounding_errors(directions: Mapping[str, Params], objective: Objective, task
     e = np.array(differences)
     spread = e.std(axis=0, ddof=1) / math.sqrt(len(e)) if len(e) > 1 else 0.0
     return np.hypot(e.mean(axis=0), spread).tolist()
+
+
+def single_examples(batches: Sequence[Batch], examples: int) -> list[Batch]:
+    """So many examples of the batches, evenly spaced, each as a batch of its own."""
+    places = [(batch, i) for batch in batches for i in range(len(next(iter(batch.values()))))]
+    places = places[:: max(1, len(places) // examples)][:examples]
+    return [{name: t[i : i + 1] for name, t in batch.items()} for batch, i in places]
 
 
 def in_float64(batch: Batch) -> Batch:
