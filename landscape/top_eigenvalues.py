@@ -10,7 +10,6 @@ without momentum, 38 / lr for an average of gradients with beta = 0.9. P^-1 H ha
 P^-1/2 H P^-1/2, on which Lanczos' method works.
 """
 
-import copy
 import math
 from collections.abc import Mapping
 
@@ -21,6 +20,7 @@ from torch.optim import Optimizer
 from curvature.gradient_graph import GradientGraph
 from curvature.lanczos import ExtremeEigenvalues, extreme_eigenvalues
 from curvature.objective import Params
+from landscape.training_row import copy_with_gradients
 from torch_optimizer.adafactor import Adafactor, inverse_root, rms
 from torch_optimizer.adam_clip import AdamClip
 from torch_optimizer.sgd_clip import SGDClip
@@ -108,15 +108,10 @@ def preconditioner_inverse(optimizer: Optimizer, params: Params) -> dict[str, Te
 
 def _advanced(optimizer: Optimizer) -> dict[Tensor, tuple[Mapping, Mapping]]:
     """Parameter -> its state after the next step, and its group's options; without those that have no gradient."""
-    ahead = copy.deepcopy(optimizer)
-    places = {}
-    for group, group_ahead in zip(optimizer.param_groups, ahead.param_groups, strict=True):
-        for p, p_ahead in zip(group["params"], group_ahead["params"], strict=True):
-            if p.grad is not None:
-                p_ahead.grad = p.grad.clone()  # a deep copy of a parameter leaves its gradient behind
-                places[p] = p_ahead, group_ahead
+    ahead, copies = copy_with_gradients(optimizer)
     ahead.step()
-    return {p: (ahead.state[p_ahead], group) for p, (p_ahead, group) in places.items()}
+    options = {p: group for group in optimizer.param_groups for p in group["params"]}
+    return {p: (ahead.state[copies[p]], options[p]) for p in copies if p.grad is not None}
 
 
 def _adam(state: Mapping, group: Mapping, p: Tensor) -> Tensor:

@@ -88,6 +88,17 @@ class TrainingPlan:
     autocast: torch.dtype | None = None  # number type of the matrix products; None: float32 throughout
 
 
+def examples_of_batch(plan: TrainingPlan, num_examples: int, epoch: int, batch: int) -> list[int]:
+    """The examples of a training batch, in the random order of their epoch. `epoch` and `batch` count from 1."""
+    order = random_stream(plan.seed, ORDER, epoch).permutation(num_examples)
+    return order[(batch - 1) * plan.batch_size : batch * plan.batch_size].tolist()
+
+
+def step_seed(seed: int, iteration: int) -> int:
+    """Of dropout and augmentation in that iteration of a run. On a CPU its low 32 bits count."""
+    return int(random_stream(seed, STEP, iteration).integers(2**63))
+
+
 class Training:
     """Train `task.model`, stopping at every iteration between the gradient and the step.
 
@@ -130,9 +141,7 @@ class Training:
         num_batches = batches_per_epoch(examples, plan.batch_size)
         for iteration in range(self.first_iteration, len(self) + 1):
             epoch, batch = (iteration - 1) // num_batches + 1, (iteration - 1) % num_batches + 1
-            if batch == 1 or iteration == self.first_iteration:
-                order = random_stream(plan.seed, ORDER, epoch).permutation(examples)
-            indices = order[(batch - 1) * plan.batch_size : batch * plan.batch_size].tolist()
+            indices = examples_of_batch(plan, examples, epoch, batch)
             loss = self._gradient(indices, iteration)
             if not math.isfinite(loss):
                 raise FloatingPointError(f"the training loss is {loss} in epoch {epoch}, batch {batch}")
@@ -155,7 +164,7 @@ class Training:
     def _gradient(self, indices: Sequence[int], iteration: int) -> float:
         """Set the gradients to those of the objective on the examples `indices`; returns its value. If memory runs out,
         micro-batches are halved from then on, and the gradient is computed again."""
-        seed = int(random_stream(self.plan.seed, STEP, iteration).integers(2**63))  # on a CPU its low 32 bits count
+        seed = step_seed(self.plan.seed, iteration)
         while True:
             try:
                 return _gradient(self.task, indices, self.micro_batch_size, seed, self.plan.autocast, self.forward)
