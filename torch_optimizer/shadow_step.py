@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from torch_optimizer.exact_moves import ExactMoves
+from torch_optimizer.next_step import latest_rate, moves_of_step
 
 
 class ShadowStep:
@@ -15,7 +15,7 @@ class ShadowStep:
         v = (x' - x) / lr,   x' where its step would go
 
     The copies have the parameters' own dtype, so the rule and its state are those of a real run. The difference is
-    taken beside it in float64 (`ExactMoves`): each coordinate of v has the precision of the optimizer's arithmetic,
+    taken beside it in float64 (`exact_moves`): each coordinate of v has the precision of the optimizer's arithmetic,
     about 1e-6 of itself in float32, however small it is beside x. The methods are those of `DirectionOptimizer`.
 
     Args:
@@ -45,15 +45,9 @@ class ShadowStep:
         if not collect:
             self.optimizer.step()
             return {}
-        with ExactMoves(self.copies) as moves:
-            self.optimizer.step()
-        groups = self.optimizer.param_groups
-        lr = groups[0]["lr"] or 1.0  # a rate of None is the optimizer's own affair, of 0 no step: v = x' - x then
-        moved = {copy for group in groups for copy in group["params"]}
+        moves, lr = moves_of_step(self.optimizer, self.copies), latest_rate(self.optimizer)
         return {
-            p: (moves.of(copy) / lr).to(p.dtype)
-            for copy, p in zip(self.copies, self.params, strict=True)
-            if copy in moved and p.grad is not None
+            p: (moves[copy] / lr).to(p.dtype) for copy, p in zip(self.copies, self.params, strict=True) if copy in moves
         }
 
     def directions(self, moves: dict[Tensor, Tensor] | None = None) -> dict[Tensor, Tensor]:
@@ -62,7 +56,7 @@ class ShadowStep:
 
     def latest_rate(self, holder: object = None) -> float:
         """The lr by which `advance` divided its moves."""
-        return float(self.optimizer.param_groups[0]["lr"] or 1.0)
+        return latest_rate(self.optimizer)
 
     def state_dict(self) -> dict:
         return self.optimizer.state_dict()  # the copies are made anew at every step
