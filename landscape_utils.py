@@ -32,6 +32,7 @@ from curvature.checks import (
     twice_or_not_at_all,
 )
 from curvature.direction import Direction, norm
+from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
 from curvature.quadratic import QuadraticModel
 from torch_optimizer import Algorithm
@@ -145,7 +146,7 @@ def vhv_by_double_backward(
     Args: as those of `vhv_by_recording`.
     Raises: ValueError if the losses are not [B] or do not depend on `params`.
     """
-    point = {n: p.detach().requires_grad_() for n, p in params.items()}
+    point = leaves_at(params)
     leaves = list(point.values())
     with twice_differentiable():
         losses = loss_fn(point, batch)
@@ -153,6 +154,7 @@ def vhv_by_double_backward(
     grads = [None]
     if losses.requires_grad:
         check_twice_differentiable(losses)
+        check_sources(losses, point)
         with twice_or_not_at_all():
             grads = torch.autograd.grad(losses.sum(), leaves, create_graph=True, allow_unused=True)
     if all(g is None for g in grads):

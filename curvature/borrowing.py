@@ -38,12 +38,14 @@ class KeepPrecision(TorchFunctionMode):
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
     """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, full float32 products (no
-    TF32), a float64 model in float64 throughout. On exit, also by an exception, the train/eval mode of every module and
-    the random state are as they were; parameters and their gradients are never written to."""
+    TF32), a float64 model in float64 throughout, and nothing that it kept in evaluation mode. On exit, also by an
+    exception, the train/eval mode of every module and the random state are as they were; parameters and their gradients
+    are never written to."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     in_float64 = any(p.dtype == torch.float64 for p in model.parameters())
     matmul_precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    model.train()  # where a model drops what it computed from its parameters in evaluation mode
     model.eval()
     torch.set_float32_matmul_precision("highest")
     try:

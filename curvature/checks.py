@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from curvature.direction import Direction
+from curvature.leaves import graph_of
 from curvature.objective import Batch, LossFunction, Params, examples_of
 
 ONCE = once_differentiable(lambda context: None).__code__  # of every `backward` that is marked so
@@ -31,7 +32,7 @@ def check_losses(losses: Tensor) -> None:
         raise ValueError(f"{wanted}, of real numbers; got {losses.dtype}")
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def check_repeatable(loss_fn: LossFunction, params: Params, batch: Batch, operation: str) -> None:
     """Raises: ValueError if two evaluations at the same point differ by more than rounding."""
     first, second = loss_fn(params, batch), loss_fn(params, batch)
@@ -67,13 +68,7 @@ def checked_batches(batches: Sequence[Batch]) -> Sequence[Batch]:
 def check_twice_differentiable(losses: Tensor) -> None:
     """Raises: ValueError if the losses pass through a custom function that is marked as differentiable once only:
     autograd would take its gradient for constant, without a word."""
-    nodes, seen = [losses.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        nodes += [before for before, _ in node.next_functions]
+    for node in graph_of(losses):
         custom = getattr(node, "_forward_cls", None)
         if custom and getattr(custom.backward, "__code__", None) is ONCE:
             raise ValueError(

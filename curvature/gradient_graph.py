@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from curvature.gelu import StoredGelu
+from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, LossFunction, Params
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ class GradientGraph:
         self, loss_fn: LossFunction, params: Params, batches: Sequence[Batch], names: list[str], keep_graphs: bool
     ):
         self.loss_fn, self.batches = loss_fn, batches
-        self.points = {name: x.detach().requires_grad_(name in names) for name, x in params.items()}
+        self.points = leaves_at(params, names)
         self.examples, total_loss = 0, 0.0
         self.kept: list[dict[str, Tensor]] = []  # per micro-batch, gradients with their graph; empty if not kept
         self.gradients = {name: torch.zeros_like(self.points[name], requires_grad=False) for name in names}
@@ -71,6 +72,7 @@ class GradientGraph:
                 raise ValueError(f"loss_fn must return one loss for each example, shape [B]; got {list(losses.shape)}")
             if not losses.requires_grad:
                 return {}, losses
+            check_sources(losses, points)
             xs = [points[name] for name in names]
             gradients = torch.autograd.grad(losses.sum(), xs, create_graph=True, allow_unused=True)
         return {name: g for name, g in zip(names, gradients, strict=True) if g is not None}, losses.detach()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from curvature.forgetting import forgetting, modules_with_memory
+
 Params = Mapping[str, Tensor]  # name -> tensor
 Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
@@ -26,10 +28,12 @@ class Derivatives(NamedTuple):
 def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:
     """The closure that the measurements take, for a module: `losses(forward, batch)` are the per-example losses [B] of
     a micro-batch when `forward` runs the model, with the arguments that the model takes. Parameters that are not passed
-    in stay the module's own."""
+    in stay the module's own. The module keeps nothing of a call, so that no call depends on an earlier one."""
+    modules = modules_with_memory(model)
 
     def loss_fn(params: Params, batch: Batch) -> Tensor:
-        return losses(lambda *args, **inputs: functional_call(model, dict(params), args, inputs), batch)
+        with forgetting(modules):
+            return losses(lambda *args, **inputs: functional_call(model, dict(params), args, inputs), batch)
 
     return loss_fn
 

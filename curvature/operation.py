@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvature.leaves import OutOfDate
+
 
 class NotTraceable(RuntimeError):
     """The recorded route cannot serve this loss; the message names the operation that stands in the way."""
@@ -17,10 +19,10 @@ class NotTraceable(RuntimeError):
 @contextmanager
 def refusing(task: str) -> Iterator[None]:
     """Turns any error in this context into NotTraceable, so that a defect here ends in the other route and not in a
-    traceback. Memory that runs out stays what it is."""
+    traceback. Memory that runs out stays what it is, and so does what both routes would get wrong."""
     try:
         yield
-    except (NotTraceable, torch.OutOfMemoryError, MemoryError):
+    except (NotTraceable, OutOfDate, torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [""])[0]

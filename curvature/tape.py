@@ -13,6 +13,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from curvature.borrowing import twice_differentiable
 from curvature.checks import NO_DEPENDENCE, check_losses, check_repeatable
+from curvature.leaves import OutOfDate, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params
 from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested, refusing
 from curvature.rules import DECOMPOSED, rule_for
@@ -34,7 +35,7 @@ def vhv_by_recording(loss_fn: LossFunction, params: Params, directions: Sequence
 
     Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """
-    leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
+    leaves = leaves_at(params)
     tape = Tape(leaves)
     with torch.enable_grad():
         losses = record(tape, loss_fn, leaves, batch)
@@ -50,6 +51,7 @@ def vhv_by_recording(loss_fn: LossFunction, params: Params, directions: Sequence
 
 def record(tape: "Tape", loss_fn: LossFunction, leaves: Params, batch: Batch) -> Tensor:
     """The losses, computed under the tape. Random numbers in them are allowed as long as they change nothing."""
+    tape.allows_inference = any(isinstance(value, Tensor) and value.is_inference() for value in batch.values())
     try:
         with refusing("recording the loss"), twice_differentiable(), tape:
             losses = loss_fn(leaves, batch)
@@ -78,6 +80,7 @@ class Tape(TorchDispatchMode):
         self.loss: Any = None  # the Slot of the losses
         self.needed: set[Slot] = set()  # what the loss depends on
         self.draws = ""  # an operation that drew random numbers
+        self.allows_inference = True  # reads tensors that were made in inference mode
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -102,7 +105,11 @@ class Tape(TorchDispatchMode):
         if isinstance(value, (list, tuple)):
             slots = [self.slot_of(element, reader) for element in value]
             return slots if any(slots) else None
-        if not isinstance(value, Tensor) or not value.requires_grad:
+        if not isinstance(value, Tensor):
+            return None
+        if not value.requires_grad:
+            if not self.allows_inference and value.is_inference():  # of a forward pass without derivatives
+                raise OutOfDate(f"a tensor of shape {list(value.shape)} that was made in inference mode")
             return None
         slot = self.slots.get(value)
         if slot is None or isinstance(value.grad_fn, BackwardCFunction):  # a custom function's own backward is not ours

@@ -30,6 +30,6 @@ def test_every_operation_is_right_or_measured_by_double_backward():
     assert_right_or_fallback(verdicts, least_right=0.9)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "segformer", "mamba", "switch_transformers"])
+@pytest.mark.parametrize("name", ["gpt2", "segformer", "mamba", "levit", "switch_transformers"])
 def test_a_few_architectures_are_examined_each_time(name):
     assert examine_architecture(name).kind == ("fallback" if name == "switch_transformers" else "right")
