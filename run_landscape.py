@@ -28,11 +28,10 @@ from functools import partial
 from pathlib import Path
 
 from algorithm_list import ALGORITHM_LISTS
-from curvature.borrowing import check_twice_differentiable, measuring
+from curvature.borrowing import check_twice_differentiable
 from curvature.objective import Batch, objective_at
 from figures.drawing import draw_all
 from landscape.cross_checks import check_at_point, check_on_tiny_model
-from landscape.gradients import noise_coordinates
 from landscape.measurements import MeasurementPlan, measure_point
 from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
 from landscape.tables import PointTables, answer
@@ -284,15 +283,10 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
     """Measure one point and write it down."""
     sharpness = plan.measuring.sharpness
     if measured.directions:
-        noisy = noise_coordinates(task, test_batch) if sharpness else {}
         objective = objective_at(task.model, task.losses, test_batch, plan.measuring.dtype)
-        with measuring(objective.model):
-            if plan.settings.check_sharpness and tables.is_empty:
-                say(check_at_point(measured.directions, objective, task))
-            found = measure_point(
-                measured.directions, measured.learning_rates, noisy, objective, task, plan.measuring, measured.scan
-            )
-        tables.add(measured.point, found, sharpness)
+        if plan.settings.check_sharpness and tables.is_empty:
+            say(check_at_point(measured.directions, objective))
+        tables.add(measured.point, measure_point(measured, objective, plan.measuring), sharpness)
     for label in measured.lost:
         tables.mark_lost(measured.point, label, sharpness)
     tables.save()

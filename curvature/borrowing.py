@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from curvature.objective import Batch, functional_loss, halves, trainable_parameters
+from curvature.objective import Batch, ModelLosses, functional_loss, halves, trainable_parameters
 
 log = logging.getLogger(__name__)
 
@@ -94,9 +94,7 @@ def twice_differentiable() -> Iterator[None]:
         yield
 
 
-def check_twice_differentiable(
-    model: nn.Module, losses: Callable[[Callable, Batch], Tensor], batch: Batch, name: str
-) -> None:
+def check_twice_differentiable(model: nn.Module, losses: ModelLosses, batch: Batch, name: str) -> None:
     """ValueError naming the model, as `name`, if its loss on `batch` has no second derivative: some fused kernels have
     none, and then no sharpness can be measured. `losses` is as in `functional_loss`. Costs a forward pass and two
     backward passes."""

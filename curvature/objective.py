@@ -1,8 +1,8 @@
 """The objective at a point: a loss function of parameters and a batch, and the batches it is measured on."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from curvature.forgetting import forgetting, modules_with_memory
 Params = Mapping[str, Tensor]  # name -> tensor
 Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
+ModelLosses = Callable[[Callable, Batch], Tensor]  # the same of a model, see `functional_loss`
 
 
 class Derivatives(NamedTuple):
@@ -25,7 +26,7 @@ class Derivatives(NamedTuple):
     magnitudes: Tensor  # sum of |terms| that `curvatures` is the sum of, [K] in float64: large beside it, they cancel
 
 
-def functional_loss(model: nn.Module, losses: Callable[[Callable, Batch], Tensor]) -> LossFunction:
+def functional_loss(model: nn.Module, losses: ModelLosses) -> LossFunction:
     """The closure that the measurements take, for a module: `losses(forward, batch)` are the per-example losses [B] of
     a micro-batch when `forward` runs the model, with the arguments that the model takes. Parameters that are not passed
     in stay the module's own. The module keeps nothing of a call, so that no call depends on an earlier one."""
@@ -75,23 +76,32 @@ def examples_of(batch: Batch, per_example: Collection[str]) -> int:
 
 @dataclass
 class Objective:
-    """The loss on a batch at the parameters of `model`, as the measurements take it."""
+    """The loss on a batch at the present parameters of `model`, as the measurements take it."""
 
     model: nn.Module
-    loss_fn: LossFunction
-    params: Params
+    losses: ModelLosses
     batches: list[Batch]
+    loss_fn: LossFunction = field(init=False)
+    params: Params = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.loss_fn = functional_loss(self.model, self.losses)
+        self.params = trainable_parameters(self.model)
 
     @property
     def per_example(self) -> list[str]:
         """A task's batch holds one item per example in every entry."""
         return list(self.batches[0])
 
+    def on(self, batches: Iterable[Batch], dtype: torch.dtype) -> "Objective":
+        """The same loss on other batches, with batches and model in `dtype`."""
+        cast = [{name: t.to(dtype) if t.is_floating_point() else t for name, t in b.items()} for b in batches]
+        return objective_at(self.model, self.losses, cast, dtype)
 
-def objective_at(
-    model: nn.Module, losses: Callable[[Callable, Batch], Tensor], batches: list[Batch], dtype: torch.dtype
-) -> Objective:
-    """The objective at the model's present parameters; in another number type on a copy, buffers included."""
-    if dtype != torch.float32:
+
+def objective_at(model: nn.Module, losses: ModelLosses, batches: list[Batch], dtype: torch.dtype) -> Objective:
+    """The objective at the model's present parameters. Where these have another number type it takes a copy of the
+    model, buffers included."""
+    if any(p.dtype != dtype for p in model.parameters()):
         model = deepcopy(model).to(dtype)
-    return Objective(model, functional_loss(model, losses), trainable_parameters(model), batches)
+    return Objective(model, losses, batches)

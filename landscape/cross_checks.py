@@ -7,13 +7,13 @@ from torch import Tensor
 
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.objective import Batch, LossFunction, Objective, Params, objective_at
-from landscape.rounding import in_float64
 from landscape_utils import Direction, PseudoUpdates, directional_sharpness, mean_loss, vhv_by_double_backward
 from runs.tables import format_table
+from tasks.base import Task
 from torch_optimizer import Algorithm
 
 
-def check_on_tiny_model(task, algorithms: dict[str, Algorithm]) -> str:
+def check_on_tiny_model(task: Task, algorithms: dict[str, Algorithm]) -> str:
     """Every algorithm's first step on a tiny float64 model of the task's architecture: v'Hv from its full Hessian."""
     model, losses, batch = task.tiny()
     model.double()
@@ -30,17 +30,17 @@ def check_on_tiny_model(task, algorithms: dict[str, Algorithm]) -> str:
     return f"{title}\n{format_table(rows, list(rows[0]))}"
 
 
-def check_at_point(directions: dict[str, Params], objective: Objective, task) -> str:
+def check_at_point(directions: dict[str, Direction], objective: Objective) -> str:
     """At a measured point: the whole test batch in float64 by double backward; and one example alone beside loss
     values. (More examples would put too many kinks of a ReLU network inside the differences; v'Hv does not see them.)
 
     `objective` is as it was measured; directions without a length are left out.
     """
-    directions = {label: Direction.of(v) for label, v in directions.items() if Direction.of(v).has_length}
+    directions = {label: v for label, v in directions.items() if v.has_length}
     vectors = list(directions.values())
     with measuring(objective.model):
         found = directional_sharpness(objective.loss_fn, objective.params, vectors, objective.batches)
-    exact = objective_at(task.model, task.losses, [in_float64(b) for b in objective.batches], torch.float64)
+    exact = objective.on(objective.batches, torch.float64)
     one = [{name: tensor[:1] for name, tensor in exact.batches[0].items()}]
     rows = []
     with measuring(exact.model):

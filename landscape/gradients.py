@@ -9,9 +9,8 @@ from torch import Tensor
 
 from curvature.borrowing import measuring
 from curvature.direction import norm
-from curvature.objective import Batch, Objective, halves, objective_at
-from landscape.rounding import in_float64, single_examples
-from tasks.base import Task
+from curvature.objective import Objective, halves
+from landscape.rounding import single_examples
 
 NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one is rounding
 
@@ -44,7 +43,7 @@ def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) ->
     return sum(s[mask].sum().item() for s, mask in squares) / total if total else math.nan
 
 
-def noise_coordinates(task: Task, batches: list[Batch], examples: int = 2) -> dict[str, Tensor]:
+def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tensor]:
     """name -> whether each coordinate's gradient is 0 but for rounding, on all of a few single examples.
 
     The softmax of attention cancels the bias of its keys, so that their true gradient is 0. In float32 it is rounding
@@ -52,15 +51,14 @@ def noise_coordinates(task: Task, batches: list[Batch], examples: int = 2) -> di
     gradient in float32 is more than 1 / `NOISE` times that in float64.
 
     Args:
-        batches: of the test batch, in any floating-point type. Call outside of `measuring`: it would keep float64.
+        objective: in any number type. Call outside of `measuring`: it would keep float64.
     """
-    exact = [in_float64(one) for one in single_examples(batches, examples)]
-    rounded = [{name: t.float() if t.is_floating_point() else t for name, t in one.items()} for one in exact]
+    singles = single_examples(objective.batches, examples)
     found = []  # in float32 and in float64, the gradients of all examples; one copy of the model serves them
-    for singles, dtype in ((rounded, torch.float32), (exact, torch.float64)):
-        objective = objective_at(task.model, task.losses, singles, dtype)
-        with measuring(objective.model):
-            found.append([gradient(replace(objective, batches=[one])) for one in singles])
+    for dtype in (torch.float32, torch.float64):
+        same = objective.on(singles, dtype)
+        with measuring(same.model):
+            found.append([gradient(replace(same, batches=[one])) for one in same.batches])
     noisy: dict[str, Tensor] = {}
     nonzero: dict[str, Tensor] = {}
     for single, double in zip(*found, strict=True):

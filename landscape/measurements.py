@@ -1,17 +1,18 @@
 """What a landscape run measures at a point. Everything here returns numbers; tables.py writes them down."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
 
-from curvature.borrowing import within_memory
-from curvature.objective import Objective
+from curvature.borrowing import measuring, within_memory
+from curvature.objective import Batch, Objective
 from landscape.edges import Edge, edge_of, spectral_length
-from landscape.gradients import gradient_norm, noise_share
+from landscape.gradients import gradient_norm, noise_coordinates, noise_share
 from landscape.rounding import rounding_errors
+from landscape.saved_points import MeasuredPoint
 from landscape_utils import (
     Direction,
     QuadraticModel,
@@ -22,7 +23,6 @@ from landscape_utils import (
     update_histogram,
 )
 from runs.messages import progress
-from tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -70,47 +70,25 @@ class Measurement:
         return self.quadratic.slope / self.gradient_norm if self.gradient_norm else math.nan
 
 
-def measure_point(
-    directions: dict[str, Direction],
-    learning_rates: Mapping[str, float],
-    noisy: Mapping[str, Tensor],
-    objective: Objective,
-    task: Task,
-    plan: MeasurementPlan,
-    scan: bool,
-) -> list[Measurement]:
-    """Slope and sharpness of every direction at the point of `objective`, and its loss scan if `scan`.
+def measure_point(measured: MeasuredPoint, objective: Objective, plan: MeasurementPlan) -> list[Measurement]:
+    """Slope and sharpness of every direction of the point, where `objective` is, and the loss scan where it is due.
 
-    Args:
-        directions: label -> update direction.
-        learning_rates: label -> lr of the row's real step, lr v; where there is none, the edge numbers stay empty.
-        noisy: of `noise_coordinates`; read only where the sharpness is measured.
-        task: whose model and losses are measured on single examples in float64, for the rounding error.
-    """
-    found = within_memory(
-        lambda batches: directional_sharpness(
-            objective.loss_fn,
-            objective.params,
-            list(directions.values()),
-            batches,
-            per_example=objective.per_example,
-            progress=lambda each: progress(each, desc="sharpness", leave=False),
-        ),
-        objective.batches,
-        objective.per_example,
-    )
-    quadratics = dict(zip(directions, found, strict=True))
-    errors = dict.fromkeys(directions, math.nan)
-    if plan.sharpness and plan.dtype == torch.float32:
-        errors = dict(zip(directions, rounding_errors(directions, objective, task), strict=True))
-    length = gradient_norm(objective) if plan.sharpness else math.nan
-    start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
-    edges = dict.fromkeys(directions, Edge())
-    if plan.sharpness:
-        for label, direction in directions.items():
-            lr = learning_rates.get(label, math.nan)
-            edges[label] = edge_of(direction, quadratics[label], lr, start_loss, objective)
-    scans = scan_point(directions, quadratics, start_loss, objective, plan) if scan and plan.scans else {}
+    Where a row has no learning rate, its edge numbers stay empty."""
+    directions = measured.directions
+    noisy = noise_coordinates(objective) if plan.sharpness else {}
+    with measuring(objective.model):
+        quadratics = quadratic_models(directions, objective)
+        errors = dict.fromkeys(directions, math.nan)
+        if plan.sharpness and plan.dtype == torch.float32:
+            errors = rounding_errors(directions, objective)
+        length = gradient_norm(objective) if plan.sharpness else math.nan
+        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
+        edges = dict.fromkeys(directions, Edge())
+        if plan.sharpness:
+            for label, direction in directions.items():
+                lr = measured.learning_rates.get(label, math.nan)
+                edges[label] = edge_of(direction, quadratics[label], lr, start_loss, objective)
+        scans = scan_point(directions, quadratics, start_loss, objective, plan) if measured.scan and plan.scans else {}
     return [
         Measurement(
             label,
@@ -127,6 +105,23 @@ def measure_point(
         )
         for label, direction in directions.items()
     ]
+
+
+def quadratic_models(directions: dict[str, Direction], objective: Objective) -> dict[str, QuadraticModel]:
+    """label -> loss, slope and sharpness along its direction. Micro-batches are halved where memory runs out."""
+
+    def along(batches: list[Batch]) -> list[QuadraticModel]:
+        return directional_sharpness(
+            objective.loss_fn,
+            objective.params,
+            list(directions.values()),
+            batches,
+            per_example=objective.per_example,
+            progress=partial(progress, desc="sharpness", leave=False),
+        )
+
+    found = within_memory(along, objective.batches, objective.per_example)
+    return dict(zip(directions, found, strict=True))
 
 
 def scan_point(

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from curvature.borrowing import measuring
-from curvature.objective import Batch, Objective, Params, objective_at
+from curvature.objective import Batch, Objective, Params
 from landscape_utils import directional_sharpness
 
 
-def rounding_errors(directions: Mapping[str, Params], objective: Objective, task, examples: int = 2) -> list[float]:
-    """An estimate of how far float32 arithmetic puts each directional sharpness off, in the same unit; NaN without a
-    length. It tells the order of magnitude and is no bound.
+def rounding_errors(directions: Mapping[str, Params], objective: Objective, examples: int = 2) -> dict[str, float]:
+    """An estimate of how far float32 arithmetic puts each directional sharpness off: label -> error, in the same unit.
+    It is NaN for a direction without length. It tells the order of magnitude and is no bound.
 
     On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is
     sqrt(mean(e)^2 + var(e) / n): what the examples have in common stays in the mean over the whole test batch, and what
@@ -22,7 +22,7 @@ def rounding_errors(directions: Mapping[str, Params], objective: Objective, task
     examples carry the sharpness. `--dtype float64` measures without such an error.
     """
     singles = single_examples(objective.batches, examples)
-    exact = objective_at(task.model, task.losses, [in_float64(one) for one in singles], torch.float64)
+    exact = objective.on(singles, torch.float64)
     vectors = list(directions.values())
     differences = []  # [n][K]
     for one, same in zip(singles, exact.batches, strict=True):
@@ -33,7 +33,7 @@ def rounding_errors(directions: Mapping[str, Params], objective: Objective, task
         differences.append([r.sharpness - t.sharpness for r, t in zip(rounded, true, strict=True)])
     e = np.array(differences)
     spread = e.std(axis=0, ddof=1) / math.sqrt(len(e)) if len(e) > 1 else 0.0
-    return np.hypot(e.mean(axis=0), spread).tolist()
+    return dict(zip(directions, np.hypot(e.mean(axis=0), spread).tolist(), strict=True))
 
 
 def single_examples(batches: Sequence[Batch], examples: int) -> list[Batch]:
@@ -41,7 +41,3 @@ def single_examples(batches: Sequence[Batch], examples: int) -> list[Batch]:
     places = [(batch, i) for batch in batches for i in range(len(next(iter(batch.values()))))]
     places = places[:: max(1, len(places) // examples)][:examples]
     return [{name: t[i : i + 1] for name, t in batch.items()} for batch, i in places]
-
-
-def in_float64(batch: Batch) -> Batch:
-    return {name: t.double() if t.is_floating_point() else t for name, t in batch.items()}

@@ -295,7 +295,7 @@ def test_skip_sharpness_measures_the_scanned_batch_alone(run):
 
 def test_check_sharpness_checks_on_a_tiny_model_and_at_the_first_point(run, monkeypatch):
     monkeypatch.setattr(run_landscape, "check_on_tiny_model", lambda task, algorithms: f"checked {len(algorithms)}")
-    monkeypatch.setattr(run_landscape, "check_at_point", lambda directions, objective, task: f"and {len(directions)}")
+    monkeypatch.setattr(run_landscape, "check_at_point", lambda directions, objective: f"and {len(directions)}")
     assert run("landscape", "--check_sharpness", "with").out.startswith("checked 2\nand 2\n")
     assert not run("landscape").out.startswith("checked")
 

@@ -25,13 +25,10 @@ def bowl(params, batch):
     return 0.5 * (CURVATURES * params["x"] ** 2).sum() * torch.ones(len(batch["i"]), dtype=torch.float64)
 
 
-def at(x):
-    params = {"x": torch.tensor(x, dtype=torch.float64)}
-    return Objective(nn.Module(), bowl, params, [{"i": torch.arange(3)}])
-
-
 def edge_along(x, v, lr, loss_fn=bowl):
-    objective = at(x)
+    model = nn.Module()
+    model.x = nn.Parameter(torch.tensor(x, dtype=torch.float64))
+    objective = Objective(model, losses=None, batches=[{"i": torch.arange(3)}])
     objective.loss_fn = loss_fn
     direction = Direction({"x": torch.tensor(v, dtype=torch.float64)})
     (quadratic,) = directional_sharpness(loss_fn, objective.params, [direction], objective.batches)

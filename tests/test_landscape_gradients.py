@@ -38,15 +38,17 @@ def test_gradient_is_that_of_the_mean_over_all_examples(task, batches):
 
 
 def test_noise_lies_in_the_biases_of_the_keys_and_nowhere_else(task, batches):
-    noisy = {name for name, mask in noise_coordinates(task, batches).items() if mask.any()}
+    objective = objective_at(task.model, task.losses, batches, torch.float32)
+    noisy = {name for name, mask in noise_coordinates(objective).items() if mask.any()}
     keys = {name for name, _ in task.model.named_parameters() if name.endswith("key.bias")}
     assert noisy == keys and keys
 
 
 def test_a_sign_step_has_its_share_of_noise_by_the_count_of_its_coordinates(task, batches):
+    objective = objective_at(task.model, task.losses, batches, torch.float32)
     params = dict(task.model.named_parameters())
     ones = {name: torch.ones_like(p) for name, p in params.items()}
-    mask = noise_coordinates(task, batches)
+    mask = noise_coordinates(objective)
     count, total = sum(m.sum().item() for m in mask.values()), sum(p.numel() for p in params.values())
     outside = {name: v * ~mask[name] for name, v in ones.items()}
     assert noise_share(ones, mask) == pytest.approx(count / total) and count
