@@ -161,14 +161,16 @@ def vhv_by_double_backward(
         raise ValueError(NO_DEPENDENCE)
     slopes, curvatures, magnitudes = torch.zeros(3, len(directions), dtype=torch.float64, device=losses.device)
     for k, direction in enumerate(directions):
-        used = [(g, direction[n]) for n, g in zip(point, grads, strict=True) if g is not None]
+        used = [(g, direction[n]) for n, g in zip(point, grads, strict=True) if g is not None and n in direction]
+        if not used:
+            continue
         slopes[k] = _dots((g.detach(), v) for g, v in used).sum()
         curved = [(g, v) for g, v in used if g.requires_grad]  # the others are constant
         if curved:
             along, weights = zip(*curved, strict=True)
             with twice_or_not_at_all():
                 hv = torch.autograd.grad(along, leaves, weights, retain_graph=True, materialize_grads=True)  # H v
-            terms = _dots((h, direction[n]) for n, h in zip(point, hv, strict=True))
+            terms = _dots((h, direction[n]) for n, h in zip(point, hv, strict=True) if n in direction)
             curvatures[k], magnitudes[k] = terms.sum(), terms.abs().sum()
     return Derivatives(losses.detach(), slopes, curvatures, magnitudes)
 
@@ -200,7 +202,7 @@ def directional_sharpness(
     Args:
         loss_fn: (params, batch) -> per-example losses [B]; twice differentiable and deterministic (dropout off).
         params: name -> tensor, the point. Not modified.
-        directions: each name -> tensor, with the names and shapes of `params`.
+        directions: each name -> tensor, with the names and shapes of `params`; or a `Direction.part`.
         batches: micro-batches, in any grouping of the examples.
         per_example: names of the entries of a batch that hold its examples along their first dimension. A micro-batch
             is then measured in two halves, for 1.4 times the memory of one forward and backward pass of the whole

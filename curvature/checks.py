@@ -50,7 +50,8 @@ def checked_directions(params: Params, directions: Sequence[Params]) -> list[Dir
         wanted = "pass [direction]" if one else "pass list(directions.values())"
         raise ValueError(f"directions is a list of directions, each name -> tensor; got a dict: {wanted}")
     for direction in directions:
-        for name in params.keys() | direction.keys():
+        is_part = isinstance(direction, Direction) and direction.is_part
+        for name in direction.keys() if is_part else params.keys() | direction.keys():
             expected, got = (tuple(d[name].shape) if name in d else "no such tensor" for d in (params, direction))
             if expected != got:
                 raise ValueError(

@@ -1,7 +1,7 @@
 """A direction in parameter space, which knows its length."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
 import torch
@@ -21,8 +21,9 @@ class Direction(Mapping[str, Tensor]):
         (5.0, 4.0, [[0.0, -0.800000011920929]])
     """
 
-    def __init__(self, tensors: Params) -> None:
+    def __init__(self, tensors: Params, is_part: bool = False) -> None:
         self._tensors = tensors
+        self.is_part = is_part  # tensors that it lacks stand still
 
     @classmethod
     def of(cls, tensors: Params) -> "Direction":
@@ -31,6 +32,9 @@ class Direction(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         return self._tensors[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -59,6 +63,11 @@ class Direction(Mapping[str, Tensor]):
         if not self.has_length:
             raise ValueError(f"a direction of length {self.length} has no unit vector")
         return _UnitDirection(self, like or self)
+
+    def part(self, names: Collection[str]) -> "Direction":
+        """v in the tensors `names`, and zero elsewhere. It holds these alone: along it, only the operations that they
+        reach cost anything."""
+        return Direction({name: self[name] for name in names}, is_part=True)
 
     def tangent(self, params: Params) -> "Direction":
         """v as it is where float32 can square it and dtypes and devices are those of `params`; else its unit vector."""

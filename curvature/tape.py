@@ -31,7 +31,8 @@ def vhv_by_recording(loss_fn: LossFunction, params: Params, directions: Sequence
     Args:
         loss_fn: per-example losses [B]; deterministic. Attention is sent through the math backend here.
         params: name -> tensor, the point. Not modified.
-        directions: each name -> tensor, with the names, shapes and types of `params`.
+        directions: each name -> tensor, with the shapes and types of `params`. Where one lacks a tensor, that tensor
+            stands still, and only the operations that the others reach cost anything.
 
     Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """
@@ -197,14 +198,15 @@ class Tape(TorchDispatchMode):
 
     def push(self, directions: Sequence[Params]) -> Tensor:
         """Slopes, curvatures and magnitudes (see `Derivatives`) along the directions, [3, K] in float64."""
-        tangents = [{slot: v[name] for name, slot in self.leaves.items()} for v in directions]
+        tangents = [{slot: v[name] for name, slot in self.leaves.items() if name in v} for v in directions]
         bends = [[torch.zeros((), dtype=torch.float64, device=self.device)] for _ in directions]
         for op in self.operations:
             for k, known in enumerate(tangents):
                 bend = self.push_through(op, known)
                 if bend is not None:
                     bends[k].append(bend.double())
-        slopes = [known[self.loss].sum(dtype=torch.float64) for known in tangents]
+        still = torch.zeros((), dtype=torch.float64, device=self.device)
+        slopes = [known[self.loss].sum(dtype=torch.float64) if self.loss in known else still for known in tangents]
         terms = [torch.stack(of_one) for of_one in bends]
         return torch.stack(
             [
@@ -216,8 +218,16 @@ class Tape(TorchDispatchMode):
 
     @staticmethod
     def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:
-        """Add the tangents of the outputs, drop those that no later operation reads. Returns: the bend, if there is."""
+        """Add the tangents of the outputs, drop those that no later operation reads. Returns: the bend, if there is.
+
+        An operation that no tangent reaches is skipped, as where a part of a direction is pushed."""
         inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
+        moving = [dx for dx in flatten(inputs) if dx is not None]
+        if not moving:
+            return None
+        if not op.flat:  # what takes a list, such as `cat`, takes all of it
+            still = moving[0].new_zeros(())
+            inputs = nested(lambda dx, s: still.expand(s.shape) if s and dx is None else dx, inputs, op.slots)
         with refusing(f"the rule of {op.func}"):
             dys, bend = op.rule.push(op, inputs)
         if isinstance(dys, Tensor):
