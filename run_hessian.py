@@ -43,6 +43,7 @@ from runs.flags import (
     default_output,
     fill_in,
     nonempty,
+    number,
     one_of,
     positive_int,
     seed_number,
@@ -70,7 +71,8 @@ SAVED = dict(  # settings that a checkpoint's run hands on, with the types of th
     dataset=nonempty,
     dataset_size=positive_int,
     max_length=positive_int,
-    windows_per_file=positive_int,
+    windows_per_file=number(int, 0),
+    zipf=number(float, 0, 10),
     seed=seed_number,
 )
 

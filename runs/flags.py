@@ -195,6 +195,13 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
         help="the first N windows of each file are examples, 0: all; of the autoregressive task",
     )
     group.add_argument(
+        "--zipf",
+        type=number(float, 0, 10),
+        metavar="S",
+        help="in generated data, the words (translation) or labels (classification) have frequencies proportional to "
+        "rank^-S; 0: all alike",
+    )
+    group.add_argument(
         "--hf_key",
         type=nonempty,
         metavar="KEY",
@@ -211,7 +218,7 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
 
 def task_arguments(settings: argparse.Namespace) -> dict[str, Any]:
     """What the task flags say, but for the name and the seeds: the arguments that `tasks.load_task` takes."""
-    names = ("dataset", "model", "dataset_size", "hf_key", "max_length", "windows_per_file")
+    names = ("dataset", "model", "dataset_size", "hf_key", "max_length", "windows_per_file", "zipf")
     return {name: getattr(settings, name) for name in names}
 
 
@@ -253,7 +260,15 @@ def needs_the_hub(settings: argparse.Namespace) -> bool:
     return any((name or left_out) != "toy" for name in (settings.dataset, settings.model))
 
 
-TASK_NEEDS = (Need("hf_key", "with generated data and a new model, which need no hub", needs_the_hub),)
+def generates_data(settings: argparse.Namespace) -> bool:
+    """Whether the data may be generated; of a task that is left out, a checkpoint's run decides."""
+    return (settings.dataset or ("toy" if settings.task in (None, "toy") else "hub")) == "toy"
+
+
+TASK_NEEDS = (
+    Need("hf_key", "with generated data and a new model, which need no hub", needs_the_hub),
+    Need("zipf", "with data that are not generated (--dataset toy)", generates_data),
+)
 
 
 def fill_in(settings: argparse.Namespace, defaults: Any) -> None:

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 __all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
 
-_UNITS = {"max_length": "tokens", "windows_per_file": "windows"}
+_UNITS = {
+    "max_length": "a number of tokens",
+    "windows_per_file": "a number of windows",
+    "zipf": "an exponent",
+}
 MOST_TOY_EXAMPLES = 1_000_000  # they are made in memory
 
 
@@ -69,6 +73,7 @@ def load_task(
     max_length: int | None = None,
     model_seed: int | None = None,
     windows_per_file: int | None = None,
+    zipf: float | None = None,
 ) -> Task:
     """Load a task of the registry.
 
@@ -82,6 +87,7 @@ def load_task(
         max_length: tokens, of the input and of the target each; longer texts are cut, and still end in the
             end-of-sequence token. Not for pictures.
         windows_per_file: examples that one file gives at most, 0: all; of the autoregressive task only.
+        zipf: exponent of the frequencies of words (translation) or labels (classification) in generated data.
         model_seed: of freshly initialized weights; None: `seed`.
     None takes the task's default (`task_defaults`).
 
@@ -91,12 +97,14 @@ def load_task(
     from tasks.loading.pretrained import check_runs_examples, existing_folder
 
     defaults = task_defaults(name, dataset, model)
+    generated = (dataset or defaults.dataset) == "toy"
     dataset_size = defaults.dataset_size if dataset_size is None else dataset_size
     max_length = _option(name, "max_length", max_length, defaults, low=2)
     windows_per_file = _option(name, "windows_per_file", windows_per_file, defaults, low=0)
+    zipf = _option(name if generated else f"{name} with data that are not generated", "zipf", zipf, defaults, low=0)
     if dataset_size is not None and dataset_size < 1:
         raise ValueError(f"dataset_size is a number of examples, at least 1, got {dataset_size}")
-    if (dataset or defaults.dataset) == "toy" and (dataset_size or 0) > MOST_TOY_EXAMPLES:
+    if generated and (dataset_size or 0) > MOST_TOY_EXAMPLES:
         raise ValueError(f"dataset_size of generated data is at most {MOST_TOY_EXAMPLES:,}, got {dataset_size}")
     model_seed = seed if model_seed is None else model_seed
     dataset, model = dataset or defaults.dataset, model or defaults.model
@@ -104,14 +112,14 @@ def load_task(
         existing_file(dataset)
     if model != "toy" and is_local(model):
         existing_folder(model)
-    request = Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file)
+    request = Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file, zipf)
     task = TASKS[name].load(request)
     if model != "toy":
         check_runs_examples(task, model)
     return task
 
 
-def _option(task: str, option: str, value: int | None, defaults: Defaults, low: int) -> int | None:
+def _option(task: str, option: str, value: Any, defaults: Defaults, low: int) -> Any:
     """`value`, or the task's default of that name. ValueError if it is below `low`, or the task has no such thing."""
     default = getattr(defaults, option)
     if value is None:
@@ -119,7 +127,7 @@ def _option(task: str, option: str, value: int | None, defaults: Defaults, low: 
     if default is None:
         raise ValueError(f"--{option} has no effect on the task {task}; leave it out")
     if value < low:
-        raise ValueError(f"{option} is a number of {_UNITS[option]}, {low} or more, got {value}")
+        raise ValueError(f"{option} is {_UNITS[option]}, {low} or more, got {value}")
     return value
 
 
@@ -135,5 +143,5 @@ def task_defaults(name: str, dataset: str | None = None, model: str | None = Non
     if (dataset, model) == ("toy", "toy"):
         return entry.toy
     if dataset == "toy":  # there are few generated files, so each gives all that it has
-        return replace(entry.defaults, windows_per_file=entry.toy.windows_per_file)
+        return replace(entry.defaults, windows_per_file=entry.toy.windows_per_file, zipf=entry.toy.zipf)
     return entry.defaults

@@ -209,7 +209,8 @@ def labeled_pictures(request: Request, spec: Spec):
     source = request.dataset
     if source == "toy":
         size = request.dataset_size or TOY.dataset_size
-        return pictures(rows_for(size, spec.evaluation_share), request.seed), None, "image", None
+        rows = pictures(rows_for(size, spec.evaluation_share), request.seed, zipf=request.zipf)
+        return rows, None, "image", None
     with explained(source):
         import datasets
 

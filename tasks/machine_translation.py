@@ -48,7 +48,7 @@ class MachineTranslation(Task):
 def load(request: Request) -> MachineTranslation:
     """The first pairs of the data set, and the model."""
     if request.dataset == "toy":
-        rows = toy_corpus(request.dataset_size, request.seed)
+        rows = toy_corpus(request.dataset_size, request.seed, request.zipf)
     else:
         rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key)
     pairs = [(PREFIX + row["translation"]["en"], row["translation"]["fr"]) for row in rows]

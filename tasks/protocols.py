@@ -29,6 +29,7 @@ class Defaults:
     max_grad_norm: float = 0.0  # longer gradients are scaled down to it there; 0: never
     max_length: int | None = 128  # tokens, of the input and of the target each; None: the task has no texts
     windows_per_file: int | None = None  # examples from one file at most, 0: all; None: files are no texts to be cut
+    zipf: float | None = None  # exponent of the frequencies in generated data; None: nothing in the data is drawn so
 
 
 # What every task does where both data and model are "toy": a minute on a laptop.
@@ -43,6 +44,7 @@ TOY = Defaults(
     num_sample_sharpness=2,
     algorithm_list="toy",
     learning_rates={"sgd": 1e-1, "adam": 1e-3},
+    zipf=1.0,
 )
 
 
@@ -59,6 +61,7 @@ class Request:
     model_seed: int = 0
     hf_key: str | None = None
     windows_per_file: int | None = None
+    zipf: float | None = None
 
 
 # ---- Pan & Li, arXiv:2306.00204 -------------------------------------------------------------------------------------
@@ -128,7 +131,7 @@ PAPERS = {
 }
 
 # The same for generated data and a new small model; a kind of task that is not named here follows TOY itself.
-TOY_TEXTS = replace(TOY, max_length=64, algorithm_list="toy_other")
-TOY_MASKS = replace(TOY, max_length=32, algorithm_list="toy_other")
-TOY_PROGRAMS = replace(TOY, max_length=32, windows_per_file=0, algorithm_list="toy_other")
-TOY_PICTURES = replace(TOY, algorithm_list="toy_other", max_length=None)
+TOY_TEXTS = replace(TOY, max_length=64, algorithm_list="toy_other", zipf=0.0)
+TOY_MASKS = replace(TOY, max_length=32, algorithm_list="toy_other", zipf=None)
+TOY_PROGRAMS = replace(TOY, max_length=32, windows_per_file=0, algorithm_list="toy_other", zipf=None)
+TOY_PICTURES = replace(TOY, algorithm_list="toy_other", max_length=None, zipf=0.0)

@@ -101,9 +101,10 @@ def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[li
     if source == "toy":
         count = rows_for(request.dataset_size or TOY.dataset_size, EVALUATION_SHARE)
         if len(fields) == 1:
-            rows, fields = reviews(count, request.seed), ("text",)
+            rows, fields = reviews(count, request.seed, request.zipf), ("text",)
         else:
-            rows, fields = sentence_pairs(count, request.seed, spec.toy_labels), ("sentence1", "sentence2")
+            rows = sentence_pairs(count, request.seed, spec.toy_labels, request.zipf)
+            fields = ("sentence1", "sentence2")
         own_test = []
     else:
         with explained(source):

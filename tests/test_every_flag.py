@@ -142,6 +142,7 @@ OF_ALL = {
     "model": ("--model owner/model", request("model", "owner/model")),
     "max_length": ("--max_length 7", request("max_length", 7)),
     "hf_key": ("--dataset owner/data --hf_key secret", request("hf_key", "secret")),
+    "zipf": ("--dataset toy --zipf 0.5", request("zipf", 0.5)),
     "dataset_size": ("--dataset_size 6", request("dataset_size", 6)),
     "task": ("", lambda run, base: base.asked[0].name == "tiny"),
     "output_dir": ("--output_dir TMP/new", lambda run, base: (run.folder.parent / "new" / "config.json").exists()),

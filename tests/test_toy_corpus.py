@@ -1,5 +1,7 @@
 """The generated English-French corpus: agreement, elision, vocabulary, distribution, seed."""
 
+import hashlib
+import json
 import math
 import random
 import re
@@ -17,9 +19,10 @@ from tasks.toy.corpus import (
     present,
     starts_with_vowel,
     toy_corpus,
-    zipf,
 )
+from tasks.toy.labeled import pictures, reviews, sentence_pairs
 from tasks.toy.lexicon import LEXICON, Noun, Verb, french_feminine, french_plural
+from tasks.toy.ranks import ZipfRandom
 
 NOUNS = LEXICON.beings + LEXICON.things + LEXICON.places
 VERBS = LEXICON.transitive + LEXICON.intransitive
@@ -53,13 +56,49 @@ def test_corpus_uses_500_distinct_words(language):
     assert len({word for text in texts(language) for word in re.findall(r"[\w-]+", text.lower())}) >= 500
 
 
-def test_words_are_drawn_in_proportion_to_one_over_rank():
-    rng, words = random.Random(0), list(range(100))
-    counts = Counter(zipf(rng, words) for _ in range(50_000))
-    harmonic = sum(1 / rank for rank in range(1, 101))
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0])
+def test_words_are_drawn_in_proportion_to_a_power_of_their_rank(exponent):
+    rng, words = ZipfRandom(0), list(range(100))
+    rng.exponent = exponent
+    counts = Counter(rng.by_rank(words) for _ in range(50_000))
+    total = sum(rank**-exponent for rank in range(1, 101))
     for rank in (1, 2, 5, 20):
-        expected = 50_000 / rank / harmonic
+        expected = 50_000 * rank**-exponent / total
         assert abs(counts[rank - 1] - expected) < 5 * math.sqrt(expected)  # five standard deviations
+
+
+@pytest.mark.parametrize("exponent, share", [(0.0, 1 / 3), (1.0, 2 / 11), (2.0, 4 / 49)])  # the third of three tenses
+def test_the_corpus_follows_the_exponent(exponent, share):
+    english = [row["translation"]["en"] for row in toy_corpus(3000, zipf=exponent)]
+    clauses = [text for text in english if not re.search(r"\b(and|but|because|when|or|so)\b", text)]
+    future = sum(bool(re.search(r"\b[Ww]ill\b", text)) for text in clauses)
+    assert abs(future - share * len(clauses)) < 4 * math.sqrt(share * len(clauses)) and len(clauses) > 1500
+
+
+def test_generated_data_are_those_of_earlier_versions_unless_told_otherwise():
+    def digest(rows):
+        text = json.dumps(rows, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    made = toy_corpus(300, 2), reviews(100, 2), sentence_pairs(100, 2, 3)
+    assert [digest(rows) for rows in made] == ["77ec9b53d62beeeb", "556a90b1cd372111", "7208cb4fb17a09a2"]
+    assert [row["label"] for row in pictures(8, 2)] == [8, 2, 5, 9, 8, 7, 2, 6]
+    assert toy_corpus(300, 2, zipf=1.0) == made[0] != toy_corpus(300, 2, zipf=0.0)
+
+
+@pytest.mark.parametrize("make", [sentence_pairs, pictures])
+def test_labels_follow_the_exponent(make):
+    def labels(count, zipf):
+        return Counter(row["label"] for row in make(count, 0, num_labels=3, zipf=zipf))
+
+    found, expected = labels(600, 1.0), {0: 6 / 11, 1: 3 / 11, 2: 2 / 11}
+    assert all(abs(found[k] - 600 * p) < 4 * math.sqrt(600 * p * (1 - p)) for k, p in expected.items())
+    assert labels(200, 0.0) == labels(200, 0)
+
+
+def test_reviews_follow_the_exponent():
+    bad = sum(row["label"] == 0 for row in reviews(600, 0, zipf=2.0))
+    assert abs(bad - 480) < 4 * math.sqrt(600 * 0.8 * 0.2)
 
 
 def test_sentences_vary_in_length():
@@ -90,7 +129,7 @@ def test_french_feminines(word, feminine):
 @pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.english)
 def test_article_and_adjective_agree_with_every_noun(noun):
     # An independent reading of the phrase: the determiner's gender and number against the noun's.
-    rng = random.Random(noun.english)
+    rng = ZipfRandom(noun.english)
     masculine, feminine = {"un", "mon", "le", "ce", "cet", "son"}, {"une", "ma", "la", "cette", "sa"}
     plural = {
         "les",
@@ -189,7 +228,7 @@ def test_no_sentence_misses_an_elision_or_contraction():
 
 
 def test_negated_object_takes_de():
-    rng = random.Random(0)
+    rng = ZipfRandom(0)
     noun = Noun("apple", "apples", "pomme", "pommes", True)
     phrases = [noun_phrase(rng, noun, negated_object=True) for _ in range(300)]
     assert not any(phrase.french[0] in ("une", "des") for phrase in phrases)

@@ -4,18 +4,18 @@ Each sentence is built in both languages at once: articles and adjectives agree 
 number, verbs with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases,
 elision (l', d', n', qu') and contraction (du, aux). Words of a kind are drawn with probability proportional
 to 1/rank (Zipf), rank being the order in `tasks/toy/lexicon.py`: a few words are frequent and most are rare, as in
-real text.
+real text. Another exponent makes them more alike, or less.
 
     >>> toy_corpus(2, seed=0) == toy_corpus(3, seed=0)[:2]
     True
 """
 
 import itertools
-import random
 import re
 from dataclasses import dataclass
 
 from tasks.toy.lexicon import LEXICON, Noun, Verb
+from tasks.toy.ranks import ZipfRandom
 
 VOWELS = "aeiouâàéèêîôûœh"
 ASPIRATED = ("héros", "hérisson", "haricot", "homard", "haut", "huit", "onze")  # le héros, not l'héros
@@ -81,9 +81,13 @@ class Phrase:
     plural: bool
 
 
-def toy_corpus(count: int, seed: int = 0) -> list[dict]:
-    """`count` rows {"translation": {"en", "fr"}}, the schema of opus_books; same seed, same rows."""
-    rng = random.Random(f"toy corpus {seed}")
+def toy_corpus(count: int, seed: int = 0, zipf: float = 1.0) -> list[dict]:
+    """`count` rows {"translation": {"en", "fr"}}, the schema of opus_books; same seed, same rows.
+
+    `zipf`: a word of rank r within its kind is drawn with probability proportional to r^-zipf; 0 makes all alike. How
+    often a kind of word occurs is the grammar's."""
+    rng = ZipfRandom(f"toy corpus {seed}")
+    rng.exponent = zipf
     rows = []
     for _ in range(count):
         english, french = _sentence(rng)
@@ -91,7 +95,7 @@ def toy_corpus(count: int, seed: int = 0) -> list[dict]:
     return rows
 
 
-def _sentence(rng: random.Random) -> tuple[str, str]:
+def _sentence(rng: ZipfRandom) -> tuple[str, str]:
     if rng.random() < 0.15:
         english, french = _clause(rng, question=True)
         mark, french_mark = "?", " ?"
@@ -99,19 +103,19 @@ def _sentence(rng: random.Random) -> tuple[str, str]:
         english, french = _clause(rng)
         mark = french_mark = "."
         if rng.random() < 0.25:
-            (joint, french_joint), (english_2, french_2) = zipf(rng, CONJUNCTIONS), _clause(rng)
+            (joint, french_joint), (english_2, french_2) = rng.by_rank(CONJUNCTIONS), _clause(rng)
             english, french = f"{english} {joint} {english_2}", [*french, *french_joint.split(), *french_2]
     text = join_french(french)
     return english[0].upper() + english[1:] + mark, text[0].upper() + text[1:] + french_mark
 
 
-def _clause(rng: random.Random, question: bool = False) -> tuple[str, list[str]]:
+def _clause(rng: ZipfRandom, question: bool = False) -> tuple[str, list[str]]:
     """Subject, verb, object or adjective, then prepositional phrases and adverbs, alike in both languages."""
-    tense, negated = zipf(rng, TENSES), rng.random() < 0.25
+    tense, negated = rng.by_rank(TENSES), rng.random() < 0.25
     subject = _subject(rng)
     kind = rng.random()
     if kind < 0.25:
-        adjective = zipf(rng, LEXICON.adjectives)
+        adjective = rng.by_rank(LEXICON.adjectives)
         english, french = _be(subject, tense, negated, question)
         english, french = (
             f"{english} {adjective.english}",
@@ -119,31 +123,31 @@ def _clause(rng: random.Random, question: bool = False) -> tuple[str, list[str]]
         )
     else:
         transitive = kind < 0.75
-        verb = zipf(rng, LEXICON.transitive if transitive else LEXICON.intransitive)
+        verb = rng.by_rank(LEXICON.transitive if transitive else LEXICON.intransitive)
         english, french = conjugate(subject, verb, tense, negated, question)
         if transitive:
-            thing = noun_phrase(rng, zipf(rng, LEXICON.things), negated_object=negated)
+            thing = noun_phrase(rng, rng.by_rank(LEXICON.things), negated_object=negated)
             english, french = f"{english} {thing.english}", [*french, *thing.french]
     for probability in (0.45, 0.15):
         if rng.random() < probability:
-            preposition, french_preposition = zipf(rng, PREPOSITIONS)
-            place = noun_phrase(rng, zipf(rng, LEXICON.places), plural=True if preposition == "between" else None)
+            preposition, french_preposition = rng.by_rank(PREPOSITIONS)
+            place = noun_phrase(rng, rng.by_rank(LEXICON.places), plural=True if preposition == "between" else None)
             english = f"{english} {preposition} {place.english}"
             french = [*french, *french_preposition.split(), *place.french]
     for probability, words in ((0.25, LEXICON.adverbs), (0.2, LEXICON.times[tense])):
         if rng.random() < probability:
-            word, french_word = zipf(rng, words)
+            word, french_word = rng.by_rank(words)
             english, french = f"{english} {word}", [*french, *french_word.split()]
     return english, (["est-ce", "que"] if question else []) + french
 
 
-def _subject(rng: random.Random) -> Phrase:
+def _subject(rng: ZipfRandom) -> Phrase:
     if rng.random() < 0.35:
-        english, french, person, feminine, plural = zipf(rng, PRONOUNS)
+        english, french, person, feminine, plural = rng.by_rank(PRONOUNS)
         return Phrase(english, [french], person, feminine, plural)
-    subject = noun_phrase(rng, zipf(rng, LEXICON.beings))
+    subject = noun_phrase(rng, rng.by_rank(LEXICON.beings))
     if rng.random() < 0.12:  # the neighbor of the queen: "de" contracts with the owner's article
-        owner = noun_phrase(rng, zipf(rng, LEXICON.beings), simple=True)
+        owner = noun_phrase(rng, rng.by_rank(LEXICON.beings), simple=True)
         return Phrase(
             f"{subject.english} of {owner.english}",
             [*subject.french, "de", *owner.french],
@@ -155,7 +159,7 @@ def _subject(rng: random.Random) -> Phrase:
 
 
 def noun_phrase(
-    rng: random.Random,
+    rng: ZipfRandom,
     noun: Noun,
     plural: bool | None = None,
     negated_object: bool = False,
@@ -167,13 +171,13 @@ def noun_phrase(
     becomes "de".
     """
     plural = rng.random() < 0.35 if plural is None else plural
-    singular, plural_form, masculine, feminine, french_plural = zipf(rng, [d for d in DETERMINERS if d[plural]])
+    singular, plural_form, masculine, feminine, french_plural = rng.by_rank([d for d in DETERMINERS if d[plural]])
     determiner = french_plural if plural else feminine if noun.feminine else masculine
     before, after = "", ""
     english = noun.english_plural if plural else noun.english
     french_noun = noun.french_plural if plural else noun.french
     if not simple and rng.random() < 0.35:
-        adjective = zipf(rng, LEXICON.adjectives)
+        adjective = rng.by_rank(LEXICON.adjectives)
         english = f"{adjective.english} {english}"
         form = adjective.agree(noun.feminine, plural)
         if adjective.before_noun:
@@ -261,8 +265,3 @@ def join_french(words: list[str]) -> str:
     ]
     text = " ".join(elided).replace("' ", "'")
     return re.sub(r"\b(de|à) les?\b", lambda pair: CONTRACTED[pair[0]], text)
-
-
-def zipf(rng: random.Random, words: list):
-    """One of `words`, with probability proportional to 1/rank."""
-    return rng.choices(words, weights=[1 / rank for rank in range(1, len(words) + 1)])[0]
