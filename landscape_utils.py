@@ -32,6 +32,7 @@ from curvature.checks import (
     twice_or_not_at_all,
 )
 from curvature.direction import Direction, norm
+from curvature.interpolation import FullScan, ScanPoint, SparseScan
 from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
 from curvature.quadratic import QuadraticModel
@@ -81,10 +82,10 @@ class PseudoUpdates:
                 self.mirrors[name].data.copy_(p.detach())
                 self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name].device)
         seen = self.mirrors or self.params
-        found = {}
+        found, thresholds = {}, {}
         for state in dict.fromkeys(self.states.values()):
             labels = [label for label in self.optimizers if self.states[label] is state]
-            moves = state.advance(collect)
+            moves = state.advance(collect, thresholds)
             if collect:
                 found |= {label: self.optimizers[label].directions(moves) for label in labels}
         if not collect:
@@ -301,8 +302,9 @@ def scan_loss(
     spacing: float,
     num_points: int = 20,
     refine: bool = True,
-) -> list[tuple[float, float]]:
-    """The loss along a unit direction: [(distance, f(x + distance v/|v|))] at 0, s, 2s, ..., 20 s.
+    quadratic: QuadraticModel | None = None,
+) -> list[ScanPoint]:
+    """The loss along a unit direction: (distance, f(x + distance v/|v|)) at 0, s, 2s, ..., 20 s.
 
     Ends one point after the loss has exceeded its start. If that leaves fewer than 4 points below, the grid is refined
     towards 0, five times finer each time, until distances approach the rounding of the parameters.
@@ -311,21 +313,26 @@ def scan_loss(
         start_loss: f(x), evaluated once for all directions by the caller.
         spacing: s, a distance in parameter space.
         refine: False for a direction known to lead uphill.
+        quadratic: slope and curvature along the direction, of `directional_sharpness`. With them only some points are
+            evaluated and the others interpolated (`curvature.interpolation`). Without them all are evaluated.
     """
     if not 0 < spacing < math.inf:
         raise ValueError(f"a scan needs a positive spacing, got {spacing}")
     u = dict(Direction.of(direction).unit(like=params))
     floor = torch.finfo(next(iter(params.values())).dtype).eps * norm(params)
     moved = {n: torch.empty_like(p) for n, p in params.items()}
+
+    def loss_at(distance: float) -> float:
+        for n, p in params.items():
+            torch.add(p, u[n], alpha=distance, out=moved[n])
+        return mean_loss(loss_fn, moved, batches)
+
+    scan = FullScan(loss_at, start_loss)
+    if quadratic is not None and refine:
+        scan = SparseScan(loss_at, start_loss, quadratic)
     while True:
-        points = [(0.0, start_loss)]
-        for i in range(1, num_points + 1):
-            for n, p in params.items():
-                torch.add(p, u[n], alpha=i * spacing, out=moved[n])
-            points.append((i * spacing, mean_loss(loss_fn, moved, batches)))
-            if len(points) > 2 and not points[-2][1] <= start_loss:
-                break
-        below = next((i for i, (_, loss) in enumerate(points) if not loss <= start_loss), num_points)
+        points = scan.on([i * spacing for i in range(num_points + 1)])
+        below = next((i for i, point in enumerate(points) if not point.loss <= start_loss), num_points)
         if below >= 4 or not refine or spacing / 5 < floor:
             return points
         spacing /= 5

@@ -103,6 +103,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
             DTYPES[settings.dtype],
             sharpness=not settings.skip_sharpness,
             scans=not settings.skip_search,
+            full_scans=settings.scan == "full",
             spacing={label: settings.step_size or row.step_size for label, row in algorithms.items()},
         ),
         sampled_batches(settings, batches_per_epoch(examples, settings.batch_size)),

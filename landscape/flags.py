@@ -23,9 +23,11 @@ from runs.resuming import add_resume_flags
 from tasks import TASKS
 from torch_optimizer import OPTIMIZERS
 
+SCANS = ("few", "full")
 NEEDS = (
     *TASK_NEEDS,
     Need("step_size", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
+    Need("scan", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
     Need("num_sample_sharpness", "with --sample_iterations, which names batches", lambda s: not s.sample_iterations),
     Need("num_sample_sharpness", "with --skip_sharpness, which measures one batch", lambda s: not s.skip_sharpness),
     Need("reference", "with --skip_sharpness, which leaves out the ratios", lambda s: not s.skip_sharpness),
@@ -77,6 +79,13 @@ def make_parser(description: str = "") -> Parser:
         type=nonempty,
         metavar="LABEL",
         help="the row whose sharpness the others are divided by; by default the first sgd row without clipping",
+    )
+    group.add_argument(
+        "--scan",
+        type=one_of("kind of scan", SCANS),
+        default="few",
+        help="few: evaluate the loss where it matters, about 8 of 20 points, and interpolate between (errors about 1 "
+        "percent of the depth); full: evaluate every point",
     )
     group.add_argument("--skip_search", action="store_true", help="no loss scans")
     group.add_argument("--skip_sharpness", action="store_true", help="no sharpness; measure only where a scan is made")

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 
 from curvature.borrowing import measuring, within_memory
+from curvature.interpolation import ScanPoint
 from curvature.objective import Batch, Objective
 from landscape.edges import Edge, edge_of, spectral_length
 from landscape.gradients import gradient_norm, noise_coordinates, noise_share
@@ -32,6 +33,7 @@ class MeasurementPlan:
     dtype: torch.dtype
     sharpness: bool  # False: only where the loss is scanned, and for the scan alone
     scans: bool
+    full_scans: bool  # every point of a scan is evaluated; False: some are interpolated
     spacing: dict[str, float | None]  # label -> distance between the points of its scan; None: from the curvature
 
 
@@ -49,7 +51,7 @@ class Measurement:
     spectral_length: float = math.nan  # largest singular value of any of its matrices, length of any of its vectors
     edge: Edge = Edge()
     histogram: Sequence[tuple[float, float, int]] = ()  # (lower end, upper end, coordinates in between)
-    scan: Sequence[tuple[float, float]] = ()  # (distance, loss)
+    scan: Sequence[ScanPoint] = ()
 
     @property
     def sharpness_inf(self) -> float:
@@ -130,7 +132,7 @@ def scan_point(
     start_loss: float,
     objective: Objective,
     plan: MeasurementPlan,
-) -> dict[str, list[tuple[float, float]]]:
+) -> dict[str, list[ScanPoint]]:
     """label -> the loss along its direction, of every direction that has a length."""
     scans = {}
     for label, direction in progress(directions.items(), desc="scans", leave=False):
@@ -144,5 +146,6 @@ def scan_point(
                 start_loss=start_loss,
                 spacing=plan.spacing[label] or scan_spacing(quadratic, objective.params),
                 refine=quadratic.slope < 0,
+                quadratic=None if plan.full_scans else quadratic,
             )
     return scans

@@ -21,7 +21,7 @@ COLUMNS = {
     "sharpness_inf sharpness_spectral learning_rate edge_quadratic edge_realized edge_quotient critical_lr best_lr",
     "ratios": "epoch algorithm mean_ratio std count mean_slope mean_predicted_decrease mean_edge_quadratic "
     "mean_edge_realized",
-    "scan": "epoch batch iteration algorithm distance loss",
+    "scan": "epoch batch iteration algorithm distance loss evaluated",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
 }
 
@@ -103,9 +103,9 @@ class PointTables:
     def _add_scan(self, at: dict, m: Measurement, where: str) -> None:
         for low, high, count in m.histogram:
             self.tables["histogram"].append(**at, algorithm=m.label, bin_low=low, bin_high=high, count=count)
-        for distance, loss in m.scan:
-            self.tables["scan"].append(**at, algorithm=m.label, distance=distance, loss=loss)
-        if m.scan and not m.scan[1][1] <= m.scan[0][1]:
+        for distance, loss, evaluated in m.scan:
+            self.tables["scan"].append(**at, algorithm=m.label, distance=distance, loss=loss, evaluated=int(evaluated))
+        if m.scan and not m.scan[1].loss <= m.scan[0].loss:
             log.info("%s: uphill in %s", m.label, where)
 
     def mark_lost(self, point: Point, label: str, sharpness: bool = True) -> None:

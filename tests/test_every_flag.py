@@ -175,6 +175,7 @@ EFFECTS = {
         "sample_iterations": ("", None),
         "step_size": ("--step_size 0.25", lambda run, base: spacing(run) == {0.25} != spacing(base)),
         "reference": ("--reference adam", lambda run, base: ratio_of_adam(run) == [1] != ratio_of_adam(base)),
+        "scan": ("--scan full", values("scan", "evaluated", {1})),
         "skip_search": ("--skip_search", rows("scan", 0, 42)),
         "skip_sharpness": ("", None),
         "check_sharpness": ("", None),

@@ -4,6 +4,7 @@ import math
 
 import pytest
 
+from curvature.interpolation import ScanPoint
 from curvature.quadratic import QuadraticModel
 from landscape.edges import Edge
 from landscape.measurements import Measurement
@@ -59,10 +60,13 @@ def test_ratios_are_means_over_the_points_of_an_epoch(tmp_path):
 
 
 def test_scan_and_histogram_hold_what_was_scanned(tmp_path):
-    scanned = measurement("sgd", 2.0, histogram=[(0.5, 1.0, 4)], scan=[(0.0, 7.0), (0.1, 6.5)])
+    scanned = measurement("sgd", 2.0, histogram=[(0.5, 1.0, 4)], scan=[ScanPoint(0.0, 7.0), ScanPoint(0.1, 6.5, False)])
     tables = written(tmp_path, scanned, sharpness=False)
     at = {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "sgd"}
-    assert tables["scan"] == [at | {"distance": 0.0, "loss": 7.0}, at | {"distance": 0.1, "loss": 6.5}]
+    assert tables["scan"] == [
+        at | {"distance": 0.0, "loss": 7.0, "evaluated": 1},
+        at | {"distance": 0.1, "loss": 6.5, "evaluated": 0},
+    ]
     assert tables["histogram"] == [at | {"bin_low": 0.5, "bin_high": 1.0, "count": 4}]
     assert tables["sharpness"] == [] == tables["ratios"]
 

@@ -136,7 +136,7 @@ def test_grouping_into_micro_batches_changes_nothing(dtype, tolerance):
             batches = rows_of(batch, *groups)
             (d,) = directional_sharpness(loss_fn, params, [direction], batches)
             scan = scan_loss(loss_fn, params, direction, batches, start_loss=d.loss, spacing=0.01, num_points=2)
-            found.append([d.loss, d.slope, d.sharpness, mean_loss(loss_fn, params, batches), *(f for _, f in scan)])
+            found.append([d.loss, d.slope, d.sharpness, mean_loss(loss_fn, params, batches), *(f for _, f, _ in scan)])
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=tolerance)
 
@@ -274,9 +274,9 @@ def test_loss_scan_starts_at_the_current_loss_and_ends_one_point_after_it_is_exc
     start = mean_loss(parabola(1.0), origin, BOWL)
     assert start == 1.0
     points = scan_loss(parabola(1.0), origin, vector(3, 0), BOWL, start_loss=start, spacing=0.3)
-    distances = [d for d, _ in points]
+    distances = [d for d, _, _ in points]
     assert distances == pytest.approx([0.3 * i for i in range(9)])  # 2.1 is the first above the start; one more
-    assert [f for _, f in points] == pytest.approx([(1 - d) ** 2 for d in distances], abs=1e-15)
+    assert [f for _, f, _ in points] == pytest.approx([(1 - d) ** 2 for d in distances], abs=1e-15)
 
 
 def test_loss_scan_has_twenty_steps_where_the_loss_keeps_falling():
@@ -288,7 +288,16 @@ def test_loss_scan_is_refined_until_four_points_lie_before_the_rise():
     # the loss is back at its start at distance 2, so 4 points (0, s, 2s, 3s) need s < 2/3: from 50 by fives, s = 0.4
     points = scan_loss(parabola(1.0), vector(0, 0), vector(3, 0), BOWL, start_loss=1.0, spacing=50.0)
     assert points[1][0] == pytest.approx(0.4)
-    assert sum(loss <= 1.0 for _, loss in points) >= 4
+    assert sum(point.loss <= 1.0 for point in points) >= 4
+
+
+def test_a_scan_with_slope_and_curvature_evaluates_less_and_finds_the_same():
+    problem = dict(batches=BOWL, start_loss=1.0, spacing=50.0)
+    full = scan_loss(parabola(1.0), vector(0, 0), vector(3, 0), **problem)
+    few = scan_loss(parabola(1.0), vector(0, 0), vector(3, 0), **problem, quadratic=QuadraticModel(1.0, -2.0, 2.0))
+    assert [point.distance for point in few] == [point.distance for point in full]
+    assert [point.loss for point in few] == pytest.approx([point.loss for point in full], abs=1e-12)
+    assert sum(point.evaluated for point in few) < 5 < sum(point.evaluated for point in full)
 
 
 def test_uphill_direction_ends_after_two_points_and_its_refinement_has_a_floor():

@@ -7,8 +7,10 @@ import math
 import pytest
 import torch
 
+import torch_optimizer.direction_optimizer
+from landscape_utils import PseudoUpdates
 from tests.test_optimizers import OURS, SHAPES, every_optimizer, make_params, set_grads, train
-from torch_optimizer import Adafactor, AdamClip, Lion, NormalizedSGD, SGDClip, SignSGD
+from torch_optimizer import Adafactor, AdamClip, Algorithm, Lion, NormalizedSGD, SGDClip, SignSGD
 
 CLIPPED = {
     name: (cls, {**options, "coordinate_clip": 0.2, "threshold_scale": 0.9}) for name, (cls, options) in OURS.items()
@@ -84,6 +86,31 @@ def test_moves_that_are_not_collected_advance_the_state_all_the_same(optimizer_c
     set_grads(params, 2)
     expected, found = collected.directions(), passed.directions()
     assert all(torch.equal(found[p], expected[p]) for p in params)
+
+
+def test_a_threshold_is_found_once_for_all_optimizers_of_the_same_gradients(monkeypatch):
+    params, calls = make_params(), []
+    counted = torch_optimizer.direction_optimizer.clip_threshold
+
+    def clip_threshold(tensors, fraction):
+        calls.append(fraction)
+        return counted(tensors, fraction)
+
+    monkeypatch.setattr(torch_optimizer.direction_optimizer, "clip_threshold", clip_threshold)
+    kinds = [("a", "sgd", 0.2), ("b", "adam", 0.2), ("c", "adafactor", 0.2), ("d", "adam", 0.5)]
+    rows = {label: Algorithm(name, lr=0.1, coordinate_clip=fraction) for label, name, fraction in kinds}
+    updates = PseudoUpdates(dict(enumerate(params)), rows)
+    for step in range(2):
+        set_grads(params, step)
+        together = updates.advance()
+        assert sorted(calls) == [0.2, 0.5]
+        calls.clear()
+    for label, row in rows.items():  # and the thresholds are those of these gradients
+        alone = PseudoUpdates(dict(enumerate(params)), {label: row})
+        for step in range(2):
+            set_grads(params, step)
+            direction = alone.advance()[label]
+        assert all(torch.equal(direction[n], together[label][n]) for n in direction)
 
 
 @every_clipped

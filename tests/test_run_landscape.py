@@ -56,7 +56,7 @@ def test_tables_have_the_promised_columns(folder):
         "learning_rate,edge_quadratic,edge_realized,edge_quotient,critical_lr,best_lr",
         "ratios": "epoch,algorithm,mean_ratio,std,count,mean_slope,mean_predicted_decrease,mean_edge_quadratic,"
         "mean_edge_realized",
-        "scan": "epoch,batch,iteration,algorithm,distance,loss",
+        "scan": "epoch,batch,iteration,algorithm,distance,loss,evaluated",
         "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
     }
 

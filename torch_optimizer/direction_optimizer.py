@@ -172,14 +172,18 @@ class DirectionOptimizer(Optimizer):
         return {p: descent.neg() for _, p, descent in self._final_moves((own[p], p, d) for _, p, d in moves)}
 
     @torch.no_grad()
-    def advance(self, collect: bool = True) -> list[Move]:
+    def advance(self, collect: bool = True, thresholds: dict[float, float] | None = None) -> list[Move]:
         """Advance the state of every parameter on the present `p.grad`.
+
+        Args:
+            thresholds: fraction -> clipping threshold of these gradients, as far as other optimizers of the same
+                parameters have found them; what is missing is added.
 
         Returns: (group, p, -v_t before `_shape_move`) of every parameter with a gradient, for `directions` of each
             optimizer of this `state_key`, good until the next call; empty if not `collect`, which holds one at a time.
         """
         moves = []
-        for move in self._raw_moves():
+        for move in self._raw_moves(known=thresholds):
             if collect:
                 moves.append(move)
         return moves
@@ -237,7 +241,7 @@ class DirectionOptimizer(Optimizer):
         thresholds = self._thresholds("clip_update", [(group, d) for group, _, d in moves])
         return ((group, p, self._clip("clip_update", d, group, thresholds)) for group, p, d in moves)
 
-    def _raw_moves(self, in_pieces: bool = False) -> Iterator[Move]:
+    def _raw_moves(self, in_pieces: bool = False, known: dict[float, float] | None = None) -> Iterator[Move]:
         """Advance the state parameter by parameter, as far as the result is asked for; inside `torch.no_grad`.
 
         With `in_pieces`, p may be a flat view of part of a parameter, where the rule allows it. -v_t then is good until
@@ -246,7 +250,7 @@ class DirectionOptimizer(Optimizer):
         with_grad = [(group, p) for group in self.param_groups for p in group["params"] if p.grad is not None]
         for _, p in with_grad:
             self._refuse_unsupported(p.grad)
-        thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad])
+        thresholds = self._thresholds("coordinate_clip", [(group, p.grad) for group, p in with_grad], known)
         for group, p in with_grad:
             in_parts = in_pieces and group.get("coordinate_clip") and self._is_coordinatewise(group)
             for x, grad, place in _in_cache_sizes(p, p.grad) if in_parts else [(p, p.grad, None)]:
@@ -254,11 +258,16 @@ class DirectionOptimizer(Optimizer):
                 clipped = self._clip("coordinate_clip", grad, group, thresholds, place)
                 yield group, x, self._rule(x, grad, clipped, group)
 
-    def _thresholds(self, option: str, tensors: list[tuple[Group, Tensor]]) -> dict[float, float]:
-        """fraction -> order statistic of all `tensors`, for every fraction > 0 that a group asks for in `option`."""
+    def _thresholds(
+        self, option: str, tensors: list[tuple[Group, Tensor]], known: dict[float, float] | None = None
+    ) -> dict[float, float]:
+        """fraction -> order statistic of all `tensors`, for every fraction > 0 that a group asks for in `option`. Those
+        that are `known` are not computed again; the others are added there."""
         values = [tensor for _, tensor in tensors]
         fractions = {group[option] for group, _ in tensors if group.get(option)}
-        thresholds = {fraction: clip_threshold(values, fraction) for fraction in fractions}
+        found = {} if known is None else known
+        found |= {fraction: clip_threshold(values, fraction) for fraction in fractions - found.keys()}
+        thresholds = {fraction: found[fraction] for fraction in fractions}
         if 0 in thresholds.values() and not self._warned_of_zero_threshold:
             nonzero = sum(int(torch.count_nonzero(tensor)) for tensor in values)
             if nonzero:

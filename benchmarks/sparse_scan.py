@@ -1,0 +1,70 @@
+"""Scans from few evaluations beside full ones, at the saved points of a run.
+
+    python run_landscape.py --save_points --output_dir output/points
+    python -m benchmarks.sparse_scan output/points
+
+Both kinds are made again from the saved points (--from_points). One row per folder: evaluations per downhill scan, and
+the largest difference of the losses over each scan, relative to the depth of the full one. The columns say the median,
+the 90th percentile and the maximum over scans. Prints one table and writes it to results/<machine>/sparse_scan.csv."""
+
+import argparse
+import statistics
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import run_landscape
+from benchmarks._machine import report, start
+from runs.tables import read_table
+
+
+def scans_of(folder: Path, kind: str, target: Path, flags: list[str]) -> dict[tuple, list[dict]]:
+    """(epoch, batch, algorithm) -> the rows of its scan, made from the points of `folder`."""
+    run_landscape.main(["--from_points", str(folder), "--scan", kind, "--output_dir", str(target), *flags])
+    scans = defaultdict(list)
+    for row in read_table(target / "scan.csv"):
+        scans[row["epoch"], row["batch"], row["algorithm"]].append(row)
+    return scans
+
+
+def compare(full: dict[tuple, list[dict]], few: dict[tuple, list[dict]]) -> dict[str, float]:
+    """The numbers of one folder. Raises ValueError where the distances differ."""
+    counts, counts_full, errors = [], [], []
+    for at, rows in full.items():
+        losses = [row["loss"] for row in rows]
+        depth = losses[0] - min(losses)
+        if [row["distance"] for row in rows] != [row["distance"] for row in few[at]]:
+            raise ValueError(f"{at}: the full scan has {len(rows)} distances, the sparse one others ({len(few[at])})")
+        if depth > 0:
+            difference = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, few[at], strict=True))
+            errors.append(100 * difference / depth)
+            counts.append(sum(row["evaluated"] for row in few[at]) - 1)  # the start is evaluated once for all
+            counts_full.append(len(rows) - 1)
+    return dict(
+        scans=len(errors),
+        evaluations=statistics.fmean(counts),
+        most=max(counts),
+        evaluations_full=statistics.fmean(counts_full),
+        error_median_percent=statistics.median(errors),
+        error_p90_percent=sorted(errors)[int(0.9 * (len(errors) - 1))],
+        error_max_percent=max(errors),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="runs with --save_points")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--flags", default="", help="more flags of run_landscape.py, such as --test_batch_size 256")
+    args = parser.parse_args()
+    start(args.threads)
+    rows = []
+    for folder in args.folders:
+        with tempfile.TemporaryDirectory() as place:
+            kinds = [scans_of(folder, kind, Path(place, kind), args.flags.split()) for kind in ("full", "few")]
+        rows.append(dict(run=folder.name, **compare(*kinds)))
+    report("sparse_scan", rows, "saved points of " + ", ".join(folder.name for folder in args.folders))
+
+
+if __name__ == "__main__":
+    main()
