@@ -344,10 +344,13 @@ def scan_loss(
 def update_histogram(direction: Params) -> list[tuple[float, float, int]]:
     """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins per decade from
     1e-16 to 1e4 (arXiv:2306.00204, fig. 1). The first bin starts at 0; the last also holds what is larger."""
-    edges = np.concatenate([[0.0], np.logspace(-16, 4, 61)])
-    counts = np.zeros(len(edges) - 1, dtype=np.int64)
+    edges = torch.cat([torch.zeros(1, dtype=torch.float64), torch.from_numpy(np.logspace(-16, 4, 61))])
+    counts = {}  # device -> counts; read once, at the end
     for v in direction.values():
-        # a bin holds low <= |v_i| < high
-        place = np.searchsorted(edges, v.detach().abs().flatten().double().cpu().numpy(), side="right") - 1
-        counts += np.bincount(place.clip(0, len(counts) - 1), minlength=len(counts))
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
+        own = counts.setdefault(v.device, torch.zeros(len(edges) - 1, dtype=torch.int64, device=v.device))
+        for part in v.detach().flatten().split(2**24):
+            # a bin holds low <= |v_i| < high
+            place = torch.bucketize(part.abs().double(), edges.to(v.device), right=True) - 1
+            own += torch.bincount(place.clamp_(0, len(own) - 1), minlength=len(own))
+    total = sum((own.cpu() for own in counts.values()), torch.zeros(len(edges) - 1, dtype=torch.int64))
+    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), total.tolist(), strict=True))
