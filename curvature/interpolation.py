@@ -1,8 +1,8 @@
 """The loss along a direction from few evaluations: its value, slope and curvature at 0 are known, the rest follows.
 
 Three interpolants go through what was evaluated. Two of them use the derivatives at 0: one polynomial through all
-points, and a piecewise one through the nearest. The third is piecewise and ignores the derivatives: far from 0 it is the
-better one where the loss falls steeply at first and then bends on another scale. The next evaluation is where two
+points, and a piecewise one through the nearest. The third is piecewise and ignores the derivatives: far from 0 it is
+the better one where the loss falls steeply at first and then bends on another scale. The next evaluation is where two
 interpolants, or one before and after the latest evaluation, differ most. It ends when they agree.
 """
 

@@ -12,7 +12,7 @@ GRID = [i * 0.1 for i in range(21)]
 
 
 def scan_both(f, slope, curvature, grid=GRID):
-    """(sparse points, full points, distances evaluated by the sparse scan) of a function with these derivatives at 0."""
+    """(sparse points, full points, distances that the sparse scan evaluated) of f with these derivatives at 0."""
     asked = []
 
     def counted(s):
