@@ -90,6 +90,17 @@ def test_no_arrow_comes_back():
     assert not below, f"these import each other in a circle: {sorted(below)}"
 
 
+def test_no_two_files_import_each_other_not_even_inside_a_function():
+    known = sources()
+    below = {}
+    for module, path in known.items():
+        targets = {target if target in known else target.rpartition(".")[0] for target, _ in imports(path)}
+        below[module] = targets - {module}
+    while free := {module for module, targets in below.items() if not targets & below.keys()}:
+        below = {module: targets for module, targets in below.items() if module not in free}
+    assert not below, f"a circle of imports among {sorted(below)}"
+
+
 def test_a_forbidden_import_is_seen_and_names_both_files(tmp_path):
     path = ROOT / "curvature" / "products.py"
     wrong = tmp_path / "products.py"

@@ -127,7 +127,7 @@ class Algorithm:
             if not (is_number and 0 < self.step_size < math.inf):
                 raise ValueError(f"step_size is a distance > 0, or None to choose it, got {brief(self.step_size)}")
         try:
-            rehearse(self)
+            rehearse(self.build, self.build_pseudo)
         except Exception as error:  # whatever the optimizer objects to, the row is what must change
             reason = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{self.name} cannot be used: {reason}") from error

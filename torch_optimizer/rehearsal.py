@@ -1,26 +1,31 @@
 """What a run will ask of a row, done once on a few numbers before it starts."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-if TYPE_CHECKING:
-    from torch_optimizer.algorithm import Algorithm
+Build = Callable[[Mapping[str, Tensor]], Any]  # parameters, name -> tensor, -> an optimizer on them
 
 
-def rehearse(row: "Algorithm") -> None:
+def rehearse(build: Build, build_pseudo: Build) -> None:
     """Go the way of a run: float32 parameters, a schedule, two steps and two pseudo-updates, each stored and restored.
 
+    Args:
+        build: makes the optimizer that trains, as `Algorithm.build`.
+        build_pseudo: makes what tells the steps of the same row, as `Algorithm.build_pseudo`.
     Raises: ValueError, in one line, for what the row lacks; and whatever the optimizer itself objects with.
     """
-    if row.optimizer_class.step is Optimizer.step:
-        raise ValueError("its class has no method step()")
     params = {"hidden.weight": Parameter(torch.eye(2)), "hidden.bias": Parameter(torch.ones(2))}
-    optimizer, pseudo = row.build(params), row.build_pseudo(params)
+    optimizer = build(params)
+    if type(optimizer).step is Optimizer.step:
+        raise ValueError("its class has no method step()")
+    pseudo = build_pseudo(params)
     for group in optimizer.param_groups:
         if "lr" not in group:
             options = ", ".join(name for name in group if name != "params")
@@ -33,8 +38,8 @@ def rehearse(row: "Algorithm") -> None:
             params["hidden.bias"].grad = size * torch.tensor([0.25, -1.5])
             pseudo.directions()
             optimizer.step()
-            optimizer = _restored(row.build(params), optimizer)
-            pseudo = _restored(row.build_pseudo(params), pseudo)
+            optimizer = _restored(build(params), optimizer)
+            pseudo = _restored(build_pseudo(params), pseudo)
 
 
 def _restored(fresh: Any, used: Any) -> Any:
