@@ -86,7 +86,7 @@ MUTANTS = {
     ("training/loop.py", "training"): [
         ("order = random_stream(plan.seed, ORDER, epoch)", "order = random_stream(plan.seed, ORDER, 1)", "every epoch has the same order"),
         ("order = random_stream(plan.seed, ORDER, epoch)", "order = random_stream(0, ORDER, epoch)", "the order does not depend on the seed"),
-        ("random_stream(self.plan.seed, STEP, iteration)", "random_stream(self.plan.seed, STEP)", "every step has the same dropout masks"),
+        ("random_stream(seed, STEP, iteration)", "random_stream(seed, STEP)", "every step has the same dropout masks"),
         (".sum() / len(indices)", ".mean()", "the objective depends on the micro-batches"),
         ("clip_grad_norm_(self.task.model.parameters(), plan.max_grad_norm)", "clip_grad_value_(self.task.model.parameters(), plan.max_grad_norm)", "gradients are clipped by value"),
         ("task.model.train()", "task.model.eval()", "training has no dropout"),
