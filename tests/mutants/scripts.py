@@ -3,7 +3,7 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("run_landscape.py", "run_landscape_plan; run_landscape; saved_points"): [
+    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points"): [
         ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
         ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
         ("seed = settings.seed if settings.test_seed is None else settings.test_seed", "seed = settings.seed", "--test_seed has no effect"),

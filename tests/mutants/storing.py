@@ -62,7 +62,7 @@ MUTANTS = {
         ("        file.truncate()\n", "", "the lock names a mixture of two holders"),
         ("f\"{holder} is at work in {folder}", "f\"another process is at work in {folder}", "the answer does not say which process"),
     ],
-    ("runs/saver.py", "runs_saver; runs_checkpoints; runs_resuming"): [
+    ("runs/saver.py", "runs_saver"): [
         ("signal or milestone or (self.every", "milestone or (self.every", "a stopped run is not stored"),
         ("count % self.every == 0", "count % self.every == 1", "checkpoints are stored an update late"),
         ("signal or milestone or (", "signal or (", "epochs are not stored"),
@@ -76,7 +76,7 @@ MUTANTS = {
         ("if not (number == signal.SIGHUP and under_nohup)", "", "a run under nohup stops with the terminal"),
         ("signal.signal(number, handler)\n\n    def", "pass\n\n    def", "Ctrl-C after the work is ignored"),
     ],
-    ("convergence/journal.py", "runs_journal; runs_resuming; run_convergence"): [
+    ("convergence/journal.py", "runs_saver; runs_resuming"): [
         ("self.at_work[\"key\"] != key", "False", "a run continues from another run's checkpoint"),
         ("part.load_state_dict(state[name])", "pass", "a resumed run begins with new weights"),
         ("own = {name: part.state_dict() for name, part in parts.items()}", "own = {name: part.state_dict() for name, part in list(parts.items())[:2]}", "the schedule is not stored") ,
@@ -90,7 +90,7 @@ MUTANTS = {
         ("step_size=row[\"step_size\"], **row[\"options\"]", "**row[\"options\"]", "a row's step_size is lost in --from_points"),
         ("    \"test_seed\",\n", "", "--test_seed cannot be given to --from_points"),
     ],
-    ("run_landscape.py", "runs_resuming; saved_points"): [
+    ("run_landscape.py", "runs_resuming"): [
         ("first_iteration=done + 1)", "first_iteration=done or 1)", "the last update is done twice after resuming"),
         ("milestone=point.ends_epoch, place=place)", "milestone=False, place=place)", "epochs are not stored"),
     ],
