@@ -2,7 +2,7 @@
 PYTHON ?= python
 TYPED := torch_optimizer curvature landscape_utils.py runs tasks/base.py
 
-.PHONY: toy test slow lint types known bench
+.PHONY: toy test slow lint types known bench mutants
 toy:    ## the three scripts on the toy task, about two minutes
 	$(PYTHON) run_landscape.py
 	$(PYTHON) run_convergence.py
@@ -28,3 +28,6 @@ bench:  ## the quick benchmarks; each writes its table to benchmarks/results/
 	$(PYTHON) -m benchmarks.sharpness --threads 1
 	$(PYTHON) -m benchmarks.clipping
 	$(PYTHON) -m benchmarks.scan --size small
+
+mutants:  ## changes the code in hundreds of small ways, one at a time: do the tests notice? About an hour
+	$(PYTHON) -m tests.mutants

@@ -23,8 +23,10 @@ ROWS = [Algorithm("sgd", lr=0.125), Algorithm("sign_sgd", lr=0.0625, step_size=0
 START = np.array([[1.0, -2.0, 0.5], [0.25, 1.5, -1.0]])
 CURVATURES = [np.array([[2.0, 1.0, 4.0], [0.5, 3.0, 1.0]]) + i * np.array([[0.5, 0.25, -0.5], [0, 0.125, 0.5]])
               for i in range(8)]  # fmt: skip
-FLAGS = "--task bowl --algorithm_list bowl --dataset_size 8 --batch_size 4 --num_epochs 2 --test_epochs 1 2 --seed 3 " \
-        "--sample_iterations 2 1 --test_batch_size 5 --micro_batch_size 2 --train_optimizer sgd --no-momentum --lr 0.25"  # fmt: skip
+FLAGS = (
+    "--task bowl --algorithm_list bowl --dataset_size 8 --batch_size 4 --num_epochs 2 --test_epochs 1 2 --seed 3 "
+    "--sample_iterations 2 1 --test_batch_size 5 --micro_batch_size 2 --train_optimizer sgd --no-momentum --lr 0.25"
+)
 
 
 class Weights(nn.Module):

@@ -1,4 +1,4 @@
-"""What run_convergence.py makes of its flags, which runs it asks for, and where their numbers land; nothing is trained."""
+"""What run_convergence.py makes of its flags, which runs it asks for, where their numbers land. Nothing is trained."""
 
 from types import SimpleNamespace
 

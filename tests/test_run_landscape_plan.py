@@ -89,7 +89,9 @@ def test_the_test_batch_is_drawn_from_all_examples_in_micro_batches(flags, seed)
     batches = fixed_test_batch(task, plan)
     chosen = random_stream(seed, TEST_BATCH).permutation(20)[:5].tolist()
     assert [len(batch["x"]) for batch in batches] == [2, 2, 1] and batches[0]["x"].dtype == torch.float64
-    assert torch.equal(torch.cat([b["x"] for b in batches]), torch.stack([task.examples[i]["x"] for i in chosen]).double())
+    assert torch.equal(
+        torch.cat([b["x"] for b in batches]), torch.stack([task.examples[i]["x"] for i in chosen]).double()
+    )
 
 
 # ---- the reference, and what a checkpoint restores ----------------------------------------------------------------

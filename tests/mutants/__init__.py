@@ -1,7 +1,7 @@
 """Small changes of meaning to the code, one at a time, and whether the tests notice: `python -m tests.mutants`.
 
-A file here per area holds MUTANTS: (file, its tests) -> [(old text, new text, what a user would see wrong)]. The old text
-stands exactly once in the file. Tests are those of `tests/` that have a reason to notice, without "test_" and ".py".
+A file here per area holds MUTANTS: (file, its tests) -> [(old text, new text, what a user would see wrong)]. The old
+text stands exactly once in the file. The tests are those that have a reason to notice, without "test_" and ".py".
 """
 
 import importlib

@@ -31,7 +31,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--only", default="", metavar="TEXT", help="those with this text in area, file or claim")
     parser.add_argument("--list", action="store_true", help="print them and try none")
-    parser.add_argument("--output", type=Path, help="keep a line per mutant in this file; those in it are not tried again")
+    parser.add_argument(
+        "--output", type=Path, help="keep a line per mutant in this file; those in it are not tried again"
+    )
     parser.add_argument("--trust", action="store_true", help="do not try first whether the tests pass without a mutant")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in mutants() if arguments.only in str(mutant)]

@@ -3,7 +3,9 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("hessian/tables.py", "run_hessian"): [
+    ("hessian/tables.py", "run_hessian::test_a_row_of_blocks_has_every_field_of_the_measurement_under_its_name; "
+     "run_hessian::test_rows_of_heterogeneity_leave_out_what_is_not_finite_and_take_the_unresolved_for_zero; "
+     "run_hessian::test_mean_is_empty_where_a_batch_has_no_number_and_unconverged_where_one_is; run_hessian"): [
         ("products=sum(row[\"products\"] for row in rows)", "products=max(row[\"products\"] for row in rows)", "products of the mean are not the sum"),
         ("mean[column] = all(row[column] for row in rows)", "mean[column] = any(row[column] for row in rows)", "one converged batch counts for all"),
         ("statistics.fmean(values)", "statistics.median_low(values)", "the mean over the batches is one of them"),
@@ -43,7 +45,8 @@ MUTANTS = {
         ("eigvalsh(gram)[-1]", "eigvalsh(gram)[0]", "the smallest eigenvalue stands for the largest"),
         ("steep.double().mean().item(), random)", "drawn.double().mean().item(), random)", "the removed share is that of the control"),
     ],
-    ("hessian/tensor_names.py", "heterogeneity; run_hessian"): [
+    ("hessian/tensor_names.py", "heterogeneity; run_hessian::test_papers_choice_in_roberta_base_is_its_22_tensors; "
+     "run_hessian::test_frozen_tensors_are_not_chosen; run_hessian::test_smaller_models_give_first_middle_and_last_layer_once"): [
         ("(\"head\", r\"(^|\\.)(lm_head|", "(\"head\", r\"(^|\\.)(", "the language head counts as other"),
         ("layers // 2, layers - 1}))\n    if config.model_type == \"roberta\"", "layers - 1}))\n    if config.model_type == \"roberta\"", "--parameters paper leaves out the middle layer"),
         ("r\"attention|attn\"", "r\"attention\"", "GPT's attention counts as other"),

@@ -32,7 +32,7 @@ MUTANTS = {
         ("before != reference", "False", "a resumed run has ratios to two rows"),
         ("if label is None:\n        return plain_sgd(algorithms)", "if label is None:\n        return next(iter(algorithms))", "ratios are to the first row"),
     ],
-    ("run_convergence.py", "run_convergence"): [
+    ("run_convergence.py", "run_convergence_plan; run_convergence"): [
         ("finished = [run for run in runs if not run.diverged]", "finished = list(runs)", "a diverged seed is counted in the means"),
         ("final_loss_std=statistics.stdev(finals) if len(finals) > 1", "final_loss_std=statistics.pstdev(finals) if len(finals) > 1", "std is that of a whole population"),
         ("best_loss=min(min(run.smooth())", "best_loss=max(min(run.smooth())", "best_loss is that of the worst seed"),
@@ -59,7 +59,7 @@ MUTANTS = {
         ("split=split, metric=metric, value=value)", "split=metric, metric=split, value=value)", "split and metric are swapped in scores.csv"),
         ("settings.warmup_ratio = 0.1 if", "settings.warmup_ratio = 0.0 if", "schedules do not warm up by default"),
     ],
-    ("convergence/one_run.py", "run_convergence"): [
+    ("convergence/one_run.py", "run_convergence::test_a_run_of_known_losses_is_summarized_by_hand; run_convergence"): [
         ("statistics.fmean(losses[end - n : end], sizes[end - n : end])", "statistics.fmean(losses[end - n : end])", "a small last batch counts in full"),
         ("if f <= target), None)", "if f < target), None)", "a row that reaches SGD's loss exactly never gets there"),
         ("self.batches_per_epoch + i for", "i for", "steps to SGD's loss are an epoch too few"),
@@ -71,7 +71,9 @@ MUTANTS = {
         ("        except FloatingPointError:\n            diverged = True", "        except FloatingPointError:\n            diverged = False", "a run that diverged counts as finished"),
         ("if self.plan.save_model and folder is not None and not diverged", "if self.plan.save_model and folder is not None", "the model of a diverged run is kept"),
     ],
-    ("convergence/learning_rates.py", "run_convergence"): [
+    ("convergence/learning_rates.py", "run_convergence::test_tuning_finds_the_optimum_of_a_quadratic; "
+     "run_convergence::test_tuning_goes_on_past_an_end_while_the_best_is_there; run_convergence::test_tuning_survives_divergence; "
+     "run_convergence_plan; run_convergence::test_search_ends_and_tries_nothing_twice"): [
         ("rates[0] * rates[0] / rates[1]", "rates[0] / 2", "the grid is not extended by its own ratio"),
         ("elif best == rates[-1]:", "elif False:", "the grid is not extended upwards"),
         ("chosen=rate == best and", "chosen=rate != best and", "chosen marks the rates that were not"),
@@ -79,7 +81,7 @@ MUTANTS = {
         ("float(f\"{lr:.3g}\")", "float(f\"{lr:.1g}\")", "tuned rates have one digit"),
         ("diverged = loss == math.inf", "diverged = False", "a diverged trial is not marked"),
     ],
-    ("convergence/best_epochs.py", "run_convergence; docstrings"): [
+    ("convergence/best_epochs.py", "run_convergence::test_the_best_epoch_is_the_first_with_the_highest_evaluation_accuracy"): [
         ("epochs[epoch][\"evaluation\"])", "epochs[epoch][\"test\"])", "the best epoch is chosen on the test examples"),
         ("max(sorted(epochs), key", "max(sorted(epochs)[::-1], key", "of equal epochs the last is the best"),
     ],
@@ -101,7 +103,9 @@ MUTANTS = {
         ("math.ceil(warmup_ratio * num_steps) if name == \"linear_with_warmup\" else 0", "0", "there is no warm-up"),
         ("step // steps_per_epoch", "step", "the warm-up of images ends within an epoch"),
     ],
-    ("run_hessian.py", "run_hessian"): [
+    ("run_hessian.py", "run_hessian::test_flags_reach_the_measurement; run_hessian::test_flags_left_out_have_the_values_that_help_names; "
+     "run_hessian::test_the_printed_table_is_of_means_the_largest_first_and_groups_them_by_kind; "
+     "run_hessian::test_what_did_not_converge_is_counted_and_what_is_not_told_from_zero; run_hessian"): [
         ("random_stream(settings.seed, ORDER, epoch=1).permutation(num_examples)", "random_stream(0, ORDER, epoch=1).permutation(num_examples)", "the batches do not depend on --seed"),
         ("ORDER, epoch=1).permutation(num_examples)", "ORDER, epoch=0).permutation(num_examples)", "the batches are not those of training's first epoch"),
         ("settings.batch_size = settings.batch_size or min(PAPER_BATCH", "settings.batch_size = min(PAPER_BATCH", "--batch_size has no effect"),
