@@ -35,6 +35,8 @@ from landscape.cross_checks import check_at_point, check_on_tiny_model
 from landscape.measurements import MeasurementPlan, measure_point
 from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
 from landscape.tables import PointTables, answer
+from landscape.top_eigenvalues import top_eigenvalues
+from landscape.training_row import parts_of, training_batch, with_training_row
 from landscape_utils import PseudoUpdates
 from runs.checkpoints import fitting
 from runs.flags import DTYPES, Parser, default_output, fill_in, task_arguments
@@ -43,6 +45,7 @@ from runs.messages import TimeLeft, progress, say
 from runs.resuming import Earlier, in_earlier_order
 from runs.saver import Saver
 from runs.stopping import StopRequest
+from runs.tables import TEST, TRAINING
 from tasks import Task, load_task, task_defaults
 from tasks.loading.hub import local_paths
 from tasks.loading.rows import Refused
@@ -93,6 +96,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
         if test_batch_given:
             raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {examples} examples")
         settings.test_batch_size = examples
+    measured_rows = {**algorithms, TRAINING: train_row}
     plan = Plan(
         settings,
         train_row,
@@ -104,7 +108,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
             sharpness=not settings.skip_sharpness,
             scans=not settings.skip_search,
             full_scans=settings.scan == "full",
-            spacing={label: settings.step_size or row.step_size for label, row in algorithms.items()},
+            spacing={label: settings.step_size or row.step_size for label, row in measured_rows.items()},
         ),
         sampled_batches(settings, batches_per_epoch(examples, settings.batch_size)),
     )
@@ -115,7 +119,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
             say(check_on_tiny_model(task, algorithms))
         run(task, plan, folder, stop)
         draw_all(folder)
-        return answer(folder, algorithms, reference)
+        return answer(folder, algorithms, reference, settings.train_optimizer)
 
     reads = local_paths(settings.dataset, settings.model)
     notes = task.training_notes(settings.micro_batch_size)
@@ -144,7 +148,10 @@ def resolve(settings: argparse.Namespace) -> tuple[Algorithm, dict[str, Algorith
         again = ["points"] if settings.from_points else []
         settings.output_dir = default_output("landscape", settings.task, settings.train_optimizer, *again)
     if not settings.from_points:
-        return train_row, choose_list(ALGORITHM_LISTS, settings.algorithm_list)
+        rows = choose_list(ALGORITHM_LISTS, settings.algorithm_list)
+        if TRAINING in rows:
+            raise ValueError(f"{TRAINING!r} is the row of the optimizer that trains; rename the class of that row")
+        return train_row, rows
     if Path(settings.output_dir).resolve() == Path(settings.from_points).resolve():
         raise ValueError(f"--output_dir {settings.output_dir} is the run that --from_points reads; choose another")
     point_files(settings.from_points)
@@ -209,7 +216,8 @@ def sampled_batches(settings: argparse.Namespace, num_batches: int) -> dict[int,
 def run(task: Task, plan: Plan, folder: Path, stop: StopRequest) -> None:
     """Measure every point, of a new trajectory or of an earlier run."""
     task.model.to(plan.settings.device)
-    tables = PointTables(folder, plan.reference, trained=not plan.settings.from_points)
+    absent = ["training"] * bool(plan.settings.from_points) + ["eigenvalues"] * (not plan.settings.top_eigenvalues)
+    tables = PointTables(folder, plan.reference, absent)
     saver = Saver(folder, plan.settings.checkpoint_every, stop)
     try:
         if plan.settings.from_points:
@@ -243,6 +251,8 @@ def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver,
                 updates.drop(label)
                 del directions[label]
             measured = MeasuredPoint(point, directions, scan, lost, updates.learning_rates())
+            keep = plan.settings.top_eigenvalues or plan.settings.save_points
+            measured = with_training_row(measured, optimizer, params, stability=scan and keep)
             if plan.settings.save_points:
                 save_point(folder, measured, task.model)
             measure(measured, task, test_batch, plan, tables)
@@ -281,16 +291,26 @@ def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Sav
 
 
 def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: Plan, tables: PointTables) -> None:
-    """Measure one point and write it down."""
-    sharpness = plan.measuring.sharpness
-    if measured.directions:
-        objective = objective_at(task.model, task.losses, test_batch, plan.measuring.dtype)
-        if plan.settings.check_sharpness and tables.is_empty:
-            say(check_at_point(measured.directions, objective))
-        tables.add(measured.point, measure_point(measured, objective, plan.measuring), sharpness)
-    for label in measured.lost:
-        tables.mark_lost(measured.point, label, sharpness)
+    """Measure one point and write it down, batch by batch."""
+    settings, sharpness = plan.settings, plan.measuring.sharpness
+    for batch, part, how in parts_of(measured, plan.measuring, settings.measure_on):
+        if part.directions:
+            examples = test_batch if batch == TEST else training_examples(part, task, plan)
+            objective = objective_at(task.model, task.losses, examples, how.dtype)
+            if settings.check_sharpness and tables.is_empty:
+                say(check_at_point(part.directions, objective))
+            tables.add(part.point, measure_point(part, objective, how), sharpness, batch)
+            if settings.top_eigenvalues and part.scan and part.stability:
+                tables.add_eigenvalues(part.point, top_eigenvalues(objective, part.stability), batch)
+        for label in part.lost:
+            tables.mark_lost(part.point, label, sharpness, batch)
     tables.save()
+
+
+def training_examples(measured: MeasuredPoint, task: Task, plan: Plan) -> list[Batch]:
+    """The batch that the steps come from: by default as many of it as the test batch has, a bound for the time."""
+    most = None if plan.settings.measure_on else plan.settings.test_batch_size
+    return training_batch(task, plan.training, measured.point, plan.settings.device, plan.measuring.dtype, most)
 
 
 def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:

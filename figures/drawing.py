@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from figures.convergence import learning_rate_figures, loss_figures, score_figures
+from figures.edges import edge_figures
 from figures.heterogeneity import block_figures
 from figures.landscape import histogram_figures, training_figures
 from figures.run_tables import RunTables, read_run
@@ -22,16 +23,16 @@ logger = logging.getLogger(__name__)
 # ---- a whole run ---------------------------------------------------------------------------------------------
 
 # Table -> its figures (file name, figure). A new kind of figure is one function and one line here.
-FIGURES: dict[str, Callable[[RunTables], Iterator[tuple[str, Figure]]]] = {
-    "training": training_figures,
-    "scan": scan_figures,
-    "histogram": histogram_figures,
-    "sharpness": sharpness_figures,
-    "ratios": ratio_figures,
-    "losses": loss_figures,
-    "tuned_learning_rates": learning_rate_figures,
-    "scores": score_figures,
-    "blocks": block_figures,
+FIGURES: dict[str, tuple[Callable[[RunTables], Iterator[tuple[str, Figure]]], ...]] = {
+    "training": (training_figures,),
+    "scan": (scan_figures,),
+    "histogram": (histogram_figures,),
+    "sharpness": (sharpness_figures, edge_figures),
+    "ratios": (ratio_figures,),
+    "losses": (loss_figures,),
+    "tuned_learning_rates": (learning_rate_figures,),
+    "scores": (score_figures,),
+    "blocks": (block_figures,),
 }
 
 
@@ -43,9 +44,12 @@ def draw_all(folder: str | Path) -> list[Path]:
     """
     run, paths = read_run(folder), []
     with matplotlib.rc_context(RC):
-        for table, figures in FIGURES.items():
+        for table, kinds in FIGURES.items():
             drawn = [
-                path for stem, figure in figures(run) for path in save_figure(figure, run.folder / "figures" / stem)
+                path
+                for figures in kinds
+                for stem, figure in figures(run)
+                for path in save_figure(figure, run.folder / "figures" / stem)
             ]
             if not drawn and (run.folder / f"{table}.csv").exists():  # each script writes tables of its own
                 logger.info("%s.csv holds nothing to draw", table)

@@ -9,9 +9,22 @@ from typing import Any
 
 from figures.style import Row, Style, styles_of
 from runs.config import read_config
-from runs.tables import read_table
+from runs.tables import TRAINING, read_table
 
-TEXTS = {"algorithm", "split", "metric", "batch", "block", "layer", "kind", "converged", "chosen", "diverged"}
+TEXTS = {
+    "algorithm",
+    "measured_on",
+    "matrix",
+    "split",
+    "metric",
+    "batch",
+    "block",
+    "layer",
+    "kind",
+    "converged",
+    "chosen",
+    "diverged",
+}
 PLACES = {"epoch", "iteration", "distance", "bin_low", "bin_high", "count"}  # what has none cannot be drawn
 
 
@@ -70,4 +83,6 @@ def read_run(folder: str | Path) -> RunTables:
     """Raises ValueError, in one line, if the folder is not a run folder."""
     config = read_config(folder)
     rows = [*config["algorithms"], *config.get("gone", [])]
+    if "train_optimizer" in config["settings"]:  # its next step is a row of its own
+        rows.append({"label": TRAINING, "name": TRAINING, "options": {}})
     return RunTables(Path(folder), config["settings"], styles_of(rows))

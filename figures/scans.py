@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from figures.run_tables import Row, RunTables
 from figures.style import Style, key, label_outside, new_figure
+from runs.tables import first_batch, on_batch
 
 MODEL = {"linewidth": 0.8, "linestyle": "--"}
 MINIMUM_SIZE = 8  # of its marker; those along a curve are half as large
@@ -65,6 +66,7 @@ def _curve(style: Style, scan: Sequence[Row], measured: Sequence[Row]) -> ScanCu
     points = sorted((row["distance"], row["loss"]) for row in scan if None not in (row["distance"], row["loss"]))
     if len(points) < 2:
         return None
+    measured = on_batch(measured, first_batch(measured))
     derivatives = [(row["slope"], row["sharpness"]) for row in measured if None not in (row["slope"], row["sharpness"])]
     distances, losses = map(list, zip(*points, strict=True))
     return ScanCurve(style, distances, losses, derivatives[0] if derivatives else None)

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 
 from figures.run_tables import RunTables
 from figures.style import Style, key, new_figure, readable_decades
+from runs.tables import first_batch, on_batch
 
 SHARPNESS = "directional sharpness, $v^T H v \\,/\\, \\|v\\|^2$"
 BARS = "mean and std over the epoch's points"
@@ -44,7 +45,8 @@ Means = Mapping[str, Sequence[EpochMean]]  # by label, in the order of the style
 def sharpness_means(run: RunTables) -> Means:
     """Directional sharpness v'Hv / ||v||^2 from sharpness.csv, without labels and epochs that have none."""
     values: dict[tuple[str, int], list[float]] = {}
-    for row in run.table("sharpness", "epoch algorithm sharpness"):
+    rows = run.table("sharpness", "epoch algorithm sharpness")
+    for row in on_batch(rows, first_batch(rows)):
         if row["sharpness"] is not None:
             values.setdefault((row["algorithm"], row["epoch"]), []).append(row["sharpness"])
     return _by_label(
@@ -58,7 +60,8 @@ def sharpness_means(run: RunTables) -> Means:
 
 def ratio_means(run: RunTables) -> Means:
     """Sharpness relative to |that of the reference|, from ratios.csv, without labels and epochs that have none."""
-    rows = [row for row in run.table("ratios", "epoch algorithm mean_ratio std count") if row["mean_ratio"] is not None]
+    rows = run.table("ratios", "epoch algorithm mean_ratio std count")
+    rows = [row for row in on_batch(rows, first_batch(rows)) if row["mean_ratio"] is not None]
     return _by_label(
         run,
         {

@@ -16,6 +16,7 @@ from figures.seeds import AlgorithmCurves, curve_keys, draw_curves, seeds_note
 from figures.sharpness import EpochMean, negative_note, ratio_means, sharpness_means, signed_log_scale
 from figures.style import new_figure, whole_numbers
 from hessian.heterogeneity import spearman
+from runs.tables import TRAINING
 
 
 def speed_figures(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]]:
@@ -29,7 +30,8 @@ def speed_figures(runs: Mapping[str, RunTables]) -> Iterator[tuple[str, Figure]]
     by_script = {script_of(run): run for run in runs.values()}
     landscape, convergence = by_script["run_landscape.py"], by_script["run_convergence.py"]
     ratios = ratio_means(landscape)
-    means = ratios or sharpness_means(landscape)
+    means = dict(ratios or sharpness_means(landscape))
+    means.pop(TRAINING, None)  # no row of the list that a convergence run trains
     curves, xlabel = losses_by(convergence, "epoch")
     by_name = {name: means if run is landscape else curves for name, run in runs.items()}
     labels = common_labels(runs, by_name)

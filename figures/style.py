@@ -33,6 +33,7 @@ LOOKS = {
     "nadam": ("#AA4499", "<"),
     "radam": ("#117733", ">"),
     "muon": ("#555555", "*"),
+    "training": ("#000000", (6, 1, 0)),  # the optimizer that trains, whichever it is
 }
 # For names that are not in LOOKS, in order of appearance.
 OTHER_LOOKS = (("#000000", "d"), ("#661100", "H"), ("#6699CC", "8"), ("#888888", (4, 1, 0)))

@@ -24,12 +24,15 @@ from tasks import TASKS
 from torch_optimizer import OPTIMIZERS
 
 SCANS = ("few", "full")
+MEASURE_ON = ("test", "training", "both")
+
 NEEDS = (
     *TASK_NEEDS,
     Need("step_size", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
     Need("scan", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
     Need("num_sample_sharpness", "with --sample_iterations, which names batches", lambda s: not s.sample_iterations),
     Need("num_sample_sharpness", "with --skip_sharpness, which measures one batch", lambda s: not s.skip_sharpness),
+    Need("measure_on", "with --skip_sharpness, which only scans, on the test batch", lambda s: not s.skip_sharpness),
     Need("reference", "with --skip_sharpness, which leaves out the ratios", lambda s: not s.skip_sharpness),
     Need("optimizer_device", "with --from_points, which trains nothing", lambda s: not s.from_points),
     Need("save_model", "with --from_points, which trains nothing", lambda s: not s.from_points),
@@ -87,8 +90,21 @@ def make_parser(description: str = "") -> Parser:
         help="few: evaluate the loss where it matters, about 8 of 20 points, and interpolate between (errors about 1 "
         "percent of the depth); full: evaluate every point",
     )
+    group.add_argument(
+        "--measure_on",
+        type=one_of("batch", MEASURE_ON),
+        metavar="BATCH",
+        help="measure every row on the test batch, on the training batch that the steps come from, or on both; by "
+        "default the list on the test batch and the optimizer that trains on both",
+    )
     group.add_argument("--skip_search", action="store_true", help="no loss scans")
     group.add_argument("--skip_sharpness", action="store_true", help="no sharpness; measure only where a scan is made")
+    group.add_argument(
+        "--top_eigenvalues",
+        action="store_true",
+        help="at the scanned points also the largest eigenvalues of H and of P^-1 H, P the training optimizer's "
+        "preconditioner: tens of Hessian products each",
+    )
     group.add_argument(
         "--check_sharpness",
         action="store_true",

@@ -35,6 +35,7 @@ class MeasurementPlan:
     scans: bool
     full_scans: bool  # every point of a scan is evaluated; False: some are interpolated
     spacing: dict[str, float | None]  # label -> distance between the points of its scan; None: from the curvature
+    details: bool = True  # False: neither rounding errors, nor the gradient's norm and its share of noise
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,14 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
 
     Where a row has no learning rate, its edge numbers stay empty."""
     directions = measured.directions
-    noisy = noise_coordinates(objective) if plan.sharpness else {}
+    details = plan.sharpness and plan.details
+    noisy = noise_coordinates(objective) if details else {}
     with measuring(objective.model):
         quadratics = quadratic_models(directions, objective)
         errors = dict.fromkeys(directions, math.nan)
-        if plan.sharpness and plan.dtype == torch.float32:
+        if details and plan.dtype == torch.float32:
             errors = rounding_errors(directions, objective)
-        length = gradient_norm(objective) if plan.sharpness else math.nan
+        length = gradient_norm(objective) if details else math.nan
         start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
         edges = dict.fromkeys(directions, Edge())
         if plan.sharpness:
@@ -99,7 +101,7 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
             step_max=direction.largest,
             sharpness_error=errors[label],
             gradient_norm=length,
-            noise_share=noise_share(direction, noisy) if plan.sharpness else math.nan,
+            noise_share=noise_share(direction, noisy) if details else math.nan,
             spectral_length=spectral_length(direction) if plan.sharpness else math.nan,
             edge=edges[label],
             histogram=update_histogram(direction) if label in scans else (),

@@ -12,9 +12,11 @@ from pathlib import Path
 from torch import nn
 
 from curvature.direction import Direction
+from landscape.top_eigenvalues import Stability
 from runs.checkpoints import content_hash, fitting, load_tensors, save_tensors
 from runs.config import read_config
 from runs.resuming import OF_THIS_COMMAND, on_top_of
+from runs.tables import TRAINING
 from tasks.loading.hub import local_paths
 from torch_optimizer import Algorithm
 from training.loop import Point
@@ -28,6 +30,7 @@ OF_THESE_POINTS = (
     "skip_search",
     "skip_sharpness",
     "check_sharpness",
+    "top_eigenvalues",
     "device",
     "optimizer_device",
 )
@@ -39,6 +42,7 @@ MEASURED_ANEW = (
     "step_size",
     "micro_batch_size",
     "reference",
+    "measure_on",
 )
 
 
@@ -76,10 +80,11 @@ class MeasuredPoint:
     """x_t of a run, with what is to be measured there."""
 
     point: Point
-    directions: dict[str, Direction]  # label -> update direction
+    directions: dict[str, Direction]  # label -> update direction; TRAINING -> that of the optimizer that trains
     scan: bool  # whether the loss is scanned along them
     lost: list[str] = field(default_factory=list)  # labels of the algorithms that ceased to be finite here
     learning_rates: dict[str, float] = field(default_factory=dict)  # label -> lr of its step
+    stability: Stability | None = None  # of the optimizer that trains, where eigenvalues may be asked for
 
 
 def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
@@ -90,6 +95,7 @@ def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
         lost=measured.lost,
         learning_rates=measured.learning_rates,
         directions={label: dict(v) for label, v in measured.directions.items()},
+        stability=measured.stability and vars(measured.stability),
         model=model.state_dict(),
     )
     save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}.pt", state)
@@ -116,13 +122,15 @@ def load_points(paths: Iterable[Path], model: nn.Module, labels: Container[str])
             state = load_tensors(path)
             model.load_state_dict(state.pop("model"))
             directions = {label: Direction(v) for label, v in state["directions"].items()}
-            unknown = [label for label in (*directions, *state["lost"]) if label not in labels]
+            unknown = [label for label in (*directions, *state["lost"]) if label not in labels and label != TRAINING]
             if unknown:
                 raise ValueError(f"config.json has no row {unknown[0]!r:.60}")
-            if any({name: t.shape for name, t in v.items()} != shapes for v in state["directions"].values()):
+            stability = None if state.get("stability") is None else Stability(**state["stability"])
+            of_model = [*state["directions"].values(), *filter(None, [stability and stability.inverse])]
+            if any({name: t.shape for name, t in v.items()} != shapes for v in of_model):
                 raise ValueError("its directions are not of this model")
             point = Point(**state["point"])
             if not all(isinstance(value, (int, float)) for value in asdict(point).values()):
                 raise ValueError("its place in the run is not told in numbers")
-            measured = MeasuredPoint(**{**state, "point": point, "directions": directions})
+            measured = MeasuredPoint(**state | dict(point=point, directions=directions, stability=stability))
         yield measured

@@ -10,20 +10,87 @@ without momentum, 38 / lr for an average of gradients with beta = 0.9. P^-1 H ha
 P^-1/2 H P^-1/2, on which Lanczos' method works.
 """
 
+import copy
+import logging
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from curvature.borrowing import measuring, twice_differentiable, within_memory
 from curvature.gradient_graph import GradientGraph
 from curvature.lanczos import ExtremeEigenvalues, extreme_eigenvalues
-from curvature.objective import Params
-from landscape.training_row import copy_with_gradients
+from curvature.objective import Batch, Objective, Params
 from torch_optimizer.adafactor import Adafactor, inverse_root, rms
 from torch_optimizer.adam_clip import AdamClip
 from torch_optimizer.sgd_clip import SGDClip
+
+log = logging.getLogger(__name__)
+
+PLAIN, PRECONDITIONED = "H", "P^-1 H"
+
+# ---- at a point of a run ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stability:
+    """What the training optimizer's next step says of its stability at a point."""
+
+    inverse: Params | None  # of `preconditioner_inverse`; None: P is the identity, or there is none
+    learning_rate: float
+    threshold: float | None  # of `stability_threshold`
+
+
+def stability_of(optimizer: Optimizer, params: Params, lr: float) -> Stability:
+    """With the gradients in place and the step not yet taken. `lr` is the rate of that step, in (0, inf)."""
+    return Stability(preconditioner_inverse(optimizer, params), lr, stability_threshold(optimizer, lr))
+
+
+@dataclass(frozen=True)
+class TopEigenvalue:
+    """The largest eigenvalue of one matrix at a point, beside the thresholds that are told in its unit."""
+
+    matrix: str  # PLAIN or PRECONDITIONED
+    found: ExtremeEigenvalues
+    learning_rate: float
+    threshold: float | None  # above it the training optimizer is unstable; None where it is of the other matrix
+
+
+def top_eigenvalues(objective: Objective, stability: Stability) -> list[TopEigenvalue]:
+    """lambda_max(H) at the objective's point and, where the training optimizer has a P, lambda_max(P^-1 H).
+
+    In the number type of the objective. The graph of the gradient is kept where the examples are one micro-batch; else
+    it is built anew for every product, so that memory stays that of one micro-batch. Where loss, gradient or P is not
+    finite there is nothing to find: a warning, and no eigenvalue.
+    """
+    inverses = {PLAIN: None}
+    if stability.inverse is not None:
+        inverses[PRECONDITIONED] = {name: t.to(objective.params[name]) for name, t in stability.inverse.items()}
+    last = list(inverses)[-1]
+
+    def on(batches: list[Batch]) -> list[TopEigenvalue]:
+        names, params = list(objective.params), objective.params
+        graph = GradientGraph(objective.loss_fn, params, batches, names, keep_graphs=len(batches) == 1)
+        return [
+            TopEigenvalue(
+                matrix,
+                top_eigenvalue(graph, inverse, generator=torch.Generator().manual_seed(0)),
+                stability.learning_rate,
+                stability.threshold if matrix == last else None,
+            )
+            for matrix, inverse in inverses.items()
+        ]
+
+    try:
+        with measuring(objective.model), twice_differentiable():
+            return within_memory(on, objective.batches, objective.per_example)
+    except (FloatingPointError, ValueError) as reason:
+        log.warning("the largest eigenvalues of a point are left out: %s", reason)
+        return []
+
 
 # ---- the eigenvalue ---------------------------------------------------------------------------------------------
 
@@ -108,10 +175,15 @@ def preconditioner_inverse(optimizer: Optimizer, params: Params) -> dict[str, Te
 
 def _advanced(optimizer: Optimizer) -> dict[Tensor, tuple[Mapping, Mapping]]:
     """Parameter -> its state after the next step, and its group's options; without those that have no gradient."""
-    ahead, copies = copy_with_gradients(optimizer)
+    ahead = copy.deepcopy(optimizer)
+    places = {}
+    for group, group_ahead in zip(optimizer.param_groups, ahead.param_groups, strict=True):
+        for p, p_ahead in zip(group["params"], group_ahead["params"], strict=True):
+            if p.grad is not None:
+                p_ahead.grad = p.grad.clone()  # a deep copy of a parameter leaves its gradient behind
+                places[p] = p_ahead, group_ahead
     ahead.step()
-    options = {p: group for group in optimizer.param_groups for p in group["params"]}
-    return {p: (ahead.state[copies[p]], options[p]) for p in copies if p.grad is not None}
+    return {p: (ahead.state[p_ahead], group) for p, (p_ahead, group) in places.items()}
 
 
 def _adam(state: Mapping, group: Mapping, p: Tensor) -> Tensor:

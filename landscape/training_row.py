@@ -4,57 +4,48 @@ With plain SGD and without dropout the step's direction is -g_B, g_B the gradien
 and v'H_B v / |v|^2 is the batch sharpness of that batch [Andreyev & Beneventano, arXiv:2412.20553].
 """
 
-import copy
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from curvature.direction import Direction
-from curvature.objective import Batch
+from curvature.objective import Batch, Params
+from landscape.measurements import MeasurementPlan
+from landscape.saved_points import MeasuredPoint
+from landscape.top_eigenvalues import stability_of
+from runs.tables import TEST, TRAINING
 from tasks.base import Task
-from torch_optimizer.direction_optimizer import DirectionOptimizer
-from torch_optimizer.exact_moves import ExactMoves
+from torch_optimizer.next_step import next_step
 from training.loop import Point, TrainingPlan, examples_of_batch, micro_batches, step_seed
 
-TRAINING = "training"  # label of the row
+
+def with_training_row(measured: MeasuredPoint, optimizer: Optimizer, params: Params, stability: bool) -> MeasuredPoint:
+    """The point with the step that the run itself takes next; and, if `stability`, what largest eigenvalues are
+    compared with. The gradients are in place, clipped where the run clips them."""
+    direction, lr = next_step(optimizer, params)
+    return replace(
+        measured,
+        directions={**measured.directions, TRAINING: Direction(direction)},
+        learning_rates={**measured.learning_rates, TRAINING: lr},
+        stability=stability_of(optimizer, params, lr) if stability else None,
+    )
 
 
-def next_step(optimizer: Optimizer, params: Mapping[str, nn.Parameter]) -> tuple[Direction, float]:
-    """v and lr of the step that the optimizer takes next, x_{t+1} - x_t = lr v, taken on copies.
+def parts_of(
+    measured: MeasuredPoint, plan: MeasurementPlan, measure_on: str | None
+) -> list[tuple[str, MeasuredPoint, MeasurementPlan]]:
+    """What is measured at a point on which batch, TEST or TRAINING, and how; the one with the scan comes first.
 
-    Momentum, weight decay, the rate that a schedule has set, clipping: all is as it will be, since a copy of the
-    optimizer with its whole state takes the step. Nothing of `optimizer` or of the parameters changes.
-
-    Args:
-        optimizer: with the gradients in place, clipped where the run clips them, and the step not yet taken.
-        params: name -> parameter; those without a gradient, or that the optimizer has not, have v = 0.
-
-    Returns: v as name -> tensor, and lr: that of the first parameter, 1 where the optimizer has none.
+    measure_on: a value of --measure_on. None: all rows on the test batch, and the row `training` on the training batch,
+        where the time is bounded.
     """
-    ahead, copies = copy_with_gradients(optimizer)
-    if isinstance(ahead, DirectionOptimizer):
-        moves = ahead.directions()
-        lr = ahead.latest_rate()
-    else:
-        with torch.no_grad(), ExactMoves(copies.values()) as exact:
-            ahead.step()
-        lr = float(ahead.param_groups[0]["lr"] or 1.0)
-        moves = {p: (exact.of(p) / lr).to(p.dtype) for p in copies.values() if p.grad is not None}
-    of_param = {p: moves[p_ahead] for p, p_ahead in copies.items() if p_ahead in moves}
-    return Direction({n: of_param[p] if p in of_param else torch.zeros_like(p) for n, p in params.items()}), lr
-
-
-def copy_with_gradients(optimizer: Optimizer) -> tuple[Optimizer, dict[Tensor, Tensor]]:
-    """The optimizer with its state on copies of its parameters, which hold the gradients; and parameter -> copy."""
-    ahead = copy.deepcopy(optimizer)
-    copies = {}
-    for group, group_ahead in zip(optimizer.param_groups, ahead.param_groups, strict=True):
-        for p, p_ahead in zip(group["params"], group_ahead["params"], strict=True):
-            p_ahead.grad = None if p.grad is None else p.grad.clone()  # a deep copy leaves the gradient behind
-            copies[p] = p_ahead
-    return ahead, copies
+    if measure_on in (TEST, TRAINING):
+        return [(measure_on, measured, plan)]
+    labels = measured.directions if measure_on == "both" else {TRAINING} & measured.directions.keys()
+    again = replace(measured, directions={n: measured.directions[n] for n in labels}, scan=False, lost=[])
+    brief = replace(plan, details=measure_on == "both")
+    return [(TEST, measured, plan), *([(TRAINING, again, brief)] if plan.sharpness else [])]
 
 
 def training_batch(

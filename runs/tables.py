@@ -18,6 +18,7 @@ from typing import Any
 
 from runs.files import write_whole
 
+TEST, TRAINING = "test", "training"  # in a column `measured_on`: the batch whose loss was measured
 NUMBER = re.compile(r"[+-]?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?")
 
 
@@ -105,6 +106,17 @@ def _parse(cell: str) -> int | float | str | None:
     if number is None:
         return cell or None
     return float(cell) if number["fraction"] or number["exponent"] else int(cell)
+
+
+def first_batch(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The batch on which a run measures its whole list first: TEST, or TRAINING where it does no other. Tables of
+    earlier versions do not say; they are of the test batch."""
+    return TRAINING if all(row.get("measured_on", TEST) == TRAINING for row in rows) else TEST
+
+
+def on_batch(rows: Iterable[Mapping[str, Any]], batch: str) -> list[dict[str, Any]]:
+    """Those of the rows that were measured on this batch."""
+    return [dict(row) for row in rows if row.get("measured_on", TEST) == batch]
 
 
 def format_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
