@@ -36,7 +36,7 @@ LOOKS = {
     "training": ("#000000", (6, 1, 0)),  # the optimizer that trains, whichever it is
 }
 # For names that are not in LOOKS, in order of appearance.
-OTHER_LOOKS = (("#000000", "d"), ("#661100", "H"), ("#6699CC", "8"), ("#888888", (4, 1, 0)))
+OTHER_LOOKS = (("#A6761D", "d"), ("#661100", "H"), ("#6699CC", "8"), ("#888888", (4, 1, 0)))
 # For things that are not optimizers: the runs of an overlay, the kinds of tensors.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#888888")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")

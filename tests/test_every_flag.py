@@ -171,12 +171,14 @@ EFFECTS = {
         "test_batch_size": ("--test_batch_size 5", other("sharpness", "loss", TRAINING)),
         "test_seed": ("--test_seed 4", other("sharpness", "loss", TRAINING)),
         "test_epochs": ("--test_epochs 1", values("sharpness", "epoch", {1})),
-        "num_sample_sharpness": ("--num_sample_sharpness 2", rows("sharpness", 4, 2)),
+        "num_sample_sharpness": ("--num_sample_sharpness 2", rows("sharpness", 8, 4)),
         "sample_iterations": ("", None),
         "step_size": ("--step_size 0.25", lambda run, base: spacing(run) == {0.25} != spacing(base)),
         "reference": ("--reference adam", lambda run, base: ratio_of_adam(run) == [1] != ratio_of_adam(base)),
         "scan": ("--scan full", values("scan", "evaluated", {1})),
-        "skip_search": ("--skip_search", rows("scan", 0, 42)),
+        "measure_on": ("--measure_on training", values("sharpness", "measured_on", {"training"})),
+        "top_eigenvalues": ("--top_eigenvalues", found("eigenvalues.csv", 1)),
+        "skip_search": ("--skip_search", rows("scan", 0, 63)),
         "skip_sharpness": ("", None),
         "check_sharpness": ("", None),
         "dtype": ("--dtype float64", values("sharpness", "sharpness_error", {None})),
@@ -298,7 +300,7 @@ def test_skip_sharpness_measures_the_scanned_batch_alone(run):
 def test_check_sharpness_checks_on_a_tiny_model_and_at_the_first_point(run, monkeypatch):
     monkeypatch.setattr(run_landscape, "check_on_tiny_model", lambda task, algorithms: f"checked {len(algorithms)}")
     monkeypatch.setattr(run_landscape, "check_at_point", lambda directions, objective: f"and {len(directions)}")
-    assert run("landscape", "--check_sharpness", "with").out.startswith("checked 2\nand 2\n")
+    assert run("landscape", "--check_sharpness", "with").out.startswith("checked 2\nand 3\n")
     assert not run("landscape").out.startswith("checked")
 
 

@@ -34,7 +34,8 @@ def test_every_number_has_the_column_of_its_name(tmp_path):
     adam = measurement("adam", 1.5, edge=edge)
     _, row = written(tmp_path, measurement("sgd", -12.0), adam)["sharpness"]
     assert row == pytest.approx({
-        "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "adam", "loss": 7.0, "slope": -3.0, "sharpness": 1.5,
+        "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "adam", "measured_on": "test",
+        "loss": 7.0, "slope": -3.0, "sharpness": 1.5,
         "ratio": 1.5 / 12, "step_norm": 2.0, "step_max": 0.5,
         "best_distance": 2.0,  # 3 / 1.5
         "predicted_decrease": 3.0,  # 9 / (2 * 1.5)
@@ -54,7 +55,8 @@ def test_ratios_are_means_over_the_points_of_an_epoch(tmp_path):
     tables.add_ratios()
     row = tables.tables["ratios"].rows[1]
     assert row == pytest.approx({
-        "epoch": 3, "algorithm": "adam", "mean_ratio": 1.0, "std": math.sqrt(0.5), "count": 2, "mean_slope": -3.0,
+        "epoch": 3, "algorithm": "adam", "measured_on": "test",
+        "mean_ratio": 1.0, "std": math.sqrt(0.5), "count": 2, "mean_slope": -3.0,
         "mean_predicted_decrease": (4 / 2 + 16 / 6) / 2, "mean_edge_quadratic": 0.5, "mean_edge_realized": 1.0,
     })  # fmt: skip
 
@@ -63,6 +65,7 @@ def test_scan_and_histogram_hold_what_was_scanned(tmp_path):
     scanned = measurement("sgd", 2.0, histogram=[(0.5, 1.0, 4)], scan=[ScanPoint(0.0, 7.0), ScanPoint(0.1, 6.5, False)])
     tables = written(tmp_path, scanned, sharpness=False)
     at = {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "sgd"}
+    assert [row.pop("measured_on") for row in tables["scan"]] == ["test", "test"]
     assert tables["scan"] == [
         at | {"distance": 0.0, "loss": 7.0, "evaluated": 1},
         at | {"distance": 0.1, "loss": 6.5, "evaluated": 0},
@@ -76,7 +79,7 @@ def test_a_lost_algorithm_has_one_row_with_nothing_in_it(tmp_path):
     tables.mark_lost(POINT, "lion")
     (row,) = tables.tables["sharpness"].rows
     full = {name: value for name, value in row.items() if value is not None}
-    assert full == {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "lion"}
+    assert full == {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "lion", "measured_on": "test"}
     tables.mark_lost(POINT, "lion", sharpness=False)
     assert len(tables.tables["sharpness"].rows) == 1
 

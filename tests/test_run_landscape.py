@@ -10,7 +10,7 @@ import pytest
 import algorithm_list
 import run_landscape
 from landscape.tables import ratio_table
-from runs.tables import read_table
+from runs.tables import on_batch, read_table
 from torch_optimizer import Algorithm
 
 ROOT = Path(run_landscape.__file__).parent
@@ -51,12 +51,12 @@ def test_tables_have_the_promised_columns(folder):
     header = {name: (folder / f"{name}.csv").read_text().splitlines()[0] for name in TABLES}
     assert header == {
         "training": "epoch,iteration,loss",
-        "sharpness": "epoch,batch,iteration,algorithm,loss,slope,sharpness,ratio,step_norm,step_max,best_distance,"
-        "predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share,sharpness_inf,sharpness_spectral,"
-        "learning_rate,edge_quadratic,edge_realized,edge_quotient,critical_lr,best_lr",
-        "ratios": "epoch,algorithm,mean_ratio,std,count,mean_slope,mean_predicted_decrease,mean_edge_quadratic,"
-        "mean_edge_realized",
-        "scan": "epoch,batch,iteration,algorithm,distance,loss,evaluated",
+        "sharpness": "epoch,batch,iteration,algorithm,measured_on,loss,slope,sharpness,ratio,step_norm,step_max,"
+        "best_distance,predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share,sharpness_inf,"
+        "sharpness_spectral,learning_rate,edge_quadratic,edge_realized,edge_quotient,critical_lr,best_lr",
+        "ratios": "epoch,algorithm,measured_on,mean_ratio,std,count,mean_slope,mean_predicted_decrease,"
+        "mean_edge_quadratic,mean_edge_realized",
+        "scan": "epoch,batch,iteration,algorithm,measured_on,distance,loss,evaluated",
         "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
     }
 
@@ -74,7 +74,7 @@ def test_every_iteration_is_in_the_training_table(folder):
 
 
 def test_ratio_is_to_plain_sgd_at_the_same_point_and_its_table_the_mean(folder):
-    rows = tables(folder)
+    rows = {name: on_batch(table, "test") for name, table in tables(folder).items()}
     points = sorted({row["batch"] for row in rows["sharpness"]})
     assert len(points) == 2
     sharpness = {(row["batch"], row["algorithm"]): row["sharpness"] for row in rows["sharpness"]}
@@ -89,7 +89,7 @@ def test_ratio_is_to_plain_sgd_at_the_same_point_and_its_table_the_mean(folder):
 
 
 def test_scans_start_at_the_current_loss_and_follow_the_slope(folder):
-    rows = tables(folder)
+    rows = {name: on_batch(table, "test") for name, table in tables(folder).items()}
     measured = {(row["batch"], row["algorithm"]): row for row in rows["sharpness"]}
     algorithms = {row["algorithm"] for row in rows["scan"]}
     assert algorithms == {row["algorithm"] for row in rows["sharpness"]}
@@ -106,7 +106,7 @@ def test_histogram_counts_every_coordinate_of_every_algorithm(folder):
     counts = {}
     for row in read_table(folder / "histogram.csv"):
         counts[row["algorithm"]] = counts.get(row["algorithm"], 0) + row["count"]
-    assert len(counts) == 9 and len(set(counts.values())) == 1
+    assert len(counts) == 10 and len(set(counts.values())) == 1
 
 
 # ---- that it repeats ----------------------------------------------------------------------------------------------
@@ -136,17 +136,18 @@ def test_float64_measures_the_same_run_to_a_thousandth(folder, tmp_path):
     exact = landscape(tmp_path / "exact", "--dtype", "float64", "--skip_search", "--sample_iterations",
                       str(read_table(folder / "sharpness.csv")[0]["batch"]))  # fmt: skip
     assert (exact / "training.csv").read_bytes() == (folder / "training.csv").read_bytes()
-    single = {(r["batch"], r["algorithm"]): r for r in read_table(folder / "sharpness.csv")}
+    single = {(r["batch"], r["algorithm"], r["measured_on"]): r for r in read_table(folder / "sharpness.csv")}
     for row in read_table(exact / "sharpness.csv"):
+        other = single[row["batch"], row["algorithm"], row["measured_on"]]
         for column in ("loss", "slope", "sharpness", "ratio"):
-            assert row[column] == pytest.approx(single[row["batch"], row["algorithm"]][column], rel=1e-3), column
+            assert row[column] == other[column] or row[column] == pytest.approx(other[column], rel=1e-3), column
 
 
 def test_rounding_error_covers_the_distance_to_float64_and_is_small(folder, tmp_path):
-    rows = read_table(folder / "sharpness.csv")
+    rows = on_batch(read_table(folder / "sharpness.csv"), "test")
     exact = landscape(tmp_path / "exact", "--dtype", "float64", "--skip_search", "--sample_iterations",
                       str(rows[0]["batch"]))  # fmt: skip
-    true = {r["algorithm"]: r for r in read_table(exact / "sharpness.csv")}
+    true = {r["algorithm"]: r for r in on_batch(read_table(exact / "sharpness.csv"), "test")}
     assert all(row["sharpness_error"] is None for row in true.values())
     for row in rows:
         assert 0 < row["sharpness_error"] < 1e-3 * abs(row["sharpness"])
@@ -193,7 +194,7 @@ def test_direction_of_zero_is_an_empty_cell_and_one_warning(tmp_path, monkeypatc
     assert len(cells) == 2
     assert all(row["sharpness"] is None and row["slope"] is None and row["ratio"] is None for row in cells)
     assert sum("zero or not finite" in record.message for record in caplog.records) == 1
-    assert {row["algorithm"] for row in read_table(tmp_path / "run" / "scan.csv")} == {"sgd"}
+    assert {row["algorithm"] for row in read_table(tmp_path / "run" / "scan.csv")} == {"sgd", "training"}
 
 
 def test_loss_that_is_not_finite_stops_the_run_with_everything_measured_on_disk(tmp_path, capfd):
@@ -202,7 +203,7 @@ def test_loss_that_is_not_finite_stops_the_run_with_everything_measured_on_disk(
     folder = tmp_path / "run"
     assert run_landscape.main([*SMALL.split(), *flags, "--output_dir", str(folder)]) == 1
     assert "stopped: the training loss is" in capfd.readouterr().err
-    assert len(read_table(folder / "sharpness.csv")) == 9 and len(read_table(folder / "ratios.csv")) == 9
+    assert len(read_table(folder / "sharpness.csv")) == 11 and len(read_table(folder / "ratios.csv")) == 11
     assert 1 <= len(read_table(folder / "training.csv")) < 6
 
 

@@ -69,7 +69,8 @@ def test_an_algorithm_that_is_not_finite_is_marked_and_dropped_and_the_others_go
     assert capfd.readouterr().err.count(f"{label}: its step or its state is not finite in epoch 2") == 1
     rows = [row for row in read_table(folder / "sharpness.csv") if row["algorithm"] == label]
     assert len(rows) == 1 and rows[0]["epoch"] == 2
-    assert [name for name, cell in rows[0].items() if cell is not None] == ["epoch", "batch", "iteration", "algorithm"]
+    told = [name for name, cell in rows[0].items() if cell is not None]
+    assert told == ["epoch", "batch", "iteration", "algorithm", "measured_on"]
     for name, table in tables(folder).items():
         others = [line for line in table.decode().splitlines() if label not in line]
         assert others == reference[name].decode().splitlines(), name

@@ -11,7 +11,7 @@ import torch
 
 import run_landscape
 from runs.checkpoints import load_tensors, save_tensors
-from runs.tables import read_table
+from runs.tables import on_batch, read_table
 from tests.helpers import tiny_run
 from tests.helpers.stored_runs import LANDSCAPE, landscape, refused, tables
 from torch_optimizer import Algorithm
@@ -56,14 +56,15 @@ def test_saved_points_take_another_number_type_test_batch_and_grid(with_points, 
         assert one["sharpness"] != other["sharpness"]
     spacings = {row["distance"] / 0.25 % 1 for row in scans if row["algorithm"] == "sgd"}
     assert spacings == {0.0} or all((s * 5**4) % 1 == pytest.approx(0, abs=1e-6) for s in spacings)
-    other, _ = again("batch", "--test_seed", "3")
-    assert {row["loss"] for row in other if row["loss"]}.isdisjoint(row["loss"] for row in was)
-    larger, _ = again("larger", "--test_batch_size", "20")
-    assert {row["loss"] for row in larger if row["loss"]}.isdisjoint(row["loss"] for row in was)
+    losses = {row["loss"] for row in on_batch(was, "test")}
+    for name, *flags in (("batch", "--test_seed", "3"), ("larger", "--test_batch_size", "20")):
+        other, _ = again(name, *flags)
+        assert losses.isdisjoint(row["loss"] for row in on_batch(other, "test"))
+        assert on_batch(other, "training") == on_batch(was, "training")  # of four examples in every run
 
 
 def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_path, monkeypatch, capfd):
-    folder, measure, count = tmp_path / "again", run_landscape.measure_point, iter(range(1, 100))
+    folder, measure, count = tmp_path / "again", run_landscape.measure, iter(range(1, 100))
 
     def measure_and_stop(*arguments):
         if next(count) == 3:
@@ -71,7 +72,7 @@ def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_pat
         return measure(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_landscape, "measure_point", measure_and_stop)
+        patch.setattr(run_landscape, "measure", measure_and_stop)
         assert landscape("--from_points", with_points, "--output_dir", folder) == 128 + signal.SIGTERM
         assert "after point 3 of 4" in capfd.readouterr().err
         assert landscape("--resume", folder) == 0
@@ -103,7 +104,7 @@ def test_a_damaged_point_is_named(with_points, tmp_path, capfd):
     assert landscape("--from_points", copy, "--output_dir", tmp_path / "again") == 1
     error = capfd.readouterr().err
     assert f"{path} cannot be used: its checksum is another" in error and "Traceback" not in error
-    assert len(read_table(tmp_path / "again" / "sharpness.csv")) == 7
+    assert len(read_table(tmp_path / "again" / "sharpness.csv")) == 9
 
 
 @pytest.mark.parametrize("change, answer", [
