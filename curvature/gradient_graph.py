@@ -5,7 +5,6 @@ graph.product({"w": u})                  # {"w": H_ww u}, a Hessian-vector produ
 graph.product({"w": u, "b": c})          # both rows of [[H_ww, H_wb], [H_bw, H_bb]] times (u, c)
 """
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -15,8 +14,6 @@ from torch import Tensor
 from curvature.gelu import StoredGelu
 from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, LossFunction, Params
-
-log = logging.getLogger(__name__)
 
 SUSPECT = 1000  # rounding errors of the loss: a block that changes it by less may be nothing but rounding
 DISPLACEMENTS = 4  # points beside x at which such a block is measured again
@@ -56,8 +53,6 @@ class GradientGraph:
             gradient /= self.examples
             if not torch.isfinite(gradient).all():
                 raise FloatingPointError(f"the gradient of {name} is not finite: its Hessian block has no measure")
-        how = "kept for all products" if keep_graphs else "rebuilt for every product"
-        log.info("the gradient graphs of %d micro-batches are %s", len(batches), how)
 
     def _differentiate(
         self, batch: Batch, names: list[str], points: Params | None = None

@@ -83,6 +83,8 @@ def block_curvatures(
     check_limits(tolerance, max_iterations)
     generator = generator or torch.Generator().manual_seed(0)
     graph = GradientGraph(loss_fn, params, batches, names, keep_graphs)
+    how = "kept for all products" if keep_graphs else "rebuilt for every product"
+    log.info("the gradient graphs of %d micro-batches are %s", len(batches), how)
     return (_block_curvature(graph, name, tolerance, max_iterations, generator) for name in names)
 
 

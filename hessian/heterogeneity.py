@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hessian.tensor_names import kind_of, layer_of
+from hessian.tensor_names import GROUPINGS
 
 CONFIDENCE = 0.95  # of the bootstrap intervals
 RESAMPLES = 1000
@@ -214,7 +214,7 @@ def heterogeneity_by_group(
     kind or layer) and `group`, in the order in which the groups first appear in `names`."""
     columns = np.array([gradient_norms, eigenvalues, sizes], dtype=np.float64)  # [3, blocks]
     rows = []
-    for grouping, label in dict(all=lambda name: "all", kind=kind_of, layer=layer_of).items():
+    for grouping, label in dict(all=lambda name: "all", **GROUPINGS).items():
         labels = np.array([label(name) for name in names])
         for group in dict.fromkeys(labels.tolist()):
             measures = heterogeneity(*columns[:, labels == group], seed=seed)

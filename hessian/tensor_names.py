@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,17 @@ def layer_of(name: str) -> str:
     """The layer a tensor belongs to, as in `encoder.block.3` or `h.0`; a tensor outside the stack gets its kind."""
     layer = LAYER.search(name)
     return layer.group() if layer else kind_of(name)
+
+
+GROUPINGS = {"kind": kind_of, "layer": layer_of}
+
+
+def grouped(names: Iterable[str], grouping: str) -> dict[str, list[str]]:
+    """group -> the names of its tensors, in the order in which the groups first appear; `grouping`: of GROUPINGS."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(GROUPINGS[grouping](name), []).append(name)
+    return groups
 
 
 # ---- which tensors --------------------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """What a landscape run measures at a point. Everything here returns numbers; tables.py writes them down."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -24,6 +25,8 @@ from landscape_utils import (
     update_histogram,
 )
 from runs.messages import progress
+
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,8 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
     ]
 
 
-def quadratic_models(directions: dict[str, Direction], objective: Objective) -> dict[str, QuadraticModel]:
-    """label -> loss, slope and sharpness along its direction. Micro-batches are halved where memory runs out."""
+def quadratic_models(directions: Mapping[K, Direction], objective: Objective) -> dict[K, QuadraticModel]:
+    """Loss, slope and sharpness along every direction. Micro-batches are halved where memory runs out."""
 
     def along(batches: list[Batch]) -> list[QuadraticModel]:
         return directional_sharpness(

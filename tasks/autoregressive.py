@@ -37,10 +37,13 @@ class Autoregressive(Task):
             "labels": pad([window[1:] for window in windows], IGNORED),
         }
 
-    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+    def losses(self, forward: Callable, batch: dict[str, Tensor], only: Tensor | None = None) -> Tensor:
         """Mean cross-entropy of each window's tokens after the first, [B], nats per token."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"])
+        return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"], only)
+
+    def targets(self, index: int) -> list[int]:
+        return self.examples[index]["input_ids"][1:]
 
     def tiny_batch(self) -> dict[str, Tensor]:
         return self.collate([{"input_ids": ids} for ids in random_ids([9, 6, 4, 2])])

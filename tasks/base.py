@@ -45,12 +45,19 @@ class Task:
         augmentation, `collate`."""
         return self.collate(examples)
 
-    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+    def losses(self, forward: Callable, batch: dict[str, Tensor], only: Tensor | None = None) -> Tensor:
         """Each example's own loss, [B].
 
-        `forward` takes the model's inputs by name and gives its output: the model, or a functional call.
+        Args:
+            forward: takes the model's inputs by name and gives its output: the model, or a functional call.
+            only: [targets] of bool. The part of each loss that comes from the targets where it is set, token ids or
+                labels. The parts of disjoint sets add up to the loss. Of tasks that have `targets`.
         """
         raise NotImplementedError
+
+    def targets(self, index: int) -> list[int]:
+        """What one example is scored on: the token ids, or its label. ValueError for a task that does not tell them."""
+        raise ValueError(f"the task {self.name} does not tell the targets of its examples")
 
     def tiny_batch(self) -> dict[str, Tensor]:
         """Four random examples of different lengths, collated; `self.model` is the tiny model here."""
@@ -101,14 +108,21 @@ class Task:
             raise CannotWrite(f"cannot write the model to {folder}: {one_line(error)}") from error
 
 
-def token_losses(logits: Tensor, labels: Tensor) -> Tensor:
+def token_losses(logits: Tensor, labels: Tensor, only: Tensor | None = None) -> Tensor:
     """Mean cross-entropy over each example's own scored tokens, [B], nats per token.
 
-    logits [B, T, V]; labels [B, T], IGNORED where not scored.
+    logits [B, T, V]; labels [B, T], IGNORED where not scored; only [V]: see `Task.losses`.
     """
     flat = logits.flatten(0, 1), labels.flatten()  # [B T, V], [B T]
     each = F.cross_entropy(*flat, ignore_index=IGNORED, reduction="none")  # [B T]
+    if only is not None:
+        each = each.masked_fill(~chosen(flat[1], only), 0)
     return each.view_as(labels).sum(1) / (labels != IGNORED).sum(1)
+
+
+def chosen(labels: Tensor, only: Tensor) -> Tensor:
+    """Whether `only` is set for each label; labels that are not scored may give anything."""
+    return only.to(labels.device)[labels.clamp_min(0)]
 
 
 def random_ids(lengths: Sequence[int], first: int = 3, last: int = 22) -> list[list[int]]:

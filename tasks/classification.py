@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.base import Task
+from tasks.base import Task, chosen
 from tasks.loading.rows import Refused
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,14 @@ class Classification(Task):
         super().__init__(name, model, processor, examples)
         self.evaluation, self.metric = evaluation, metric
 
-    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+    def losses(self, forward: Callable, batch: dict[str, Tensor], only: Tensor | None = None) -> Tensor:
         """Each example's cross-entropy, [B], nats."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return F.cross_entropy(forward(**inputs).logits, batch["labels"], reduction="none")
+        losses = F.cross_entropy(forward(**inputs).logits, batch["labels"], reduction="none")
+        return losses if only is None else losses.masked_fill(~chosen(batch["labels"], only), 0)
+
+    def targets(self, index: int) -> list[int]:
+        return [self.examples[index]["label"]]
 
     @torch.inference_mode()
     def scores(self, model: torch.nn.Module, split: str, micro_batch_size: int = 32) -> dict[str, float]:

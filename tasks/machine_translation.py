@@ -34,11 +34,14 @@ class MachineTranslation(Task):
             "labels": labels,
         }
 
-    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+    def losses(self, forward: Callable, batch: dict[str, Tensor], only: Tensor | None = None) -> Tensor:
         """Mean cross-entropy of each example's French tokens, [B], nats per token."""
         inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
         # The decoder sees no padding before a scored token: its attention is causal and padding is on the right.
-        return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"])
+        return token_losses(forward(**inputs, use_cache=False).logits, batch["labels"], only)
+
+    def targets(self, index: int) -> list[int]:
+        return self.examples[index]["labels"]
 
     def tiny_batch(self) -> dict[str, Tensor]:
         english, french = random_ids([7, 5, 3, 7]), random_ids([6, 3, 6, 1])

@@ -33,10 +33,13 @@ class MaskedLanguageModeling(Task):
             "labels": pad([example["labels"] for example in examples], IGNORED),
         }
 
-    def losses(self, forward: Callable, batch: dict[str, Tensor]) -> Tensor:
+    def losses(self, forward: Callable, batch: dict[str, Tensor], only: Tensor | None = None) -> Tensor:
         """Mean cross-entropy of each example's masked tokens, [B], nats per token."""
         logits = forward(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits  # [B, T, V]
-        return token_losses(logits, batch["labels"])
+        return token_losses(logits, batch["labels"], only)
+
+    def targets(self, index: int) -> list[int]:
+        return [label for label in self.examples[index]["labels"] if label != IGNORED]
 
     def tiny_batch(self) -> dict[str, Tensor]:
         ids, hidden = random_ids([9, 6, 4, 9]), [(1, 5), (0, 3), (2,), (0, 4, 7)]

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "landscape_utils": CORE,
     "hessian": {"curvature"},
     "tasks": {"runs"},
-    "landscape": CORE | {"landscape_utils", "training", "runs", "tasks", "algorithm_list"},
+    "landscape": CORE | {"landscape_utils", "hessian", "training", "runs", "tasks", "algorithm_list"},
     "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
     "figures": {"runs", "hessian"},
     "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
