@@ -31,9 +31,12 @@ from algorithm_list import ALGORITHM_LISTS
 from curvature.borrowing import check_twice_differentiable
 from curvature.objective import Batch, objective_at
 from figures.drawing import draw_all
+from landscape.classes import FrequencyClass, frequency_classes, measure_classes
 from landscape.cross_checks import check_at_point, check_on_tiny_model
+from landscape.decomposition import decompose
 from landscape.measurements import MeasurementPlan, measure_point
 from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
+from landscape.stored import Stored
 from landscape.tables import PointTables, answer
 from landscape.top_eigenvalues import top_eigenvalues
 from landscape.training_row import parts_of, training_batch, with_training_row
@@ -73,6 +76,7 @@ class Plan:
     training: TrainingPlan
     measuring: MeasurementPlan
     sampled: dict[int, tuple[list[int], int]]  # test epoch -> (measured batches, the one that is scanned)
+    classes: list[FrequencyClass]  # of the targets; none unless asked for
 
 
 # ---- from the command line to a plan --------------------------------------------------------------------------------
@@ -111,6 +115,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
             spacing={label: settings.step_size or row.step_size for label, row in measured_rows.items()},
         ),
         sampled_batches(settings, batches_per_epoch(examples, settings.batch_size)),
+        classes_of(task, settings),
     )
     check_first = settings.check_sharpness and earlier is None and not settings.from_points
 
@@ -216,8 +221,14 @@ def sampled_batches(settings: argparse.Namespace, num_batches: int) -> dict[int,
 def run(task: Task, plan: Plan, folder: Path, stop: StopRequest) -> None:
     """Measure every point, of a new trajectory or of an earlier run."""
     task.model.to(plan.settings.device)
-    absent = ["training"] * bool(plan.settings.from_points) + ["eigenvalues"] * (not plan.settings.top_eigenvalues)
-    tables = PointTables(folder, plan.reference, absent)
+    settings = plan.settings
+    written = {
+        "training": not settings.from_points,
+        "eigenvalues": settings.top_eigenvalues,
+        "decomposition": settings.decompose,
+        "classes": plan.classes,
+    }
+    tables = PointTables(folder, plan.reference, absent=[name for name, asked in written.items() if not asked])
     saver = Saver(folder, plan.settings.checkpoint_every, stop)
     try:
         if plan.settings.from_points:
@@ -234,7 +245,7 @@ def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver,
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     optimizer = plan.train_row.build(params)
     updates = PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)
-    stored = Stored(task.model, optimizer, updates, tables, plan)
+    stored = Stored(task.model, optimizer, updates, tables, plan.train_row, plan.algorithms)
     done = saver.restore(stored)
     training = Training(task, optimizer, plan.training, first_iteration=done + 1)
     test_batch = list(fixed_test_batch(task, plan))
@@ -300,6 +311,11 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
             if settings.check_sharpness and tables.is_empty:
                 say(check_at_point(part.directions, objective))
             tables.add(part.point, measure_point(part, objective, how), sharpness, batch)
+            if settings.decompose:
+                shares = decompose(part.directions, objective, settings.decompose)
+                tables.add_contributions(part.point, shares, settings.decompose, batch)
+            if plan.classes and batch == TEST:
+                tables.add_classes(part.point, measure_classes(part.directions, objective, plan.classes))
             if settings.top_eigenvalues and part.scan and part.stability:
                 tables.add_eigenvalues(part.point, top_eigenvalues(objective, part.stability), batch)
         for label in part.lost:
@@ -314,40 +330,21 @@ def training_examples(measured: MeasuredPoint, task: Task, plan: Plan) -> list[B
 
 
 def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:
-    """The examples on which everything is measured: a random subset of the training data, drawn once."""
-    settings, examples = plan.settings, len(task.examples)
-    seed = settings.seed if settings.test_seed is None else settings.test_seed
-    chosen = random_stream(seed, TEST_BATCH).permutation(examples)[: settings.test_batch_size].tolist()
+    """The examples on which everything is measured, in micro-batches."""
+    settings, chosen = plan.settings, test_examples(task, plan.settings)
     return list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, plan.measuring.dtype))
 
 
-class Stored:
-    """What a checkpoint of the run holds: model, training optimizer, the state of every pseudo-update, and the tables.
-    Random numbers and the order of the data follow from the seed and the iteration, so they need no storing."""
+def test_examples(task: Task, settings: argparse.Namespace) -> list[int]:
+    """Their numbers: a random subset of the training data, drawn once."""
+    seed = settings.seed if settings.test_seed is None else settings.test_seed
+    return random_stream(seed, TEST_BATCH).permutation(len(task.examples))[: settings.test_batch_size].tolist()
 
-    def __init__(self, model, optimizer, updates: PseudoUpdates, tables: PointTables, plan: Plan):
-        self.parts = {"model": model, "optimizer": optimizer, "pseudo_updates": updates, "tables": tables}
-        self.optimizer, self.row = optimizer, plan.train_row
-        self.rows = {label: repr(row) for label, row in plan.algorithms.items()}
 
-    def state_dict(self) -> dict:
-        state = {name: part.state_dict() for name, part in self.parts.items()}
-        return state | {"rows": self.rows, "train_row": repr(self.row), "train_optimizer": self.row.name}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Restore. After `--allow_changes`, rows that are new or changed start with a fresh state, and so does another
-        training optimizer. The same training optimizer with other options keeps its state."""
-        same = [label for label, row in self.rows.items() if state["rows"].get(label) == row]
-        for label in set(same) - state["pseudo_updates"].keys():  # it was not finite
-            self.parts["pseudo_updates"].drop(label)
-        state["pseudo_updates"] = {k: s for k, s in state["pseudo_updates"].items() if k in same}
-        if state["train_optimizer"] != self.row.name:
-            state["optimizer"] = self.optimizer.state_dict()
-        for name, part in self.parts.items():
-            part.load_state_dict(state[name])
-        if state["train_row"] != repr(self.row):
-            for group in self.optimizer.param_groups:
-                group.update(self.row.options)
+def classes_of(task: Task, settings: argparse.Namespace) -> list[FrequencyClass]:
+    """The frequency classes of the targets; none unless asked for. Raises ValueError for a task without targets."""
+    count = settings.frequency_classes
+    return frequency_classes(task, test_examples(task, settings), count) if count else []
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

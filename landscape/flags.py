@@ -3,6 +3,7 @@
 import argparse
 
 from algorithm_list import ALGORITHM_LISTS
+from hessian.tensor_names import GROUPINGS
 from runs.flags import (
     DTYPES,
     TASK_NEEDS,
@@ -33,6 +34,13 @@ NEEDS = (
     Need("num_sample_sharpness", "with --sample_iterations, which names batches", lambda s: not s.sample_iterations),
     Need("num_sample_sharpness", "with --skip_sharpness, which measures one batch", lambda s: not s.skip_sharpness),
     Need("measure_on", "with --skip_sharpness, which only scans, on the test batch", lambda s: not s.skip_sharpness),
+    Need("decompose", "with --skip_sharpness, which leaves out what is decomposed", lambda s: not s.skip_sharpness),
+    Need("frequency_classes", "with --skip_sharpness, which leaves out the classes", lambda s: not s.skip_sharpness),
+    Need(
+        "frequency_classes",
+        "with --measure_on training, not the test batch",
+        lambda s: s.measure_on != "training",
+    ),
     Need("reference", "with --skip_sharpness, which leaves out the ratios", lambda s: not s.skip_sharpness),
     Need("optimizer_device", "with --from_points, which trains nothing", lambda s: not s.from_points),
     Need("save_model", "with --from_points, which trains nothing", lambda s: not s.from_points),
@@ -96,6 +104,20 @@ def make_parser(description: str = "") -> Parser:
         metavar="BATCH",
         help="measure every row on the test batch, on the training batch that the steps come from, or on both; by "
         "default the list on the test batch and the optimizer that trains on both",
+    )
+    group.add_argument(
+        "--decompose",
+        type=one_of("grouping", GROUPINGS),
+        metavar="GROUPING",
+        help="also split slope and sharpness of every step over the groups of tensors, by layer or by kind (embedding, "
+        "attention, mlp, norm, head): about as long again as a full scan of every row",
+    )
+    group.add_argument(
+        "--frequency_classes",
+        type=positive_int,
+        metavar="N",
+        help="also measure loss, slope and sharpness of N classes of target tokens (or labels), from frequent to rare: "
+        "N times the time of the sharpness",
     )
     group.add_argument("--skip_search", action="store_true", help="no loss scans")
     group.add_argument("--skip_sharpness", action="store_true", help="no sharpness; measure only where a scan is made")

@@ -43,6 +43,8 @@ MEASURED_ANEW = (
     "micro_batch_size",
     "reference",
     "measure_on",
+    "decompose",
+    "frequency_classes",
 )
 
 

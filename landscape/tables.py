@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+from landscape.classes import ClassMeasurement
+from landscape.decomposition import Contribution
 from landscape.measurements import Measurement
 from landscape.top_eigenvalues import TopEigenvalue
 from runs.tables import TEST, TRAINING, Table, first_batch, format_table, on_batch, read_table
@@ -24,6 +26,9 @@ COLUMNS = {
     "mean_edge_realized",
     "scan": "epoch batch iteration algorithm measured_on distance loss evaluated",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
+    "decomposition": "epoch batch iteration algorithm measured_on grouping group parameters step_share slope within "
+    "cross",
+    "classes": "epoch batch iteration algorithm class types tokens share loss token_loss slope sharpness",
     "eigenvalues": "epoch batch iteration measured_on matrix eigenvalue residual converged products learning_rate "
     "two_over_lr stability_threshold",
 }
@@ -120,6 +125,38 @@ class PointTables:
         if m.scan and not m.scan[1].loss <= m.scan[0].loss:
             log.info("%s: uphill in %s", m.label, where)
 
+    def add_contributions(
+        self, point: Point, found: Iterable[Contribution], grouping: str, measured_on: str = TEST
+    ) -> None:
+        for each in found:
+            numbers = {name: value for name, value in vars(each).items() if name != "label"}
+            self.tables["decomposition"].append(
+                numbers,
+                epoch=point.epoch,
+                batch=point.batch,
+                iteration=point.iteration,
+                algorithm=each.label,
+                measured_on=measured_on,
+                grouping=grouping,
+            )
+
+    def add_classes(self, point: Point, found: Iterable[ClassMeasurement]) -> None:
+        for each in found:
+            self.tables["classes"].append(
+                {"class": each.of.number},
+                epoch=point.epoch,
+                batch=point.batch,
+                iteration=point.iteration,
+                algorithm=each.label,
+                types=each.of.types,
+                tokens=each.of.tokens,
+                share=each.of.share,
+                loss=each.loss,
+                token_loss=each.token_loss,
+                slope=each.slope,
+                sharpness=each.sharpness,
+            )
+
     def add_eigenvalues(self, point: Point, found: Iterable[TopEigenvalue], measured_on: str) -> None:
         for each in found:
             self.tables["eigenvalues"].append(
@@ -178,7 +215,8 @@ class PointTables:
 
     def load_state_dict(self, state: str) -> None:
         for name, rows in json.loads(state).items():
-            self.tables[name].rows = rows
+            if name in self.tables:  # after --allow_changes a table may be gone
+                self.tables[name].rows = rows
 
 
 # ---- what is printed ------------------------------------------------------------------------------------------------

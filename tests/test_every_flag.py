@@ -177,6 +177,8 @@ EFFECTS = {
         "reference": ("--reference adam", lambda run, base: ratio_of_adam(run) == [1] != ratio_of_adam(base)),
         "scan": ("--scan full", values("scan", "evaluated", {1})),
         "measure_on": ("--measure_on training", values("sharpness", "measured_on", {"training"})),
+        "decompose": ("--decompose layer", found("decomposition.csv", 1)),
+        "frequency_classes": ("--frequency_classes 2", found("classes.csv", 1)),
         "top_eigenvalues": ("--top_eigenvalues", found("eigenvalues.csv", 1)),
         "skip_search": ("--skip_search", rows("scan", 0, 63)),
         "skip_sharpness": ("", None),

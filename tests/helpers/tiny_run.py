@@ -48,8 +48,12 @@ class Tiny(Task):
     def collate(self, examples):
         return {name: torch.stack([example[name] for example in examples]) for name in ("x", "y")}
 
-    def losses(self, forward, batch):
-        return nn.functional.cross_entropy(forward(input=batch["x"]), batch["y"], reduction="none")
+    def losses(self, forward, batch, only=None):
+        losses = nn.functional.cross_entropy(forward(input=batch["x"]), batch["y"], reduction="none")
+        return losses if only is None else losses.masked_fill(~only[batch["y"]], 0)
+
+    def targets(self, index):
+        return [self.examples[index]["y"].item()]
 
     def save_model(self, folder):
         Path(folder).mkdir(parents=True, exist_ok=True)
