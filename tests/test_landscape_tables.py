@@ -105,3 +105,55 @@ def test_the_verdict_names_the_flattest_the_furthest_and_those_beyond_their_edge
         "In epoch 5, adam is flattest (0.25 of sgd), sgd could fall furthest (0.5); "
         "1 of 2 rows step beyond their edge (sgd)."
     )
+
+
+# ---- the row of the optimizer that trains -------------------------------------------------------------------------
+
+
+def with_training_row(folder, both=False):
+    """Two points; on the training batch the row `training` alone, or with `both` sgd, too."""
+    tables = PointTables(folder, "sgd")
+    for sharpness, edge in ((1.0, 0.25), (3.0, 0.75)):
+        own = measurement("training", sharpness, edge=Edge(0.1, edge, 2 * edge, 1.0))
+        on_own_batch = measurement("training", 2 * sharpness, edge=Edge(0.1, edge, 4 * edge, 1.0))
+        tables.add(POINT, [measurement("sgd", 2.0), own])
+        tables.add(POINT, [*([measurement("sgd", 8.0)] if both else []), on_own_batch], measured_on="training")
+    tables.add_ratios()
+    tables.save()
+    return read_table(folder / "ratios.csv")
+
+
+def test_ratios_are_to_the_reference_on_the_same_batch_and_empty_without_it(tmp_path):
+    def found(rows):
+        return [(r["algorithm"], r["measured_on"], r["mean_ratio"], r["mean_edge_realized"], r["count"]) for r in rows]
+
+    first = [("sgd", "test", 1.0, None, 2), ("training", "test", 1.0, 1.0, 2)]
+    assert found(with_training_row(tmp_path / "a")) == [*first, ("training", "training", None, 2.0, 2)]
+    assert found(with_training_row(tmp_path / "b", both=True)) == [
+        *first, ("sgd", "training", 1.0, None, 2), ("training", "training", 0.5, 2.0, 2)]  # fmt: skip
+
+
+def test_the_training_row_is_marked_in_print_and_does_not_enter_the_verdict_on_the_list(tmp_path):
+    with_training_row(tmp_path)
+    text = answer(tmp_path, ["sgd"], "sgd", "adam")
+    ratios, judged = text.split("\n\n")
+    assert [line.split()[0] for line in ratios.splitlines()[3:5]] == ["sgd", "training"]
+    assert "training (adam): the step that the run itself takes" in ratios
+    rows = [line.split() for line in judged.splitlines() if line.startswith("training (adam)")]
+    assert [(row[2], row[3], row[-2], row[-1]) for row in rows] == [
+        ("test", "1", "1", "2"), ("training", "-", "2", "2")]  # fmt: skip
+    assert text.endswith(
+        "In epoch 3, sgd is flattest (1 of sgd), sgd could fall furthest (2.2). The step that the run takes (adam) has "
+        "a realized edge of 1 on the test batch, 2 on the training batch."
+    )
+
+
+def test_a_run_on_the_training_batch_alone_prints_its_numbers(tmp_path):
+    tables = PointTables(tmp_path, "sgd")
+    rows = [measurement(label, sharpness) for label, sharpness in (("sgd", 2.0), ("adam", 1.0), ("training", 4.0))]
+    tables.add(POINT, rows, measured_on="training")
+    tables.add_ratios()
+    tables.save()
+    text = answer(tmp_path, ["sgd", "adam"], "sgd", "lion")
+    assert "sharpness of sgd|, on the training batches" in text and "adam is flattest (0.5 of sgd)" in text
+    assert "training (lion)" in text

@@ -7,12 +7,25 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+import run_landscape
+from algorithm_list import ALGORITHM_LISTS
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
-from curvature.objective import functional_loss, trainable_parameters
+from curvature.objective import functional_loss, objective_at, trainable_parameters
 from landscape.cross_checks import full_hessian
-from landscape.top_eigenvalues import preconditioner_inverse, stability_threshold, top_eigenvalue
-from torch_optimizer import Lion, SGDClip, SignSGD
+from landscape.top_eigenvalues import (
+    Stability,
+    preconditioner_inverse,
+    stability_threshold,
+    top_eigenvalue,
+    top_eigenvalues,
+)
+from runs.checkpoints import load_tensors
+from runs.tables import read_table
+from tasks import TASKS, Entry
+from tasks.protocols import TOY
+from tests.helpers import tiny_run
+from torch_optimizer import Algorithm, Lion, SGDClip, SignSGD
 from torch_optimizer.adafactor import Adafactor
 from torch_optimizer.adam_clip import AdamClip
 
@@ -185,3 +198,86 @@ def test_steps_that_are_not_linear_in_the_gradient_have_no_threshold():
     x = torch.nn.Parameter(torch.ones(1))
     assert stability_threshold(SignSGD([x], lr=0.1), 0.1) is None
     assert stability_threshold(Lion([x], lr=0.1), 0.1) is None
+
+
+# ---- in a run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """run(name, flags) -> folder, of a run on the tiny task measured once, at its first update."""
+    monkeypatch.setitem(TASKS, "tiny", Entry(lambda request: tiny_run.Tiny(12, 0), TOY, TOY))
+    monkeypatch.setitem(ALGORITHM_LISTS, "tiny", [Algorithm("sgd", lr=0.5)])
+    monkeypatch.setattr(run_landscape, "draw_all", lambda folder: [])
+
+    def run(name, *flags):
+        sizes = ["--batch_size", "4", "--test_batch_size", "12", "--num_epochs", "1", "--sample_iterations", "2", "1"]
+        words = ["--task", "tiny", "--algorithm_list", "tiny", *sizes, "--skip_search", "--top_eigenvalues", *flags]
+        if "--from_points" in flags:
+            words = ["--skip_search", "--top_eigenvalues", *flags]
+        assert run_landscape.main([*words, "--output_dir", str(tmp_path / name)]) == 0
+        return tmp_path / name
+
+    return run
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-5), ("float32", 1e-3)])
+def test_a_run_writes_the_eigenvalues_of_its_dense_hessian(run, dtype, tolerance):
+    folder = run("run", "--dtype", dtype, "--save_points", "--lr", "0.01")
+    plain, scaled = read_table(folder / "eigenvalues.csv")
+    state = load_tensors(next(folder.glob("points/point-00000002.pt")))  # the scanned one of two
+    task = tiny_run.Tiny(12, 0)
+    task.model.load_state_dict(state["model"])
+    task.model.double().eval()
+    batch = {name: t.double() if t.is_floating_point() else t for name, t in task.collate(task.examples).items()}
+    params = trainable_parameters(task.model)
+    hessian = full_hessian(functional_loss(task.model, task.losses), params, [batch])
+    inverse = torch.cat([state["stability"]["inverse"][name].flatten() for name in params]).double()
+    assert torch.linalg.eigvalsh(hessian).max().item() == pytest.approx(of_dense(hessian))
+    assert plain["eigenvalue"] == pytest.approx(of_dense(hessian), rel=tolerance)
+    assert scaled["eigenvalue"] == pytest.approx(of_dense(hessian, inverse), rel=tolerance)
+    for row in (plain, scaled):
+        assert (row["epoch"], row["batch"], row["iteration"], row["measured_on"]) == (1, 2, 2, "test")
+        assert row["converged"] == 1 and row["residual"] <= 1e-3 * row["eigenvalue"] and 1 < row["products"] < 60
+        assert row["learning_rate"] == 0.01 and row["two_over_lr"] == pytest.approx(200)
+    assert (plain["matrix"], scaled["matrix"]) == ("H", "P^-1 H")
+    assert plain["stability_threshold"] is None and scaled["stability_threshold"] == pytest.approx(3800)
+
+
+@pytest.mark.parametrize("flags, threshold", [
+    (["--train_optimizer", "sgd", "--lr", "0.5"], 76),  # 38 / lr: momentum and dampening .9
+    (["--train_optimizer", "sgd", "--no-momentum", "--lr", "0.5"], 4),
+    (["--train_optimizer", "lion", "--lr", "0.5"], None),
+])  # fmt: skip
+def test_without_a_preconditioner_there_is_one_eigenvalue_with_the_threshold(run, flags, threshold):
+    (row,) = read_table(run("run", *flags) / "eigenvalues.csv")
+    assert row["matrix"] == "H" and row["two_over_lr"] == 4
+    assert row["stability_threshold"] == (threshold and pytest.approx(threshold))
+
+
+def test_eigenvalues_repeat_and_saved_points_give_the_same(run):
+    folder = run("run", "--save_points", "--measure_on", "both")
+    tables = ("eigenvalues", "sharpness", "ratios", "scan")
+    others = run("again", "--measure_on", "both"), run("points", "--from_points", str(folder))
+    for other in others:
+        assert all((other / f"{t}.csv").read_bytes() == (folder / f"{t}.csv").read_bytes() for t in tables)
+
+
+def test_micro_batches_do_not_change_the_eigenvalue():
+    task = tiny_run.Tiny(8, 0)
+    batches = [task.collate(task.examples[part]) for part in (slice(8), slice(3), slice(3, 8))]
+    whole, parts = (objective_at(task.model, task.losses, some, torch.float32) for some in (batches[:1], batches[1:]))
+    ones = {name: torch.ones_like(p) for name, p in whole.params.items()}
+    (plain, scaled), split = (top_eigenvalues(each, Stability(ones, 0.1, 20.0)) for each in (whole, parts))
+    assert plain.found.eigenvalue == pytest.approx(scaled.found.eigenvalue, rel=1e-3)
+    assert plain.found.eigenvalue > 0.05
+    assert [each.found.eigenvalue for each in split] == pytest.approx([plain.found.eigenvalue] * 2, rel=1e-3)
+
+
+def test_where_the_loss_is_not_finite_there_is_a_warning_and_no_eigenvalue(caplog):
+    task = tiny_run.Tiny(4, 0)
+    with torch.no_grad():
+        task.model[0].weight.fill_(math.inf)
+    objective = objective_at(task.model, task.losses, [task.collate(task.examples)], torch.float32)
+    assert top_eigenvalues(objective, Stability(None, 0.1, 20.0)) == []
+    assert "the largest eigenvalues of a point are left out: the loss is not finite" in caplog.text
