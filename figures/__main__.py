@@ -5,9 +5,10 @@
     python -m figures --overlay output/landscape-toy-adam output/convergence-toy      # sharpness beside speed
 
 training.csv: training_loss. scan.csv (and sharpness.csv): scan_epoch2_batch6, ... histogram.csv:
-histogram_epoch2_batch6, ... sharpness.csv: directional_sharpness. ratios.csv: sharpness_ratios. losses.csv (and
-summary.csv): loss_by_epoch and loss_by_iteration. tuned_learning_rates.csv: learning_rates. scores.csv: scores.
-blocks.csv: gradient_against_curvature, along_depth, lorenz. A table that is absent or has no rows is skipped.
+histogram_epoch2_batch6, ... sharpness.csv: directional_sharpness, edge_numbers, critical_learning_rates, training_step.
+ratios.csv: sharpness_ratios. decomposition.csv: decomposition_epoch2, ... losses.csv (and summary.csv): loss_by_epoch
+and loss_by_iteration. tuned_learning_rates.csv: learning_rates. scores.csv: scores. blocks.csv:
+gradient_against_curvature, along_depth, lorenz. A table that is absent or has no rows is skipped.
 """
 
 from __future__ import annotations

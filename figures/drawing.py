@@ -10,6 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from figures.convergence import learning_rate_figures, loss_figures, score_figures
+from figures.decomposition import decomposition_figures
 from figures.edges import edge_figures
 from figures.heterogeneity import block_figures
 from figures.landscape import histogram_figures, training_figures
@@ -29,6 +30,7 @@ FIGURES: dict[str, tuple[Callable[[RunTables], Iterator[tuple[str, Figure]]], ..
     "histogram": (histogram_figures,),
     "sharpness": (sharpness_figures, edge_figures),
     "ratios": (ratio_figures,),
+    "decomposition": (decomposition_figures,),
     "losses": (loss_figures,),
     "tuned_learning_rates": (learning_rate_figures,),
     "scores": (score_figures,),

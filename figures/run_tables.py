@@ -19,6 +19,8 @@ TEXTS = {
     "metric",
     "batch",
     "block",
+    "group",
+    "grouping",
     "layer",
     "kind",
     "converged",

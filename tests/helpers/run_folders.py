@@ -18,6 +18,7 @@ COLUMNS = {
     "ratios": "epoch algorithm mean_ratio std count",
     "scan": "epoch batch iteration algorithm distance loss",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
+    "decomposition": "epoch batch iteration algorithm measured_on grouping group slope within cross",
     "losses": "algorithm seed epoch iteration examples loss lr seconds",
     "summary": "algorithm lr final_loss_mean final_loss_std best_loss steps_to_sgd_loss diverged",
     "tuned_learning_rates": "algorithm lr final_loss diverged chosen",
