@@ -40,6 +40,7 @@ MEASURED_ANEW = (
     "test_batch_size",
     "test_seed",
     "step_size",
+    "scan",
     "micro_batch_size",
     "reference",
     "measure_on",
