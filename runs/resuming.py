@@ -75,6 +75,8 @@ def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.
     folder = settings.resume
     settings, config, changes = on_top_of(folder, parser, arguments, own=OF_THIS_COMMAND, free=FREE)
     settings.output_dir = folder
+    later = [name for name in vars(settings) if name not in config["settings"] and name not in FREE]
+    changes += [f"--{name} did not exist then" for name in later]
     refuse_changes(settings, changes)
     refuse_without_effect(given_settings(parser, arguments), settings, parser.needs)
     return settings, Earlier(config, changes)
@@ -83,7 +85,8 @@ def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.
 def on_top_of(
     folder: str, parser: Parser, arguments: Sequence[str], own: Container[str], free: Container[str]
 ) -> tuple[argparse.Namespace, dict[str, Any], list[str]]:
-    """The settings of the run in `folder` with those of the command line on top of them.
+    """The settings of the run in `folder` with those of the command line on top of them. A flag that did not exist when
+    the run was begun has its default.
 
     Args:
         own: names of the flags that never come from the folder.
@@ -98,14 +101,14 @@ def on_top_of(
     settings = parser.parse_args([])
     names = list(vars(settings))
     absent = [name for name in names if name not in before]
-    if absent:
+    if absent and ("task" not in before or before.keys() - set(names)):  # an earlier version had fewer, not others
         raise ValueError(f"{folder} holds no run of this script: its settings have no {absent[0]!r}")
     changes = [
         f"--{name} is {plain(value)}, was {before[name]}"
         for name, value in given.items()
         if name not in free and plain(value) != before[name]
     ]
-    kept = [name for name in names if name not in own and name not in given]
+    kept = [name for name in names if name not in own and name not in given and name not in absent]
     for name, value in {**stored_settings(folder, before, parser, kept), **given}.items():
         setattr(settings, name, value)
     return settings, config, changes

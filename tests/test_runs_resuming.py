@@ -271,6 +271,16 @@ def test_a_folder_that_holds_no_run_is_answered_in_one_line(text, answer, tmp_pa
     refused(["--resume", tmp_path], answer, tmp_path, capfd)
 
 
+def test_a_run_of_before_a_flag_existed_is_resumed_only_when_that_is_allowed(stopped, reference, capfd):
+    path = stopped / "config.json"
+    config = json.loads(path.read_text())
+    del config["settings"]["scan"]
+    path.write_text(json.dumps(config))
+    refused(["--resume", stopped], "was begun otherwise: --scan did not exist then", stopped, capfd)
+    assert landscape("--resume", stopped, "--allow_changes") == 0
+    assert tables(stopped) == reference
+
+
 def test_a_setting_that_was_damaged_in_the_folder_is_answered_by_its_name(stopped, capfd):
     path = stopped / "config.json"
     path.write_text(path.read_text().replace('"batch_size": 4', '"batch_size": "four"', 1))

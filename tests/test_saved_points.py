@@ -1,5 +1,6 @@
 """Points that a run kept are measured again without training."""
 
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,15 @@ def test_saved_points_take_another_number_type_test_batch_and_grid(with_points, 
         other, _ = again(name, *flags)
         assert losses.isdisjoint(row["loss"] for row in on_batch(other, "test"))
         assert on_batch(other, "training") == on_batch(was, "training")  # of four examples in every run
+
+
+def test_points_of_before_a_flag_existed_are_measured_with_its_default(with_points, tmp_path):
+    shutil.copytree(with_points, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["settings"]["scan"], config["settings"]["zipf"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    assert landscape("--from_points", tmp_path / "old", "--output_dir", tmp_path / "again") == 0
+    assert measured(tmp_path / "again") == measured(with_points)
 
 
 def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_path, monkeypatch, capfd):
