@@ -46,7 +46,7 @@ from tasks import Task, load_task, task_defaults
 from tasks.loading.hub import local_paths, quiet_libraries
 from tasks.loading.rows import Refused
 from torch_optimizer import Algorithm
-from torch_optimizer.rows import choose_list, plain_sgd
+from torch_optimizer.rows import check_names, choose_list, plain_sgd
 from training.loop import TrainingPlan, batches_per_epoch
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         quiet_libraries()  # saving shows a bar
     algorithms = in_earlier_order(resolve(settings), earlier)
     task = load(settings, settings.seeds[0])
+    check_names(algorithms, task.model)
 
     def work(folder: Path, stop: StopRequest) -> str:
         summary = run(settings, algorithms, task, folder, stop)

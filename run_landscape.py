@@ -53,7 +53,8 @@ from tasks import Task, load_task, task_defaults
 from tasks.loading.hub import local_paths
 from tasks.loading.rows import Refused
 from torch_optimizer import Algorithm
-from torch_optimizer.rows import choose_list, plain_sgd
+from torch_optimizer.algorithm import set_mode
+from torch_optimizer.rows import check_names, choose_list, plain_sgd
 from training.loop import (
     SAMPLE,
     TEST_BATCH,
@@ -92,6 +93,8 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
     reference = choose_reference(settings.reference, algorithms)
     refuse_another_reference(reference, settings, earlier)
     task = load_task(settings.task, seed=settings.seed, **task_arguments(settings))
+    if not settings.from_points:  # there the rows are names alone
+        check_names(algorithms, task.model)
     if settings.model != "toy":
         batch = task.collate(task.shortest_and_longest()[:1])
         check_twice_differentiable(task.model, task.losses, batch, settings.model)
@@ -275,6 +278,7 @@ def train_and_measure(task: Task, plan: Plan, tables: PointTables, saver: Saver,
         place = f"iteration {point.iteration}"
         saver.after(point.iteration, stored.state_dict, milestone=point.ends_epoch, place=place)
     if plan.settings.save_model:
+        set_mode(optimizer, training=False)
         task.save_model(folder / "model")
 
 

@@ -12,6 +12,7 @@ from convergence.journal import Journal
 from runs.messages import TimeLeft
 from tasks.base import Task
 from torch_optimizer import Algorithm
+from torch_optimizer.algorithm import set_mode
 from training.loop import Training, TrainingPlan, batches_per_epoch
 from training.schedules import make_scheduler
 
@@ -106,7 +107,9 @@ class Start:
                 training.step()
                 paused = time.perf_counter()
                 if point.ends_epoch:
+                    set_mode(optimizer, training=False)
                     scores.extend(self.end_epoch(point.epoch, folder))
+                    set_mode(optimizer, training=True)
                 if journal:
                     journal.after_step(key, parts, point, (points, scores))
                 began += time.perf_counter() - paused  # training time only
@@ -118,6 +121,7 @@ class Start:
             diverged = True
         result = Losses(points, per_epoch, diverged, scores)
         if self.plan.save_model and folder is not None and not diverged:
+            set_mode(optimizer, training=False)
             self.task.save_model(folder)
         if journal:
             journal.end(key, vars(result))

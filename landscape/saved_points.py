@@ -68,7 +68,9 @@ def rows_of_run(folder: str) -> dict[str, Algorithm]:
     """label -> row of a run's algorithm list, as it was then. Raises: ValueError, in one line, if it is damaged."""
     try:
         return {
-            row["label"]: Algorithm(row["name"], step_size=row["step_size"], **row["options"])
+            row["label"]: Algorithm(
+                row["name"], step_size=row["step_size"], groups=row.get("groups", ()), **row["options"]
+            )
             for row in read_config(folder)["algorithms"]
         }
     except (KeyError, TypeError) as error:

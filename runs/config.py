@@ -215,5 +215,6 @@ def described(algorithms: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows as config.json keeps them."""
     return [
         dict(label=label, name=row.name, options=dict(row.options), step_size=row.step_size)
+        | ({"groups": [dict(group) for group in row.groups]} if row.groups else {})
         for label, row in algorithms.items()
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runs import bridge
+from torch_optimizer.rows import is_place
 
 if TYPE_CHECKING:
     import torch
@@ -120,6 +121,20 @@ positive_float = number(float, SMALLEST)
 seed_number = number(int, 0, 2**31 - 1)
 
 
+def list_name(lists: Any) -> Callable[[str], str]:
+    """The type of a flag that names one of these algorithm lists, or a list in a Python file, FILE.py:NAME."""
+    known = one_of("algorithm list", lists)
+
+    return lambda text: text if is_place(text) else known(text)
+
+
+def refuse_foreign_code(settings: argparse.Namespace, given: Mapping[str, Any]) -> None:
+    """Raises: ValueError, in one line, if a config.json, which may come from elsewhere, names a Python file to run."""
+    name = getattr(settings, "algorithm_list", None)
+    if name is not None and is_place(name) and "algorithm_list" not in given:
+        raise ValueError(f"the run's algorithm list is a Python file: give it again, --algorithm_list {name}")
+
+
 def one_of(kind: str, known: Any) -> Callable[[str], str]:
     """An argparse type: one of the known names; a wrong one is answered with them and the closest match."""
 
@@ -210,8 +225,9 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
     if lists is not None:
         group.add_argument(
             "--algorithm_list",
-            type=one_of("algorithm list", lists),
-            help="list of algorithm_list.py: " + ", ".join(lists),
+            type=list_name(lists),
+            metavar="LIST",
+            help="a list of your own, FILE.py:NAME, or one of algorithm_list.py: " + ", ".join(lists),
         )
     return group
 

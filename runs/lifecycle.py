@@ -190,8 +190,10 @@ def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machin
 
 def _written(row: dict) -> dict:
     """What of a row stands in algorithm_list.py."""
-    return {key: row.get(key) for key in ("name", "options", "step_size")}
+    return {key: row.get(key) for key in ("name", "options", "step_size", "groups")}
 
 
 def _options(row: dict) -> str:
-    return f"({', '.join(f'{k}={v}' for k, v in {**row['options'], 'step_size': row['step_size']}.items())})"
+    groups = {"groups": row["groups"]} if row["groups"] else {}
+    written = {**row["options"], "step_size": row["step_size"], **groups}
+    return f"({', '.join(f'{k}={v}' for k, v in written.items())})"

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runs.config import CONFIG_FILE, plain, read_config
-from runs.flags import Parser, folder_name, positive_int, refuse_without_effect
+from runs.flags import Parser, folder_name, positive_int, refuse_foreign_code, refuse_without_effect
 
 OF_THIS_COMMAND = ("resume", "allow_changes", "overwrite", "output_dir", "verbose", "hf_key")  # never from the folder
 FREE = (*OF_THIS_COMMAND, "checkpoint_every")  # may differ: they change no result
@@ -77,6 +77,7 @@ def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.
     settings.output_dir = folder
     later = [name for name in vars(settings) if name not in config["settings"] and name not in FREE]
     changes += [f"--{name} did not exist then" for name in later]
+    refuse_foreign_code(settings, given_settings(parser, arguments))
     refuse_changes(settings, changes)
     refuse_without_effect(given_settings(parser, arguments), settings, parser.needs)
     return settings, Earlier(config, changes)

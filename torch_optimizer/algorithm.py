@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
@@ -29,7 +31,10 @@ class Algorithm:
     """An optimizer and its options, e.g. `Algorithm("sgd", lr=5e-3, momentum=0.9, coordinate_clip=0.1)`. Immutable.
 
     Args:
-        optimizer: a name of `torch_optimizer.OPTIMIZERS`, or any `torch.optim.Optimizer` class.
+        optimizer: a name of `torch_optimizer.OPTIMIZERS`, any `torch.optim.Optimizer` class, or where to import one
+            from, "package.module:Class".
+        groups: options of their own for some parameters, `[{"params": r"bias|norm", "weight_decay": 0.0}]`. "params"
+            is a regular expression; a parameter belongs to the first one that is found in its name.
         step_size: distance between the points of its loss scan (parameter space, Euclidean); None: chosen from the
             quadratic model of the loss at each point.
         options: passed to the optimizer's constructor.
@@ -37,11 +42,19 @@ class Algorithm:
     A row is checked by `check`, not when it is written: the answer can then name the list it stands in.
     """
 
-    __slots__ = ("optimizer", "step_size", "options")
+    __slots__ = ("optimizer", "step_size", "groups", "options")
 
-    def __init__(self, optimizer: str | type, *, step_size: float | None = None, **options: Any):
+    def __init__(
+        self,
+        optimizer: str | type,
+        *,
+        step_size: float | None = None,
+        groups: Sequence[Mapping[str, Any]] = (),
+        **options: Any,
+    ):
         object.__setattr__(self, "optimizer", optimizer)
         object.__setattr__(self, "step_size", step_size)
+        object.__setattr__(self, "groups", groups)
         object.__setattr__(self, "options", MappingProxyType(options))
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -49,12 +62,17 @@ class Algorithm:
 
     @property
     def name(self) -> str:
-        return self.optimizer if isinstance(self.optimizer, str) else self.optimizer.__name__.lower()
+        """As tables and figures call the optimizer: its name in the registry, or its class's in lower case."""
+        if isinstance(self.optimizer, str):
+            return self.optimizer.rpartition(":")[2].lower() if ":" in self.optimizer else self.optimizer
+        return self.optimizer.__name__.lower()
 
     @property
     def optimizer_class(self) -> type[torch.optim.Optimizer]:
         if not isinstance(self.optimizer, str):
             return self.optimizer
+        if ":" in self.optimizer:
+            return _imported(self.optimizer)
         if self.optimizer not in OPTIMIZERS:
             hint = did_you_mean(self.optimizer, OPTIMIZERS)
             raise ValueError(f"unknown optimizer {self.optimizer!r}; {hint}known: {', '.join(OPTIMIZERS)}")
@@ -63,7 +81,7 @@ class Algorithm:
     @property
     def is_clipped(self) -> bool:
         """Whether the row clips gradients or updates by coordinate."""
-        return any(self.options.get(option) for option in CLIPPING_OPTIONS)
+        return any(each.get(option) for each in (self.options, *self.groups) for option in CLIPPING_OPTIONS)
 
     @property
     def is_plain_sgd(self) -> bool:
@@ -81,16 +99,39 @@ class Algorithm:
         """The optimizer on these parameters (name -> tensor, e.g. `dict(model.named_parameters())`).
 
         torch.optim.Muon is defined for matrices only and gets no others; the others stay where they are. A class with
-        `takes_names` gets (name, tensor) pairs.
+        `takes_names` gets (name, tensor) pairs. One with a `train` method, such as a schedule-free optimizer, is put
+        into train mode.
+
+        Raises: ValueError, in one line, if a pattern of `groups` is found in no name.
         """
         import torch
 
-        if getattr(self.optimizer_class, "takes_names", False):
-            return self.optimizer_class(list(params.items()), **self.options)
-        tensors = list(params.values())
-        if self.optimizer_class is torch.optim.Muon:
-            tensors = [p for p in tensors if p.ndim == 2]
-        return self.optimizer_class(tensors, **self.options)
+        optimizer_class, chosen = self.optimizer_class, params
+        if optimizer_class is torch.optim.Muon:
+            chosen = {name: p for name, p in params.items() if p.ndim == 2}
+        if getattr(optimizer_class, "takes_names", False):
+            optimizer = optimizer_class(list(chosen.items()), **self.options)
+        elif self.groups:
+            optimizer = optimizer_class(self._grouped(chosen), **self.options)
+        else:
+            optimizer = optimizer_class(list(chosen.values()), **self.options)
+        set_mode(optimizer, training=True)
+        return optimizer
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raises ValueError, in one line, if a pattern of `groups` is in no name of a model's parameters."""
+        self._grouped(dict.fromkeys(names))
+
+    def _grouped(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The parameters without a group of their own, then those of each pattern."""
+        left, found = dict(params), []
+        for group in self.groups:
+            names = [name for name in left if re.search(group["params"], name)]
+            if not names:
+                some = ", ".join([*list(left)[:3], "..."])
+                raise ValueError(f"{self.name}: {group['params']!r} of groups is in none of the names left: {some}")
+            found.append({**group, "params": [left.pop(name) for name in names]})
+        return [{"params": list(left.values())}, *found] if left else found
 
     def build_pseudo(self, params: Mapping[str, Tensor]) -> DirectionOptimizer | ShadowStep:
         """What tells the steps that the optimizer would take on these parameters, without taking them."""
@@ -103,7 +144,7 @@ class Algorithm:
 
     def with_options(self, **options: Any) -> Algorithm:
         """The same row with some options replaced."""
-        return Algorithm(self.optimizer, step_size=self.step_size, **{**self.options, **options})
+        return Algorithm(self.optimizer, step_size=self.step_size, groups=self.groups, **{**self.options, **options})
 
     def check(self) -> None:
         """Raises ValueError, in one line, if the optimizer is unknown, does not take an option, rejects a value, or
@@ -116,8 +157,9 @@ class Algorithm:
         if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, torch.optim.Optimizer)):
             raise ValueError(f"an optimizer is a name or a torch.optim.Optimizer class, got {brief(self.optimizer)}")
         known = [p for p in inspect.signature(optimizer_class).parameters if p != "params"]
-        for option, value in self.options.items():
-            if option not in known and "kwargs" not in known:
+        self._check_groups()
+        for option, value in (item for each in (self.options, *self.groups) for item in each.items()):
+            if option not in known and option != "params" and "kwargs" not in known:
                 hint = did_you_mean(option, known)
                 raise ValueError(f"{self.name} has no option {option!r}; {hint}known: {', '.join(known)}")
             require_written_number(option, value)
@@ -127,14 +169,57 @@ class Algorithm:
             if not (is_number and 0 < self.step_size < math.inf):
                 raise ValueError(f"step_size is a distance > 0, or None to choose it, got {brief(self.step_size)}")
         try:
-            rehearse(self.build, self.build_pseudo)
+            row, names = self, [f"group{i}.weight" for i in range(len(self.groups))]
+            if names:  # the model's own names are not known here, so each group gets a matrix of its own
+                groups = [{**group, "params": f"^{name}$"} for name, group in zip(names, self.groups, strict=True)]
+                row = Algorithm(self.optimizer, groups=groups, **self.options)
+            rehearse(row.build, row.build_pseudo, names)
         except Exception as error:  # whatever the optimizer objects to, the row is what must change
             reason = " ".join(str(error).split()) or type(error).__name__
+            if "does not require grad" in reason:
+                reason = "its step differentiates the gradient once more, and a run keeps no graph of the gradient"
             raise ValueError(f"{self.name} cannot be used: {reason}") from error
+
+    def _check_groups(self) -> None:
+        """Raises ValueError, in one line, unless `groups` is a list of dicts, each with a pattern and an option."""
+        example = '[{"params": "bias|norm", "weight_decay": 0.0}]'
+        if not isinstance(self.groups, (list, tuple)) or not all(isinstance(group, Mapping) for group in self.groups):
+            raise ValueError(f"groups is a list like {example}, got {brief(self.groups)}")
+        if self.groups and getattr(self.optimizer_class, "takes_names", False):
+            raise ValueError(f"{self.name} sorts the parameters itself and takes no groups")
+        for group in self.groups:
+            if not isinstance(group.get("params"), str) or len(group) < 2:
+                raise ValueError(f"a group is a pattern and an option, as in {example}, got {brief(dict(group))}")
+            try:
+                re.compile(group["params"])
+            except re.error as error:
+                raise ValueError(f"{group['params']!r} of groups is no regular expression: {error}") from error
 
     def __repr__(self) -> str:
         options = {**self.options, **({} if self.step_size is None else {"step_size": self.step_size})}
+        options |= {"groups": list(self.groups)} if self.groups else {}
         return f"Algorithm({', '.join([repr(self.name)] + [f'{k}={v!r}' for k, v in options.items()])})"
+
+
+def set_mode(optimizer: Any, training: bool) -> None:
+    """Tell an optimizer that keeps two sets of weights, such as a schedule-free one, which of them the model is to
+    hold: those that it trains, or those that it would be used with. Others are left alone."""
+    switch = getattr(optimizer, "train" if training else "eval", None)
+    if callable(switch):
+        switch()
+
+
+def _imported(place: str) -> Any:
+    """What "package.module:Name" says. Raises ValueError, in one line, naming the part that is not there."""
+    module, _, name = place.partition(":")
+    try:
+        found = import_module(module)
+    except Exception as error:  # an import runs code that is not ours
+        raise ValueError(f"{place!r} cannot be imported: {' '.join(str(error).split())}") from error
+    if not hasattr(found, name):
+        hint = did_you_mean(name, vars(found))
+        raise ValueError(f"{place!r} cannot be imported: {module} has no {name!r}; {hint}".rstrip("; "))
+    return getattr(found, name)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,21 +11,26 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from torch_optimizer.next_step import refuse_closures
+
 Build = Callable[[Mapping[str, Tensor]], Any]  # parameters, name -> tensor, -> an optimizer on them
 
 
-def rehearse(build: Build, build_pseudo: Build) -> None:
+def rehearse(build: Build, build_pseudo: Build, more: Sequence[str] = ()) -> None:
     """Go the way of a run: float32 parameters, a schedule, two steps and two pseudo-updates, each stored and restored.
 
     Args:
         build: makes the optimizer that trains, as `Algorithm.build`.
         build_pseudo: makes what tells the steps of the same row, as `Algorithm.build_pseudo`.
+        more: names of further matrices that they are to have, beside a matrix and a vector.
     Raises: ValueError, in one line, for what the row lacks; and whatever the optimizer itself objects with.
     """
     params = {"hidden.weight": Parameter(torch.eye(2)), "hidden.bias": Parameter(torch.ones(2))}
+    params |= {name: Parameter(torch.eye(2)) for name in more}
     optimizer = build(params)
     if inspect.unwrap(type(optimizer).step) is Optimizer.step:  # torch has wrapped it when the first one was built
         raise ValueError("its class has no method step()")
+    refuse_closures(optimizer)
     pseudo = build_pseudo(params)
     for group in optimizer.param_groups:
         if "lr" not in group:
@@ -35,8 +40,8 @@ def rehearse(build: Build, build_pseudo: Build) -> None:
         LambdaLR(optimizer, lambda step: 1.0)
     with torch.random.fork_rng(devices=[]):
         for size in (1.0, 0.5):
-            params["hidden.weight"].grad = size * torch.tensor([[1.0, -2.0], [3.0, 0.5]])
-            params["hidden.bias"].grad = size * torch.tensor([0.25, -1.5])
+            for p in params.values():
+                p.grad = size * torch.tensor([[1.0, -2.0], [3.0, 0.5]] if p.ndim == 2 else [0.25, -1.5])
             pseudo.directions()
             optimizer.step()
             optimizer = _restored(build(params), optimizer)

@@ -1,10 +1,19 @@
 """Lists of rows: what makes a list usable, and how its rows are called in tables and figures."""
 
+from __future__ import annotations
+
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from torch_optimizer.algorithm import CLIPPING_OPTIONS, Algorithm, did_you_mean
 from torch_optimizer.values import brief, value_key
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def labeled(rows: Sequence[Algorithm]) -> dict[str, Algorithm]:
@@ -24,7 +33,16 @@ def labels_of(rows: Sequence[Algorithm]) -> list[str]:
 
 
 def _text(row: Algorithm, options: Iterable[str]) -> str:
-    return ", ".join([row.name] + [f"{o}={v}" for o, v in row.options.items() if o in options and v is not None])
+    shown = [f"{o}={v}" for o, v in _written(row).items() if o in options and v is not None]
+    return ", ".join([row.name, *shown])
+
+
+def _written(row: Algorithm) -> dict[str, Any]:
+    """The options of a row as its label may name them; groups as their patterns and options."""
+    if not row.groups:
+        return dict(row.options)
+    parts = [" ".join([each["params"], *(f"{o}={v}" for o, v in each.items() if o != "params")]) for each in row.groups]
+    return {**row.options, "groups": "; ".join(parts)}
 
 
 def _telling_options(rows: Sequence[Algorithm]) -> list[str]:
@@ -32,8 +50,8 @@ def _telling_options(rows: Sequence[Algorithm]) -> list[str]:
     and then the last written: of rows that differ in lr, momentum and eps, momentum alone may be left."""
     differing = [
         option
-        for option in dict.fromkeys(option for row in rows for option in row.options)
-        if len({value_key(row.options.get(option)) for row in rows}) > 1
+        for option in dict.fromkeys(option for row in rows for option in _written(row))
+        if len({value_key(_written(row).get(option)) for row in rows}) > 1
     ]
     order = [option for option in differing if option == "lr"]
     order += [option for option in reversed(differing) if option != "lr"]
@@ -67,7 +85,7 @@ def check_rows(list_name: str, rows: Sequence[Algorithm]) -> None:
             row.check()
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        identity = row.optimizer_class, value_key(row.options)
+        identity = row.optimizer_class, value_key(row.options), value_key(list(row.groups))
         if identity in seen:
             raise ValueError(f"{where}: {row!r} is the same as row {seen[identity]}")
         seen[identity] = number
@@ -80,9 +98,56 @@ def check_rows(list_name: str, rows: Sequence[Algorithm]) -> None:
 
 
 def choose_list(lists: Mapping[str, Sequence[Algorithm]], name: str) -> dict[str, Algorithm]:
-    """label -> row of the list called `name`, all rows checked. Raises ValueError naming the known lists."""
+    """label -> row of the list called `name`, all rows checked; of a list elsewhere, "my_lists.py:MINE". Raises
+    ValueError naming the known lists, or what is wrong with the file."""
+    if is_place(name):
+        rows = _rows_of_file(name)
+        check_rows(name, rows)
+        return labeled(rows)
     if name not in lists:
         hint = did_you_mean(name, lists)
         raise ValueError(f"unknown algorithm list {name!r}; {hint}known: {', '.join(lists)}")
     check_rows(name, lists[name])
     return labeled(lists[name])
+
+
+def check_names(rows: Mapping[str, Algorithm], model: nn.Module) -> None:
+    """Raises ValueError, in one line, naming the row whose `groups` fit no parameter that the model trains."""
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    for label, row in rows.items():
+        try:
+            row.check_names(names)
+        except ValueError as error:
+            raise ValueError(f"row {label!r}: {error}") from error
+
+
+def is_place(name: str) -> bool:
+    """Whether a list is named by its file and its name there, "my_lists.py:MINE"."""
+    path, colon, variable = name.rpartition(":")
+    return bool(colon) and path.endswith(".py") and variable.isidentifier()
+
+
+def _rows_of_file(place: str) -> Sequence[Algorithm]:
+    """The list that the file has under that name. The file is run, and what stands beside it can be imported there."""
+    path, _, variable = place.rpartition(":")
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise ValueError(f"algorithm list {place!r}: there is no file {path}")
+    spec = spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"algorithm list {place!r}: {path} is no Python file")
+    module = module_from_spec(spec)
+    if str(file.parent) not in sys.path:
+        sys.path.append(str(file.parent))
+    sys.modules.setdefault(file.stem, module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # it runs code that is not ours
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"algorithm list {place!r}: {path} cannot be run: {type(error).__name__}: {reason}") from error
+    if not hasattr(module, variable):
+        lists = [name for name, value in vars(module).items() if isinstance(value, (list, tuple)) and value]
+        hint = did_you_mean(variable, lists)
+        known = f"its lists are {', '.join(lists)}" if lists else "it has no list"
+        raise ValueError(f"algorithm list {place!r}: {path} has no {variable}; {hint}{known}")
+    return getattr(module, variable)
