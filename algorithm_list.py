@@ -8,6 +8,8 @@ A row is one optimizer with its options. A list is some rows between square brac
         Algorithm("adam", lr=2e-3),
     ]
 
+Your lists may also stand in a file of their own: --algorithm_list my_lists.py:MINE.
+
 To change a row, change its numbers. To add a row, copy a line. To add a list, write it anywhere
 below, give it a name in ALGORITHM_LISTS at the end of this file (`"mine": MINE,`), and run
 
@@ -17,12 +19,15 @@ below, give it a name in ALGORITHM_LISTS at the end of this file (`"mine": MINE,
 What stands in a row:
 
 - First the optimizer: a name of `torch_optimizer/registry.py`, such as "sgd", "adam" or "lion", or
-  any torch.optim.Optimizer class, also your own (import it below, write it without quotes).
+  any torch.optim.Optimizer class, also your own (import it below, write it without quotes), or where
+  to import one from: "my_package.module:MyOptimizer".
 - `lr`: the rate that run_convergence.py trains with. In run_landscape.py the sharpness does not depend on it; the edge
   numbers, which judge the row's own step, do.
 - `coordinate_clip=0.1`: cut the largest 10 % of all gradient coordinates to a common height.
 - `clip_update=0.5` (adam, lion): cut the largest half of the finished update's coordinates.
 - `step_size`: distance between the points of the loss scan; left out, the curvature chooses it.
+- `groups=[{"params": r"bias|norm", "weight_decay": 0.0}]`: options of their own for the parameters
+  in whose name the pattern is found; the first pattern that fits counts.
 - All other options are the optimizer's own: see its file in `torch_optimizer/`, or torch.optim.
 
 Keep one "sgd" row without clipping: sharpness is compared with it. A wrong row is answered before

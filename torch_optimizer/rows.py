@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from torch_optimizer.algorithm import CLIPPING_OPTIONS, Algorithm, did_you_mean
@@ -133,15 +133,13 @@ def _rows_of_file(place: str) -> Sequence[Algorithm]:
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise ValueError(f"algorithm list {place!r}: there is no file {path}")
-    spec = spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"algorithm list {place!r}: {path} is no Python file")
-    module = module_from_spec(spec)
+    module = ModuleType(file.stem)
+    module.__file__ = str(file)
     if str(file.parent) not in sys.path:
         sys.path.append(str(file.parent))
     sys.modules.setdefault(file.stem, module)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(file.read_bytes(), file, "exec"), vars(module))
     except Exception as error:  # it runs code that is not ours
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"algorithm list {place!r}: {path} cannot be run: {type(error).__name__}: {reason}") from error
