@@ -55,13 +55,21 @@ class PseudoUpdates:
         algorithms: label -> row of an algorithm list.
         device: where the algorithms' states live; None: with the parameters. On another device the parameters and
             gradients are copied there at each `advance`.
+        at_least: parameters in a narrower number type are copied to this one in the same way; None: never.
     """
 
-    def __init__(self, params: dict[str, nn.Parameter], algorithms: dict[str, Algorithm], device=None):
+    def __init__(
+        self,
+        params: dict[str, nn.Parameter],
+        algorithms: dict[str, Algorithm],
+        device=None,
+        at_least: torch.dtype | None = None,
+    ):
         self.params = params
         self.mirrors = None
-        if device is not None and any(p.device != torch.device(device) for p in params.values()):
-            self.mirrors = {name: nn.Parameter(p.detach().to(device)) for name, p in params.items()}
+        places = {n: (device or p.device, torch.promote_types(p.dtype, at_least or p.dtype)) for n, p in params.items()}
+        if any((p.device, p.dtype) != (torch.device(places[n][0]), places[n][1]) for n, p in params.items()):
+            self.mirrors = {n: nn.Parameter(p.detach().to(*places[n])) for n, p in params.items()}
         seen = self.mirrors or params
         self.optimizers = {label: algorithm.build_pseudo(seen) for label, algorithm in algorithms.items()}
         by_key = {}  # the first optimizer of each state; the others read that one's
@@ -80,7 +88,7 @@ class PseudoUpdates:
         if self.mirrors:
             for name, p in self.params.items():
                 self.mirrors[name].data.copy_(p.detach())
-                self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name].device)
+                self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name])
         seen = self.mirrors or self.params
         found, thresholds = {}, {}
         for state in dict.fromkeys(self.states.values()):

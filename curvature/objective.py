@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from curvature.forgetting import forgetting, modules_with_memory
 Params = Mapping[str, Tensor]  # name -> tensor
 Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
-ModelLosses = Callable[[Callable, Batch], Tensor]  # the same of a model, see `functional_loss`
+ModelLosses = Callable[[Any, Batch], Tensor]  # the same of a model and a micro-batch, see `functional_loss`
 
 
 class Derivatives(NamedTuple):
@@ -26,15 +26,26 @@ class Derivatives(NamedTuple):
     magnitudes: Tensor  # sum of |terms| that `curvatures` is the sum of, [K] in float64: large beside it, they cancel
 
 
+class _LossOf(nn.Module):
+    """A model and its losses as one module, so that `functional_call` exchanges the parameters for both."""
+
+    def __init__(self, model: nn.Module, losses: ModelLosses) -> None:
+        super().__init__()
+        self.model, self.losses = model, losses
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.losses(self.model, batch)
+
+
 def functional_loss(model: nn.Module, losses: ModelLosses) -> LossFunction:
-    """The closure that the measurements take, for a module: `losses(forward, batch)` are the per-example losses [B] of
-    a micro-batch when `forward` runs the model, with the arguments that the model takes. Parameters that are not passed
-    in stay the module's own. The module keeps nothing of a call, so that no call depends on an earlier one."""
-    modules = modules_with_memory(model)
+    """The closure that the measurements take, for a module: `losses(model, batch)` are the per-example losses [B] of a
+    micro-batch. While they are computed, the module holds the parameters that were passed in; the others stay its own.
+    The module keeps nothing of a call, so that no call depends on an earlier one."""
+    modules, both = modules_with_memory(model), _LossOf(model, losses)
 
     def loss_fn(params: Params, batch: Batch) -> Tensor:
         with forgetting(modules):
-            return losses(lambda *args, **inputs: functional_call(model, dict(params), args, inputs), batch)
+            return functional_call(both, {f"model.{name}": p for name, p in params.items()}, (batch,))
 
     return loss_fn
 
@@ -74,6 +85,10 @@ def examples_of(batch: Batch, per_example: Collection[str]) -> int:
     return next(iter(sizes.values()), 0)
 
 
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
 @dataclass
 class Objective:
     """The loss on a batch at the present parameters of `model`, as the measurements take it."""
@@ -81,6 +96,7 @@ class Objective:
     model: nn.Module
     losses: ModelLosses
     batches: list[Batch]
+    shared: Collection[str] = ()  # entries of a batch that belong to all of its examples
     loss_fn: LossFunction = field(init=False)
     params: Params = field(init=False)
 
@@ -90,13 +106,14 @@ class Objective:
 
     @property
     def per_example(self) -> list[str]:
-        """A task's batch holds one item per example in every entry."""
-        return list(self.batches[0])
+        """The entries of a batch that hold one item per example. In a task's batch, every entry does."""
+        return [name for name in self.batches[0] if name not in self.shared]
 
-    def on(self, batches: Iterable[Batch], dtype: torch.dtype) -> "Objective":
-        """The same loss on other batches, with batches and model in `dtype`."""
-        cast = [{name: t.to(dtype) if t.is_floating_point() else t for name, t in b.items()} for b in batches]
-        return objective_at(self.model, self.losses, cast, dtype)
+    def on(self, batches: Iterable[Batch] | None, dtype: torch.dtype) -> "Objective":
+        """The same loss on other batches (None: on its own), with batches and model in `dtype`."""
+        batches = self.batches if batches is None else batches
+        cast = [{name: t.to(dtype) if _is_real(t) else t for name, t in b.items()} for b in batches]
+        return replace(objective_at(self.model, self.losses, cast, dtype), shared=self.shared)
 
 
 def objective_at(model: nn.Module, losses: ModelLosses, batches: list[Batch], dtype: torch.dtype) -> Objective:

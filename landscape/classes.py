@@ -21,7 +21,8 @@ from torch import Tensor
 from curvature.borrowing import measuring
 from curvature.direction import Direction
 from curvature.objective import Objective
-from landscape.measurements import quadratic_models
+from landscape.measurements import BAR
+from probing.measurement import quadratic_models
 from tasks.base import Task
 
 
@@ -96,6 +97,6 @@ def measure_classes(
     for each in classes:
         part = Objective(objective.model, partial(objective.losses, only=each.targets), objective.batches)
         with measuring(part.model):
-            for label, model in quadratic_models(directions, part).items():
+            for label, model in quadratic_models(directions, part, BAR).items():
                 found[label, each.number] = ClassMeasurement(label, each, model.loss, model.slope, model.sharpness)
     return [found[label, each.number] for label in directions for each in classes]

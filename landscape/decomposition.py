@@ -25,7 +25,8 @@ from curvature.gradient_graph import GradientGraph
 from curvature.objective import Batch, Objective, halves
 from curvature.operation import inner
 from hessian.tensor_names import grouped
-from landscape.measurements import quadratic_models
+from landscape.measurements import BAR
+from probing.measurement import quadratic_models
 from runs.messages import progress
 
 
@@ -56,7 +57,7 @@ def decompose(directions: Mapping[str, Direction], objective: Objective, groupin
     groups = grouped(objective.params, grouping)
     with measuring(objective.model):
         parts = {(label, group): v.part(names) for label, v in directions.items() for group, names in groups.items()}
-        alone = quadratic_models(parts, objective)
+        alone = quadratic_models(parts, objective, BAR)
         together = slopes_and_curvatures(directions, groups, objective)  # [directions, 2, groups]
     found = []
     for (label, v), (slopes, curvatures) in zip(directions.items(), together.tolist(), strict=True):

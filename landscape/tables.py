@@ -10,8 +10,8 @@ from pathlib import Path
 
 from landscape.classes import ClassMeasurement
 from landscape.decomposition import Contribution
-from landscape.measurements import Measurement
 from landscape.top_eigenvalues import TopEigenvalue
+from probing.measurement import Measurement
 from runs.tables import TEST, TRAINING, Table, first_batch, format_table, on_batch, read_table
 from training.loop import Point
 
@@ -80,35 +80,8 @@ class PointTables:
                     "%s: its step is zero or not finite in %s; such cells stay empty (said once)", m.label, where
                 )
             if sharpness:
-                self._add_sharpness(at | {"measured_on": measured_on}, m, reference)
+                self.tables["sharpness"].append(**at, measured_on=measured_on, **m.row(reference))
             self._add_scan(at, m, measured_on, where)
-
-    def _add_sharpness(self, at: dict, m: Measurement, reference: float) -> None:
-        q = m.quadratic
-        self.tables["sharpness"].append(
-            **at,
-            algorithm=m.label,
-            loss=q.loss,
-            slope=q.slope,
-            sharpness=q.sharpness,
-            ratio=q.sharpness / reference if reference else math.nan,
-            step_norm=m.step_norm,
-            step_max=m.step_max,
-            best_distance=q.best_distance,
-            predicted_decrease=q.predicted_decrease,
-            sharpness_error=m.sharpness_error,
-            gradient_norm=m.gradient_norm,
-            cosine=m.cosine,
-            noise_share=m.noise_share,
-            sharpness_inf=m.sharpness_inf,
-            sharpness_spectral=m.sharpness_spectral,
-            learning_rate=m.edge.learning_rate,
-            edge_quadratic=m.edge.quadratic,
-            edge_realized=m.edge.realized,
-            edge_quotient=m.edge.quotient,
-            critical_lr=m.edge.critical_lr,
-            best_lr=m.edge.best_lr,
-        )
 
     def _add_scan(self, at: dict, m: Measurement, measured_on: str, where: str) -> None:
         for low, high, count in m.histogram:

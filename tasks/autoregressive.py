@@ -8,8 +8,9 @@ from itertools import islice
 
 from torch import Tensor
 
+from probing.example_losses import IGNORED, token_losses
 from tasks.architectures import fresh_model
-from tasks.base import IGNORED, Task, pad, random_ids, token_losses
+from tasks.base import Task, pad, random_ids
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows

@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from runs.files import CannotWrite, one_line
 from tasks.architectures import tiny_model
-
-IGNORED = -100  # label of a position that is not scored
 
 
 class Task:
@@ -106,23 +103,6 @@ class Task:
             unfinished.rmdir()
         except (OSError, SafetensorError) as error:
             raise CannotWrite(f"cannot write the model to {folder}: {one_line(error)}") from error
-
-
-def token_losses(logits: Tensor, labels: Tensor, only: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy over each example's own scored tokens, [B], nats per token.
-
-    logits [B, T, V]; labels [B, T], IGNORED where not scored; only [V]: see `Task.losses`.
-    """
-    flat = logits.flatten(0, 1), labels.flatten()  # [B T, V], [B T]
-    each = F.cross_entropy(*flat, ignore_index=IGNORED, reduction="none")  # [B T]
-    if only is not None:
-        each = each.masked_fill(~chosen(flat[1], only), 0)
-    return each.view_as(labels).sum(1) / (labels != IGNORED).sum(1)
-
-
-def chosen(labels: Tensor, only: Tensor) -> Tensor:
-    """Whether `only` is set for each label; labels that are not scored may give anything."""
-    return only.to(labels.device)[labels.clamp_min(0)]
 
 
 def random_ids(lengths: Sequence[int], first: int = 3, last: int = 22) -> list[list[int]]:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tasks.base import Task, chosen
+from probing.example_losses import chosen
+from tasks.base import Task
 from tasks.loading.rows import Refused
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probing.example_losses import IGNORED, token_losses
 from tasks.architectures import fresh_model
-from tasks.base import IGNORED, Task, pad, random_ids, token_losses
+from tasks.base import Task, pad, random_ids
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows, require_text

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 import run_convergence
 import run_hessian
 import run_landscape
+from probing.example_losses import IGNORED
 from runs.tables import read_table
 from tasks import TASKS, load_task, task_defaults
 from tasks.architectures import TINY
-from tasks.base import IGNORED
 from tasks.masked_language_modeling import draw_masks
 from tasks.toy.labeled import reviews
 from tests.helpers.task_examples import examples_of, same, toy, write

@@ -19,20 +19,32 @@ MAY_IMPORT = {
     "runs": set(),
     "algorithm_list": {"torch_optimizer"},
     "landscape_utils": CORE,
+    "probing": CORE | {"landscape_utils"},
+    "landscape_probe": CORE | {"probing"},
     "hessian": {"curvature"},
-    "tasks": {"runs"},
-    "landscape": CORE | {"landscape_utils", "hessian", "training", "runs", "tasks", "algorithm_list"},
+    "tasks": {"runs", "probing"},
+    "landscape": CORE | {"landscape_utils", "probing", "hessian", "training", "runs", "tasks", "algorithm_list"},
     "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
     "figures": {"runs", "hessian"},
     "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
     "check_known_cases": {"known_cases", "runs"},
-    "run_landscape": {"landscape", *CORE, "landscape_utils", "training", "runs", "tasks", "algorithm_list", "figures"},
+    "run_landscape": {
+        "landscape",
+        *CORE,
+        "landscape_utils",
+        "probing",
+        "training",
+        "runs",
+        "tasks",
+        "algorithm_list",
+        "figures",
+    },
     "run_convergence": {"convergence", "training", "runs", "tasks", "algorithm_list", "figures", "torch_optimizer"},
     "run_hessian": {"hessian", "curvature", "training", "runs", "tasks", "figures"},
 }
 FLAGS = {"runs", "tasks", "algorithm_list", "torch_optimizer", "training"}  # of the flags.py of a script's wing
 SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases"}
-GROUND_FLOOR = {"algorithm_list", "landscape_utils", *SCRIPTS}
+GROUND_FLOOR = {"algorithm_list", "landscape_probe", "landscape_utils", *SCRIPTS}
 
 
 def room(module):

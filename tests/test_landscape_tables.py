@@ -6,9 +6,9 @@ import pytest
 
 from curvature.interpolation import ScanPoint
 from curvature.quadratic import QuadraticModel
-from landscape.edges import Edge
-from landscape.measurements import Measurement
 from landscape.tables import PointTables, answer, verdict
+from probing.edges import Edge
+from probing.measurement import Measurement
 from runs.tables import read_table
 from training.loop import Point
 

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -51,6 +51,16 @@ def next_step(optimizer: Optimizer, params: Mapping[str, Tensor]) -> tuple[dict[
         move = moves.get(copies[id(p)])
         dtype = torch.promote_types(p.dtype, torch.float32)
         found[name] = torch.zeros_like(p, dtype=dtype) if move is None else (move / lr).to(dtype)
+    return found, lr
+
+
+def next_steps(optimizers: Sequence[Optimizer], params: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
+    """The step of several optimizers that share the parameters, as `next_step`; lr is the first one's."""
+    found, lr = next_step(optimizers[0], params)
+    for optimizer in optimizers[1:]:
+        more, rate = next_step(optimizer, params)
+        for name, v in more.items():
+            found[name] = torch.add(found[name], v, alpha=rate / lr)
     return found, lr
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from curvature.borrowing import measuring
 from curvature.direction import norm
 from curvature.objective import Objective, halves
-from landscape.rounding import single_examples
+from probing.rounding import single_examples
 
 NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one is rounding
 
@@ -52,8 +52,12 @@ def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tens
 
     Args:
         objective: in any number type. Call outside of `measuring`: it would keep float64.
+
+    Returns: no coordinate is noise where single examples cannot be had.
     """
-    singles = single_examples(objective.batches, examples)
+    singles = single_examples(objective, examples)
+    if not singles:
+        return {name: torch.zeros_like(p, dtype=torch.bool) for name, p in objective.params.items()}
     found = []  # in float32 and in float64, the gradients of all examples; one copy of the model serves them
     for dtype in (torch.float32, torch.float64):
         same = objective.on(singles, dtype)
