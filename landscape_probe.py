@@ -15,12 +15,12 @@ or tasks, and nothing but torch and numpy is needed.
 
 from typing import TYPE_CHECKING, Any
 
-from probing.example_losses import example_losses
-from probing.probe import DEFAULT_ROWS, LandscapeProbe
+from landscape_core.example_losses import example_losses
+from landscape_core.probe import DEFAULT_ROWS, LandscapeProbe
 from torch_optimizer import Algorithm
 
 if TYPE_CHECKING:
-    from probing.trainer_callback import LandscapeCallback
+    from landscape_core.trainer_callback import LandscapeCallback
 
 __all__ = ["DEFAULT_ROWS", "Algorithm", "LandscapeCallback", "LandscapeProbe", "example_losses"]
 
@@ -28,7 +28,7 @@ __all__ = ["DEFAULT_ROWS", "Algorithm", "LandscapeCallback", "LandscapeProbe", "
 def __getattr__(name: str) -> Any:
     """`LandscapeCallback` needs transformers, and is imported when it is asked for."""
     if name == "LandscapeCallback":
-        from probing.trainer_callback import LandscapeCallback
+        from landscape_core.trainer_callback import LandscapeCallback
 
         return LandscapeCallback
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

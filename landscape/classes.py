@@ -22,7 +22,7 @@ from curvature.borrowing import measuring
 from curvature.direction import Direction
 from curvature.objective import Objective
 from landscape.measurements import BAR
-from probing.measurement import quadratic_models
+from landscape_core.measurement import quadratic_models
 from tasks.base import Task
 
 

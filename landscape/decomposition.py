@@ -26,7 +26,7 @@ from curvature.objective import Batch, Objective, halves
 from curvature.operation import inner
 from hessian.tensor_names import grouped
 from landscape.measurements import BAR
-from probing.measurement import quadratic_models
+from landscape_core.measurement import quadratic_models
 from runs.messages import progress
 
 

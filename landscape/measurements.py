@@ -10,9 +10,9 @@ from curvature.borrowing import measuring
 from curvature.interpolation import ScanPoint
 from curvature.objective import Objective
 from landscape.saved_points import MeasuredPoint
+from landscape_core.gradients import noise_coordinates
+from landscape_core.measurement import Measurement, measure_steps
 from landscape_utils import Direction, QuadraticModel, mean_loss, scan_loss, scan_spacing, update_histogram
-from probing.gradients import noise_coordinates
-from probing.measurement import Measurement, measure_steps
 from runs.messages import progress
 
 BAR = partial(progress, desc="sharpness", leave=False)  # of the micro-batches

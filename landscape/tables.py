@@ -11,7 +11,7 @@ from pathlib import Path
 from landscape.classes import ClassMeasurement
 from landscape.decomposition import Contribution
 from landscape.top_eigenvalues import TopEigenvalue
-from probing.measurement import Measurement
+from landscape_core.measurement import Measurement
 from runs.tables import TEST, TRAINING, Table, first_batch, format_table, on_batch, read_table
 from training.loop import Point
 

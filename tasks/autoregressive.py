@@ -8,7 +8,7 @@ from itertools import islice
 
 from torch import Tensor
 
-from probing.example_losses import IGNORED, token_losses
+from landscape_core.example_losses import IGNORED, token_losses
 from tasks.architectures import fresh_model
 from tasks.base import Task, pad, random_ids
 from tasks.loading.encoding import encode

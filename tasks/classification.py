@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from probing.example_losses import chosen
+from landscape_core.example_losses import chosen
 from tasks.base import Task
 from tasks.loading.rows import Refused
 

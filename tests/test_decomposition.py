@@ -12,7 +12,7 @@ from curvature.objective import Objective, objective_at
 from hessian.tensor_names import grouped
 from landscape.cross_checks import full_hessian
 from landscape.decomposition import decompose
-from probing.measurement import quadratic_models
+from landscape_core.measurement import quadratic_models
 from tests.helpers.task_examples import toy
 from tests.helpers.tiny_models import random_direction, rows_of
 

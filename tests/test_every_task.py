@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import run_convergence
 import run_hessian
 import run_landscape
-from probing.example_losses import IGNORED
+from landscape_core.example_losses import IGNORED
 from runs.tables import read_table
 from tasks import TASKS, load_task, task_defaults
 from tasks.architectures import TINY

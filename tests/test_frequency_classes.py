@@ -9,7 +9,7 @@ from curvature.borrowing import measuring
 from curvature.direction import Direction
 from curvature.objective import objective_at
 from landscape.classes import frequency_classes, measure_classes
-from probing.measurement import quadratic_models
+from landscape_core.measurement import quadratic_models
 from tasks.base import Task
 from tests.helpers.task_examples import toy
 from tests.helpers.tiny_models import random_direction

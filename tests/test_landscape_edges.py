@@ -11,9 +11,9 @@ from algorithm_list import ALGORITHM_LISTS
 from curvature.direction import Direction
 from curvature.objective import Objective
 from curvature.quadratic import QuadraticModel
+from landscape_core.edges import Edge, edge_of, spectral_length
+from landscape_core.measurement import Measurement
 from landscape_utils import PseudoUpdates, directional_sharpness, mean_loss
-from probing.edges import Edge, edge_of, spectral_length
-from probing.measurement import Measurement
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
 

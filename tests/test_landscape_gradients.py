@@ -7,9 +7,9 @@ import torch
 
 from curvature.borrowing import measuring
 from curvature.objective import objective_at
+from landscape_core.gradients import gradient, gradient_norm, noise_coordinates, noise_share
+from landscape_core.measurement import Measurement
 from landscape_utils import QuadraticModel
-from probing.gradients import gradient, gradient_norm, noise_coordinates, noise_share
-from probing.measurement import Measurement
 from tests.helpers.task_examples import toy
 from training.loop import micro_batches
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-import probing.rounding
+import landscape_core.rounding
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from runs.tables import read_table
@@ -189,7 +189,7 @@ def test_step_size_of_the_command_line_wins_over_that_of_a_row(bowl):
 
 def test_the_rounding_error_is_the_mean_and_the_scatter_of_two_examples(bowl, monkeypatch):
     """Float32 is made to be off by .3 on the first example and by .1 on the second: sqrt(.2^2 + .02 / 2)."""
-    measured, seen = probing.rounding.directional_sharpness, []
+    measured, seen = landscape_core.rounding.directional_sharpness, []
 
     def off(loss_fn, params, directions, batches):
         exact = measured(loss_fn, params, directions, batches)
@@ -200,7 +200,7 @@ def test_the_rounding_error_is_the_mean_and_the_scatter_of_two_examples(bowl, mo
         error = 0.3 if len(seen) % 2 else 0.1
         return [type(q)(q.loss, q.slope, q.sharpness + error) for q in exact]
 
-    monkeypatch.setattr(probing.rounding, "directional_sharpness", off)
+    monkeypatch.setattr(landscape_core.rounding, "directional_sharpness", off)
     found = bowl("--test_epochs", "1", "--skip_search")["sharpness"]
     errors = [row["sharpness_error"] for row in found]
     assert errors == [pytest.approx(math.sqrt(0.04 + 0.02 / 2), rel=1e-4)] * 6

@@ -7,8 +7,8 @@ import pytest
 from curvature.interpolation import ScanPoint
 from curvature.quadratic import QuadraticModel
 from landscape.tables import PointTables, answer, verdict
-from probing.edges import Edge
-from probing.measurement import Measurement
+from landscape_core.edges import Edge
+from landscape_core.measurement import Measurement
 from runs.tables import read_table
 from training.loop import Point
 

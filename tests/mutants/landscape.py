@@ -43,7 +43,7 @@ MUTANTS = {
         ("self.tables[name].rows = rows", "self.tables[name].rows += rows[1:]", "a resumed run loses the first row of its tables"),
         ("self.warned.add(m.label)", "pass", "the warning of a zero step is repeated at every point"),
     ],
-    ("probing/measurement.py", "landscape_numbers; landscape_edges"): [
+    ("landscape_core/measurement.py", "landscape_numbers; landscape_edges"): [
         ("(self.step_norm / length) ** 2", "(self.step_norm / length)", "sharpness in another norm is scaled once, not twice"),
         ("self._in_norm(self.step_max)", "self._in_norm(self.step_norm)", "sharpness_inf is the Euclidean one"),
         ("self._in_norm(self.spectral_length)", "self._in_norm(self.step_max)", "sharpness_spectral is in the maximum norm"),
@@ -60,7 +60,7 @@ MUTANTS = {
         ("scan=scans[m.label]", "scan=next(iter(scans.values()))", "every scan is that of the first row"),
         ("measured.scan and plan.scans", "measured.scan or plan.scans", "the loss is scanned at every measured point"),
     ],
-    ("probing/edges.py", "landscape_edges"): [
+    ("landscape_core/edges.py", "landscape_edges"): [
         ("self.critical_lr / 2", "self.critical_lr / 4", "the best rate is half of what it is"),
         ("self.realized / self.quadratic if", "self.quadratic / self.realized if", "the quotient is upside down"),
         ("quadratic.critical_distance / direction.length", "quadratic.critical_distance", "the critical rate is a distance"),
@@ -71,13 +71,13 @@ MUTANTS = {
         ("return max((_spectral_norm", "return min((_spectral_norm", "the spectral length is that of the smallest tensor"),
         ("return value * largest", "return value", "the spectral length is relative to the largest entry"),
     ],
-    ("probing/gradients.py", "landscape_gradients"): [
+    ("landscape_core/gradients.py", "landscape_gradients"): [
         ("sum_ / examples for", "sum_ / len(objective.batches) for", "the gradient's length is that of a sum over examples"),
         ("v.detach().double().square()", "v.detach().double().abs()", "the share of noise is not one of squares"),
         ("is_noise & noisy[name]", "is_noise | noisy[name]", "one example is enough to call a coordinate noise"),
         ("NOISE * g.abs()", "g.abs() / NOISE", "nearly every coordinate is called noise"),
     ],
-    ("probing/rounding.py", "landscape_numbers"): [
+    ("landscape_core/rounding.py", "landscape_numbers"): [
         ("np.hypot(e.mean(axis=0), spread).tolist()", "(np.hypot(e.mean(axis=0), spread) / 100).tolist()", "the rounding error is 100 times too small"),
         ("r.sharpness - t.sharpness", "r.slope - t.slope", "the rounding error is that of the slope"),
         ("places[:: max(1, len(places) // examples)]", "places", "the rounding error is that of the first two examples"),

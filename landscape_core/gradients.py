@@ -10,7 +10,7 @@ from torch import Tensor
 from curvature.borrowing import measuring
 from curvature.direction import norm
 from curvature.objective import Objective, halves
-from probing.rounding import single_examples
+from landscape_core.rounding import single_examples
 
 NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one is rounding
 

@@ -15,11 +15,10 @@ from curvature.borrowing import measuring
 from curvature.checks import check_losses
 from curvature.direction import Direction
 from curvature.objective import Objective
-from landscape_utils import PseudoUpdates, mean_loss
-from probing.batches import entries_of_all, micro_batch, restored
-from probing.gradients import noise_coordinates
-from probing.measurement import TRAINING, Measurement, measure_steps
-from probing.training_state import (
+from landscape_core.batches import entries_of_all, micro_batch, restored
+from landscape_core.gradients import noise_coordinates
+from landscape_core.measurement import TRAINING, Measurement, measure_steps
+from landscape_core.training_state import (
     bare_model,
     check_gradients,
     divided_gradients,
@@ -29,6 +28,7 @@ from probing.training_state import (
     rank,
     refuse_sharded,
 )
+from landscape_utils import PseudoUpdates, mean_loss
 from torch_optimizer import Algorithm
 from torch_optimizer.next_step import next_steps, refuse_closures, unwrapped
 from torch_optimizer.rows import check_rows, labeled, plain_sgd

@@ -13,10 +13,10 @@ from curvature.direction import Direction
 from curvature.interpolation import ScanPoint
 from curvature.objective import Batch, Objective
 from curvature.quadratic import QuadraticModel
+from landscape_core.edges import Edge, edge_of, spectral_length
+from landscape_core.gradients import gradient_norm, noise_share
+from landscape_core.rounding import rounding_errors
 from landscape_utils import directional_sharpness
-from probing.edges import Edge, edge_of, spectral_length
-from probing.gradients import gradient_norm, noise_share
-from probing.rounding import rounding_errors
 
 K = TypeVar("K", bound=Hashable)
 TRAINING = "training"  # label of the optimizer that trains

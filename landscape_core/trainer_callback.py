@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probing.example_losses import example_losses
-from probing.probe import LandscapeProbe
+from landscape_core.example_losses import example_losses
+from landscape_core.probe import LandscapeProbe
 
 try:
     from transformers import TrainerCallback
