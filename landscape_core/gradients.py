@@ -12,6 +12,10 @@ from curvature.direction import norm
 from curvature.objective import Objective, halves
 from landscape_core.rounding import single_examples
 
+UNUSED = (
+    "the losses do not depend on the parameters: losses_of_batch(model, batch) has to compute them by the model that "
+    "it is given, and not under torch.no_grad()"
+)
 NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one is rounding
 
 
@@ -30,9 +34,14 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
             for part in halves(batch, objective.per_example):
                 losses = objective.loss_fn(leaves, part)
                 examples += len(losses)
-                found = torch.autograd.grad(losses.sum(), list(leaves.values()), materialize_grads=True)
+                found = [None]
+                if losses.requires_grad:
+                    found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+                if all(g is None for g in found):
+                    raise ValueError(UNUSED)
                 for sum_, g in zip(total.values(), found, strict=True):
-                    sum_ += g
+                    if g is not None:
+                        sum_ += g
     return {name: sum_ / examples for name, sum_ in total.items()}
 
 

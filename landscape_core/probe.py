@@ -20,6 +20,7 @@ from landscape_core.gradients import noise_coordinates
 from landscape_core.measurement import TRAINING, Measurement, measure_steps
 from landscape_core.training_state import (
     bare_model,
+    called_by_scaler,
     check_gradients,
     divided_gradients,
     is_unscaled,
@@ -27,6 +28,7 @@ from landscape_core.training_state import (
     loss_scale,
     rank,
     refuse_sharded,
+    samples,
 )
 from landscape_utils import PseudoUpdates, mean_loss
 from torch_optimizer import Algorithm
@@ -35,6 +37,10 @@ from torch_optimizer.rows import check_rows, labeled, plain_sgd
 
 log = logging.getLogger(__name__)
 
+CHANGED = (
+    "the gradients changed after observe(): call it after clip_grad_norm_ and the like; with a GradScaler, after "
+    "scaler.unscale_(optimizer), or make the probe with scaler="
+)
 DEFAULT_ROWS = (  # Adam's is the only one that keeps a state
     Algorithm("sgd", lr=1e-2),
     Algorithm("sgd", lr=1e-2, coordinate_clip=0.1),
@@ -115,9 +121,9 @@ class LandscapeProbe:
     def observe(self) -> None:
         """The gradient of an update is complete: the rows' states are to see it.
 
-        Costs no pass over any tensor. The states advance (one read and one write of each) when `measure` is called, or
-        when a torch.optim.Optimizer steps the parameters; if it never does, as when a GradScaler skips the update, this
-        gradient is not seen. Call it after gradient clipping, once per update where gradients accumulate.
+        This reads no tensor. The states advance, by one read and one write of each, when `measure` is called, or when a
+        torch.optim.Optimizer steps the parameters. If it never does, as when a GradScaler skips the update, this
+        gradient is not seen. Call it after gradient clipping; where gradients accumulate, the last call counts.
 
         Raises: ValueError, in one line, without gradients, or if parameters have become trainable or frozen; and from
             `optimizer.step()`, if the gradients have changed in between.
@@ -137,6 +143,7 @@ class LandscapeProbe:
         check_gradients(self.params)
         self._directions = None
         self._observed = self._marks(), self._is_unscaled(), [p._version for p in self.params.values()]
+        self._samples = samples(self.params.values()) if self.scaler is None else []
 
     def advance(self) -> None:
         """Let the rows see the observed gradient now. A loop needs it only if it moves the parameters by itself."""
@@ -201,10 +208,7 @@ class LandscapeProbe:
         marks, was_unscaled, _ = self._observed
         self._observed, self._skipped = None, False
         if marks != self._marks() and self._is_unscaled() == was_unscaled:
-            raise ValueError(
-                "the gradients changed after observe(): call it after clip_grad_norm_ and the like; with a GradScaler, "
-                "after scaler.unscale_(optimizer), or make the probe with scaler="
-            )
+            raise ValueError(CHANGED)
         scale = loss_scale(self.scaler, self.optimizers[0] if self.optimizers else None)
         with divided_gradients(self.params.values(), scale):
             if self.scaler is not None and not self._finite_gradients():
@@ -224,6 +228,7 @@ class LandscapeProbe:
                 directions = {TRAINING: Direction(step), **directions}
             self._directions = directions, rates, lost
 
+    _samples: Sequence[Tensor] = ()  # of the observed gradients, where no GradScaler is known
     _skipped = False  # whether the latest observed gradient was one of an update that a GradScaler skips
 
     def _finite_gradients(self) -> bool:
@@ -235,8 +240,13 @@ class LandscapeProbe:
             return
         own = {id(p) for p in self.params.values()}
         if any(id(p) in own for group in optimizer.param_groups for p in group["params"]):
-            self.advance()
             self._directions = None
+            if self._samples and called_by_scaler():  # its unscale_ leaves no mark on the gradients
+                now = samples(self.params.values())
+                if not all(torch.equal(a, b) for a, b in zip(self._samples, now, strict=True)):
+                    self._observed = None
+                    raise ValueError(CHANGED)
+            self.advance()
 
     def _marks(self) -> list[tuple[int, int] | None]:
         """What tells whether a gradient is still the same, without reading it."""

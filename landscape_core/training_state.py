@@ -75,6 +75,21 @@ def is_unscaled(scaler: Any, optimizer: Any) -> bool:
     return state.get("stage") is not None and state["stage"].name != "READY"
 
 
+def called_by_scaler() -> bool:
+    """Whether a GradScaler is stepping an optimizer now. Torch tells nobody, so the callers are looked through."""
+    frame = sys._getframe()
+    while frame := frame.f_back:
+        if isinstance(frame.f_locals.get("self"), torch.amp.GradScaler):
+            return True
+    return False
+
+
+def samples(params: Iterable[Tensor]) -> list[Tensor]:
+    """A few numbers of the first and of the last gradient, copied."""
+    grads = [p.grad for p in params if p.grad is not None]
+    return [grad.detach().flatten()[:256].clone() for grad in (grads[0], grads[-1])]
+
+
 @contextmanager
 def divided_gradients(params: Iterable[Tensor], scale: float) -> Iterator[None]:
     """While active, every `p.grad` is a copy divided by `scale`. The gradients themselves are not written to."""
