@@ -31,11 +31,12 @@ from curvature.checks import (
     checked_directions,
     twice_or_not_at_all,
 )
-from curvature.direction import Direction, norm
+from curvature.direction import Direction, in_groups, norm
 from curvature.interpolation import FullScan, ScanPoint, SparseScan
 from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
 from curvature.quadratic import QuadraticModel
+from curvature.together import Together
 from torch_optimizer import Algorithm
 
 log = logging.getLogger(__name__)
@@ -201,12 +202,14 @@ def directional_sharpness(
     *,
     per_example: Collection[str] = (),
     progress: Callable[[Sequence[Batch]], Iterable[Batch]] = iter,
+    together: int | None = None,
 ) -> list[QuadraticModel]:
     """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
 
     One forward and one backward pass per micro-batch serve all directions; each direction then costs two to three
     forward passes (`curvature`). A model that this route cannot follow is measured by `vhv_by_double_backward`, which
-    the log says once. H is never formed. The length of v cancels; its sign turns the slope only.
+    the log says once. H is never formed. The length of v cancels; its sign turns the slope only. Directions on another
+    device than `params` are brought there in groups, each once.
 
     Args:
         loss_fn: (params, batch) -> per-example losses [B]; twice differentiable and deterministic (dropout off).
@@ -217,6 +220,8 @@ def directional_sharpness(
             is then measured in two halves, for 1.4 times the memory of one forward and backward pass of the whole
             micro-batch, beyond parameters and directions. Without names it is measured whole, for up to three times.
         progress: wraps the iteration over `batches`, such as tqdm.
+        together: how many directions are pushed through a recording at once (`curvature.together`); by default two on a
+            CPU, elsewhere as many as a quarter of the device's memory holds. It changes no number but for rounding.
 
     Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
     Raises: ValueError, in one line, for a direction whose names or shapes differ (it names the tensor), no examples,
@@ -224,42 +229,49 @@ def directional_sharpness(
     """
     directions = checked_directions(params, directions)
     measurable = {place: v.tangent(params) for place, v in enumerate(directions) if v.has_length}
-    tangents, route = list(measurable.values()), vhv_by_recording
+    pushes, route = Together(together), vhv_by_recording
 
-    def measured(batch: Batch) -> Derivatives:
+    def measured(tangents: list[Direction], batch: Batch) -> Derivatives:
         nonlocal route
         if route is vhv_by_recording:
             try:
-                return _finite_where_possible(loss_fn, params, tangents, batch)
+                return _finite_where_possible(loss_fn, params, tangents, batch, pushes)
             except NotTraceable as reason:
                 _say_once(f"measuring by double backward, about half as fast: {reason}")
                 route = vhv_by_double_backward
         return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
-    examples, sums = 0, torch.zeros(())  # sums: of the loss, slopes and curvatures over examples
-    for batch in progress(checked_batches(batches)):
-        # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
-        for part in halves(batch, per_example):
-            found = measured(part)
-            check_count(found.losses, part, per_example)
-            examples += len(found.losses)
-            sums = sums + torch.cat([found.losses.sum(dtype=torch.float64).view(1), *found[1:]])
-    if not examples:
-        raise ValueError("directional_sharpness got no examples: `batches` is empty")
-    loss, *rest = (sums / examples).tolist()
+    def means(tangents: list[Direction]) -> tuple[float, list[list[float]]]:
+        """Of the loss, and slopes, curvatures and magnitudes along these directions, over all examples."""
+        examples, sums = 0, torch.zeros(())
+        for batch in progress(checked_batches(batches)):
+            # a recording takes two to three times the memory of a backward pass: half of the examples, little more
+            # than one
+            for part in halves(batch, per_example):
+                found = measured(tangents, part)
+                check_count(found.losses, part, per_example)
+                examples += len(found.losses)
+                sums = sums + torch.cat([found.losses.sum(dtype=torch.float64).view(1), *found[1:]])
+        if not examples:
+            raise ValueError("directional_sharpness got no examples: `batches` is empty")
+        loss, *rest = (sums / examples).tolist()
+        return loss, [rest[i :: len(tangents)] for i in range(len(tangents))]
+
+    groups = [means([v.held(params) for v in group]) for group in in_groups(list(measurable.values()), params)]
+    loss = groups[0][0]
     result = [QuadraticModel(loss, math.nan, math.nan)] * len(directions)
-    for i, (place, v) in enumerate(measurable.items()):
-        slope, curvature, magnitude = rest[i :: len(tangents)]
+    rows = [row for _, of_group in groups for row in of_group]
+    for (place, v), (slope, curvature, magnitude) in zip(measurable.items(), rows, strict=True):
         result[place] = QuadraticModel(loss, slope / v.length, curvature / v.length**2, magnitude / v.length**2)
     return result
 
 
 def _finite_where_possible(
-    loss_fn: LossFunction, params: Params, directions: list[Direction], batch: Batch
+    loss_fn: LossFunction, params: Params, directions: list[Direction], batch: Batch, pushes: Together
 ) -> Derivatives:
     """By recording; where a number is not finite although the losses are, by double backward. A rule may divide zero by
     zero where autograd does not."""
-    found = vhv_by_recording(loss_fn, params, directions, batch)
+    found = vhv_by_recording(loss_fn, params, directions, batch, pushes)
     places = (~torch.isfinite(found.slopes + found.curvatures)).nonzero().flatten().tolist()
     if places and torch.isfinite(found.losses).all():
         _say_once("the fast route gave numbers that are not finite: measuring these again by double backward")

@@ -1,12 +1,13 @@
 """A direction in parameter space, which knows its length."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from curvature.memory import planned_bytes
 from curvature.objective import Params
 
 SAFE_LENGTHS = 1e-4, 1e5  # between these float32 can square a direction's coordinates
@@ -75,6 +76,10 @@ class Direction(Mapping[str, Tensor]):
         alike = all((v.dtype, v.device) == (params[n].dtype, params[n].device) for n, v in self.items())
         return self if alike and low < self.length < high else self.unit(params)
 
+    def held(self, params: Params) -> "Direction":
+        """Itself; a unit vector, which computes its tensors, with these in the memory of a GPU."""
+        return self
+
 
 class _UnitDirection(Direction):
     def __init__(self, direction: Direction, like: Params) -> None:
@@ -86,6 +91,32 @@ class _UnitDirection(Direction):
         v, like = self._tensors[name], self._like[name]
         # divided before it is rounded to the target type: a float16 target must not see the unscaled v
         return (v.to(torch.promote_types(v.dtype, like.dtype)) / self._divisor).to(like)
+
+    def held(self, params: Params) -> Direction:
+        return self if room_for_copies(params) is None else Direction(dict(self), self.is_part)
+
+
+def in_groups(directions: Sequence[Direction], params: Params) -> list[Sequence[Direction]]:
+    """The directions (of `tangent`) in groups such that the device of `params` holds the copies of one group: those
+    that are not used as they are. One group on a CPU, where nothing is copied, and for no direction."""
+    room = room_for_copies(params)
+    copies = sum(isinstance(v, _UnitDirection) for v in directions)
+    if room is None or not copies:
+        return [directions]
+    size = even_groups(len(directions), room)
+    return [directions[start : start + size] for start in range(0, len(directions), size)]
+
+
+def room_for_copies(params: Params) -> int | None:
+    """How many directions a GPU holds besides everything else; None on a CPU."""
+    budget = planned_bytes(next(iter(params.values())).device)
+    return None if budget is None else budget // max(1, sum(p.nbytes for p in params.values()))
+
+
+def even_groups(count: int, most: int) -> int:
+    """The size of groups of at most `most` among `count`, in as few groups as possible, all about alike; at least 1."""
+    groups = -(-count // max(1, min(most, count)))
+    return -(-count // groups)
 
 
 def norm(tensors: Params) -> float:

@@ -32,10 +32,11 @@ def refusing(task: str) -> Iterator[None]:
 class Slot:
     """A tensor that depends on the parameters, by its place in the recording: it outlives the tensor itself."""
 
-    __slots__ = ("edge", "shape", "version")
+    __slots__ = ("bytes", "edge", "shape", "version")
 
     def __init__(self, tensor: Tensor, version: int) -> None:
         self.shape = tensor.shape
+        self.bytes = tensor.nbytes
         self.version = version  # autograd's count of writes into the storage, to notice a write that we did not follow
         self.edge = None  # where autograd will find its adjoint; set when the tensor is first read
 
@@ -65,6 +66,7 @@ class Rule:
     prepare: (operation, adjoint of its first output) -> what `push` reads as `operation.prepared`. It runs once for all
         directions, after the backward pass.
     only_prepared: `push` reads nothing else, so that values, results and adjoints are freed after `prepare`.
+    alone: `push` takes one direction at a time. The others take stacked ones, too, under `torch.vmap`.
     """
 
     push: Callable
@@ -74,6 +76,7 @@ class Rule:
     optional_output: bool = False
     prepare: Callable | None = None
     only_prepared: bool = False
+    alone: bool = False
 
 
 @dataclass(eq=False)
@@ -97,6 +100,27 @@ class Operation:
 
     def run(self, args: list):
         return self.func(*args, **self.kwargs)
+
+    def push_through(self, tangents: dict[Slot, Tensor]) -> Tensor | None:
+        """Add the tangents of the outputs, drop those that no later operation reads. Returns: the bend, if there is.
+
+        An operation that no tangent reaches is skipped, as where a part of a direction is pushed."""
+        inputs = list(map(tangents.get, self.slots)) if self.flat else nested(tangents.get, self.slots)
+        moving = [dx for dx in flatten(inputs) if dx is not None]
+        if not moving:
+            return None
+        if not self.flat:  # what takes a list, such as `cat`, takes all of it
+            still = moving[0].new_zeros(())
+            inputs = nested(lambda dx, s: still.expand(s.shape) if s and dx is None else dx, inputs, self.slots)
+        with refusing(f"the rule of {self.func}"):
+            dys, bend = self.rule.push(self, inputs)
+        if isinstance(dys, Tensor):
+            tangents[self.outputs[0]] = dys
+        else:
+            tangents.update(zip(self.outputs, dys, strict=False))
+        for slot in self.expiring:
+            tangents.pop(slot, None)
+        return bend
 
     def prepare(self, adjoints: list) -> None:
         """Take the adjoints of the outputs, None where the loss does not use one."""

@@ -109,7 +109,7 @@ def push_divide(op: Operation, tangents: list):
 def norm(x: Tensor) -> float | Tensor:
     """Euclidean norm, which float32 may round by a hundredth."""
     length = torch.linalg.vector_norm(x)
-    return length.item() if x.is_cpu else length.double()
+    return length.item() if x.is_cpu and not is_stacked(x) else length.double()
 
 
 def step_size(size: float | Tensor, da: Tensor, db: Tensor) -> float | Tensor:
@@ -133,16 +133,23 @@ def add_multiple(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
 
 def add_multiple_(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
     """x <- x + factor y"""
-    return x.addcmul_(y, factor) if isinstance(factor, Tensor) else x.add_(y, alpha=factor)
+    return torch.addcmul(x, y, factor) if isinstance(factor, Tensor) else x.add_(y, alpha=factor)
 
 
 def subtract_from_product(c: Tensor, factor: float | Tensor, a: Tensor, b: Tensor) -> Tensor:
     """c <- a b - factor c for matrices."""
     if isinstance(factor, Tensor):
-        c, factor = c.mul_(factor), 1
+        return torch.addmm(c.mul_(-factor), a, b)
     return c.addmm_(a, b, beta=-factor)
+
+
+def is_stacked(x: Tensor) -> bool:
+    """Whether x stands for the tangents of several directions, under torch.vmap."""
+    return torch._C._functorch.is_batchedtensor(x)
 
 
 def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """c <- c + a b, for matrices or batches of them."""
+    if is_stacked(c):
+        return c.add_(a @ b)
     return c.addmm_(a, b) if c.dim() == 2 else c.baddbmm_(a, b)

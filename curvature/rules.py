@@ -70,7 +70,7 @@ def softmax(push: Callable, prepare: Callable) -> Rule:
     return Rule(push, keep_output=True, prepare=prepare, only_prepared=True)
 
 
-ANY_OPERATION = Rule(push_any_operation, keep_inputs=True)
+ANY_OPERATION = Rule(push_any_operation, keep_inputs=True, alone=True)
 TABLE = [
     (
         linear(push_linear),

@@ -17,22 +17,28 @@ from curvature.leaves import OutOfDate, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params
 from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested, refusing
 from curvature.rules import DECOMPOSED, rule_for
+from curvature.together import Together
 
-TOGETHER = 2  # directions that are pushed side by side: what an operation kept is read from memory once for both
 
-
-def vhv_by_recording(loss_fn: LossFunction, params: Params, directions: Sequence[Params], batch: Batch) -> Derivatives:
+def vhv_by_recording(
+    loss_fn: LossFunction,
+    params: Params,
+    directions: Sequence[Params],
+    batch: Batch,
+    together: Together | int | None = None,
+) -> Derivatives:
     """Slope and curvature of the summed loss of one micro-batch along every direction, each as long as it is.
 
     Memory beyond `params` and `directions` does not grow with their number: the values and adjoints that the rules read
-    (two to three times what a backward pass keeps), and the tangents of two directions, freed after their last use.
-    Smaller micro-batches take proportionally less.
+    (two to three times what a backward pass keeps), and the tangents of the directions that are pushed together, two on
+    a CPU, freed after their last use. Smaller micro-batches take proportionally less.
 
     Args:
         loss_fn: per-example losses [B]; deterministic. Attention is sent through the math backend here.
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the shapes and types of `params`. Where one lacks a tensor, that tensor
             stands still, and only the operations that the others reach cost anything.
+        together: how many directions are pushed at once, as in `Together`. It changes no number but for rounding.
 
     Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """
@@ -42,12 +48,9 @@ def vhv_by_recording(loss_fn: LossFunction, params: Params, directions: Sequence
         losses = record(tape, loss_fn, leaves, batch)
         tape.finish(losses)
     losses = losses.detach()  # lets go of what is left of autograd's graph
-    found = torch.zeros(3, len(directions), dtype=torch.float64, device=losses.device)
+    together = together if isinstance(together, Together) else Together(together)
     with torch.no_grad():
-        for k in range(0, len(directions), TOGETHER):
-            some = [directions[i] for i in range(k, min(k + TOGETHER, len(directions)))]
-            found[:, k : k + TOGETHER] = tape.push(some)
-    return Derivatives(losses, *found)
+        return Derivatives(losses, *together.push(tape, directions))
 
 
 def record(tape: "Tape", loss_fn: LossFunction, leaves: Params, batch: Batch) -> Tensor:
@@ -202,12 +205,12 @@ class Tape(TorchDispatchMode):
         bends = [[torch.zeros((), dtype=torch.float64, device=self.device)] for _ in directions]
         for op in self.operations:
             for k, known in enumerate(tangents):
-                bend = self.push_through(op, known)
+                bend = op.push_through(known)
                 if bend is not None:
-                    bends[k].append(bend.double())
+                    bends[k].append(bend)
         still = torch.zeros((), dtype=torch.float64, device=self.device)
         slopes = [known[self.loss].sum(dtype=torch.float64) if self.loss in known else still for known in tangents]
-        terms = [torch.stack(of_one) for of_one in bends]
+        terms = [torch.stack(of_one).double() for of_one in bends]
         return torch.stack(
             [
                 torch.stack(slopes),
@@ -216,27 +219,17 @@ class Tape(TorchDispatchMode):
             ]
         )
 
-    @staticmethod
-    def push_through(op: Operation, tangents: dict[Slot, Tensor]) -> Tensor | None:
-        """Add the tangents of the outputs, drop those that no later operation reads. Returns: the bend, if there is.
-
-        An operation that no tangent reaches is skipped, as where a part of a direction is pushed."""
-        inputs = list(map(tangents.get, op.slots)) if op.flat else nested(tangents.get, op.slots)
-        moving = [dx for dx in flatten(inputs) if dx is not None]
-        if not moving:
-            return None
-        if not op.flat:  # what takes a list, such as `cat`, takes all of it
-            still = moving[0].new_zeros(())
-            inputs = nested(lambda dx, s: still.expand(s.shape) if s and dx is None else dx, inputs, op.slots)
-        with refusing(f"the rule of {op.func}"):
-            dys, bend = op.rule.push(op, inputs)
-        if isinstance(dys, Tensor):
-            tangents[op.outputs[0]] = dys
-        else:
-            tangents.update(zip(op.outputs, dys, strict=False))
-        for slot in op.expiring:
-            tangents.pop(slot, None)
-        return bend
+    def bytes_per_direction(self) -> int:
+        """The memory that the tangents of one direction take where they are most, with those of the parameters. What a
+        rule computes in between counts as three tensors of the largest size."""
+        live = sum(slot.bytes for slot in self.leaves.values())
+        most, largest = live, 0
+        for op in self.operations:
+            live += sum(slot.bytes for slot in op.outputs)
+            largest = max(largest, *(slot.bytes for slot in op.outputs))
+            most = max(most, live)
+            live -= sum(slot.bytes for slot in op.expiring)
+        return most + 3 * largest
 
 
 class Traits(NamedTuple):

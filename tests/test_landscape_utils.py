@@ -168,7 +168,8 @@ def test_a_micro_batch_is_measured_in_halves_where_its_examples_are_named(t5):
 
 @pytest.mark.parametrize("route", ["vhv_by_recording", "vhv_by_double_backward"])
 def test_a_caller_without_gradients_gets_the_same(route, monkeypatch):
-    monkeypatch.setattr(landscape_utils, "vhv_by_recording", getattr(landscape_utils, route))
+    function = getattr(landscape_utils, route)
+    monkeypatch.setattr(landscape_utils, "vhv_by_recording", lambda *args: function(*args[:4]))
     with torch.no_grad():
         (found,) = directional_sharpness(bowl, AT, [vector(1, 0)], BOWL)
     assert (found.slope, found.sharpness) == pytest.approx((6.0, 6.0), rel=1e-15)

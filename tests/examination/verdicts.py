@@ -10,7 +10,7 @@ import torch
 from curvature import NotTraceable, vhv_by_recording
 from curvature.borrowing import KeepPrecision
 from curvature.direction import norm
-from curvature.objective import Batch, LossFunction, Params
+from curvature.objective import Batch, Derivatives, LossFunction, Params
 from landscape_utils import directional_sharpness, vhv_by_double_backward
 
 KINDS = "right", "fallback", "wrong", "crash"
@@ -46,6 +46,8 @@ def examine(name: str, loss_fn: LossFunction, params: Params, batch: Batch, rtol
                 if not fast:
                     return Verdict(name, "fallback", f"{refusal}; {error}")
                 reference = fast  # torch cannot do it; the differences stay
+            if fast and not stacked_agrees(loss_fn, params, direction, batch, fast):
+                return Verdict(name, "wrong", "stacked with another direction, its numbers differ")
             fast = fast or reference
             if not torch.isfinite(reference.curvatures).all():
                 return Verdict(name, "fallback", f"{refusal}: not finite by double backward, either")
@@ -63,6 +65,18 @@ def examine(name: str, loss_fn: LossFunction, params: Params, batch: Batch, rtol
 def random_direction(params: Params, seed: int = 7) -> Params:
     generator = torch.Generator().manual_seed(seed)
     return {n: torch.randn(p.shape, generator=generator, dtype=torch.float64).to(p) for n, p in params.items()}
+
+
+def stacked_agrees(loss_fn: LossFunction, params: Params, direction: Params, batch: Batch, alone: Derivatives) -> bool:
+    """Whether the direction has the numbers `alone` when another one is pushed with it. Caches of the model may refuse
+    a second recording, which is its affair."""
+    try:
+        found = vhv_by_recording(loss_fn, params, [random_direction(params, 8), direction], batch, together=2)
+    except NotTraceable:
+        return True
+    scale = torch.stack([alone.slopes.abs(), alone.magnitudes])[:, 0]
+    pairs = torch.stack([found.slopes[1] - alone.slopes[0], found.curvatures[1] - alone.curvatures[0]])
+    return bool((pairs.abs() <= 1e-12 * scale + 1e-14 * alone.losses.abs().sum()).all())
 
 
 @torch.no_grad()
