@@ -5,7 +5,8 @@
 
 Both kinds are made again from the saved points (--from_points). One row per folder: evaluations per downhill scan, and
 the largest difference of the losses over each scan, relative to the depth of the full one. The columns say the median,
-the 90th percentile and the maximum over scans. Prints one table and writes it to results/<machine>/sparse_scan.csv."""
+the 90th percentile and the maximum over scans. `other_distances` counts scans that ended elsewhere; they are compared
+where both have points. Prints one table and writes it to results/<machine>/sparse_scan.csv."""
 
 import argparse
 import statistics
@@ -28,15 +29,15 @@ def scans_of(folder: Path, kind: str, target: Path, flags: list[str]) -> dict[tu
 
 
 def compare(full: dict[tuple, list[dict]], few: dict[tuple, list[dict]]) -> dict[str, float]:
-    """The numbers of one folder. Raises ValueError where the distances differ."""
-    counts, counts_full, errors = [], [], []
+    """The numbers of one folder."""
+    counts, counts_full, errors, others = [], [], [], 0
     for at, rows in full.items():
         losses = [row["loss"] for row in rows]
         depth = losses[0] - min(losses)
-        if [row["distance"] for row in rows] != [row["distance"] for row in few[at]]:
-            raise ValueError(f"{at}: the full scan has {len(rows)} distances, the sparse one others ({len(few[at])})")
+        found = {row["distance"]: row["loss"] for row in few[at]}
+        others += list(found) != [row["distance"] for row in rows]
         if depth > 0:
-            difference = max(abs(a["loss"] - b["loss"]) for a, b in zip(rows, few[at], strict=True))
+            difference = max(abs(row["loss"] - found[row["distance"]]) for row in rows if row["distance"] in found)
             errors.append(100 * difference / depth)
             counts.append(sum(row["evaluated"] for row in few[at]) - 1)  # the start is evaluated once for all
             counts_full.append(len(rows) - 1)
@@ -48,6 +49,7 @@ def compare(full: dict[tuple, list[dict]], few: dict[tuple, list[dict]]) -> dict
         error_median_percent=statistics.median(errors),
         error_p90_percent=sorted(errors)[int(0.9 * (len(errors) - 1))],
         error_max_percent=max(errors),
+        other_distances=others,
     )
 
 

@@ -1,9 +1,10 @@
 """The loss along a direction from few evaluations: its value, slope and curvature at 0 are known, the rest follows.
 
-Three interpolants go through what was evaluated. Two of them use the derivatives at 0: one polynomial through all
-points, and a piecewise one through the nearest. The third is piecewise and ignores the derivatives: far from 0 it is
-the better one where the loss falls steeply at first and then bends on another scale. The next evaluation is where two
-interpolants, or one before and after the latest evaluation, differ most. It ends when they agree.
+Interpolants go through what was evaluated. Two of them use the derivatives at 0: one polynomial through all points, and
+a piecewise one through the four nearest. Two others are piecewise and ignore the derivatives, through four and through
+three points: far from 0 they are better where the loss falls steeply at first and then bends on another scale. The next
+evaluation is where two interpolants, or one before and after the latest evaluation, differ most. It ends when they
+agree.
 """
 
 import math
@@ -41,6 +42,7 @@ class FullScan:
     def __init__(self, loss_at: Callable[[float], float], start: float) -> None:
         self.loss_at, self.start = loss_at, start
 
+    @np.errstate(over="ignore", invalid="ignore")  # of losses beyond all bounds; what is then not finite is evaluated
     def on(self, grid: Sequence[float]) -> list[ScanPoint]:
         """The points of `grid` (0, s, 2 s, ...) up to `last_of_scan`."""
         points = [ScanPoint(0.0, self.start)]
@@ -80,13 +82,13 @@ class SparseScan:
             best, second = self._two_best(misses)
             curve = np.where(known, losses, curves[best])
             last = last_of_scan(curve[: upper + 1].tolist(), self.start)
-            depth = self.start - min(curve[: last + 1].min(), self.start)
+            depth = self.start - min(self.start, *losses[known & np.isfinite(losses)])  # of what was evaluated
             doubt = np.abs(curves[best] - curves[second])
             if before is not None:
                 doubt = np.maximum(doubt, np.abs(curves[best] - before[best]))
             doubt[known] = doubt[last + 1 :] = -1.0
             missed = max((miss[best] for miss in misses[-2:]), default=0.0)
-            settled = doubt.max() <= AGREEMENT * depth and missed <= MISS * depth
+            settled = before is not None and depth > 0 and doubt.max() <= AGREEMENT * depth and missed <= MISS * depth
             place = self._next(distances, curve, known, doubt, settled, depth, last, upper)
             if place is None:
                 return [ScanPoint(grid[i], float(curve[i]), bool(known[i])) for i in range(last + 1)]
@@ -97,7 +99,7 @@ class SparseScan:
             before = curves
 
     def _interpolants(self, distances: np.ndarray, limit: float) -> list[np.ndarray]:
-        """Each of the three at every distance, from the evaluations up to `limit` and the first one beyond."""
+        """Each of them at every distance, from the evaluations up to `limit` and the first one beyond."""
         finite = {s: loss for s, loss in self.evaluated.items() if math.isfinite(loss)}
         beyond = sorted(s for s in finite if s > limit)[:1]
         nodes = [(s, loss) for s, loss in finite.items() if s <= limit or s in beyond]
@@ -106,14 +108,15 @@ class SparseScan:
             interpolate(distances, self.taylor, nodes),
             np.array([_piecewise(s, self.taylor, near) for s in distances]),
             np.array([_piecewise(s, self.taylor[:1], near) for s in distances]),
+            np.array([_piecewise(s, self.taylor[:1], near, width=3) for s in distances]),
         ]
 
     def _two_best(self, misses: list[list[float]]) -> tuple[int, int]:
         """Which interpolant to believe, and which to doubt it by."""
         if len(misses) + 1 < PATIENCE:
             return 0, 1
-        polynomial, _, plain = np.max(misses[-2:], axis=0)
-        return (2, 1) if polynomial > WORSE * plain else (0, 1)
+        polynomial, _, plain, _ = np.max(misses[-2:], axis=0)
+        return (2, 3) if polynomial > WORSE * plain else (0, 1)
 
     def _next(self, distances, curve, known, doubt, settled: bool, depth: float, last: int, upper: int) -> int | None:
         """Index of the next evaluation; None where none is needed."""
@@ -130,11 +133,16 @@ class SparseScan:
             if not known[place] and place <= upper:
                 return int(place)
             return _widest_gap(open_places, known)
+        broken = [i for i in np.flatnonzero(known) if not math.isfinite(curve[i])]
+        if broken:  # no interpolation says where the loss stops to be finite
+            sound = max(i for i in np.flatnonzero(known) if i < broken[0])
+            if broken[0] - sound > 1:
+                return int(sound + broken[0]) // 2
         rises_early = [i for i in open_places if i <= 3 and not curve[i] <= self.start]  # then the grid is refined
         if rises_early:
             return rises_early[0]
         if not settled:
-            return int(doubt.argmax())
+            return int(doubt.argmax()) if doubt.max() > 0 else _widest_gap(open_places, known)
         if count == 2:  # a curve may meet its quadratic model twice by chance
             return _widest_gap(open_places, known)
         unsure = [i for i in open_places if abs(curve[i] - self.start) < NEAR_START * depth]
@@ -165,13 +173,15 @@ def interpolate(x: np.ndarray | float, taylor: Sequence[float], nodes: Sequence[
     return value + np.asarray(x, float) ** len(taylor) * rest
 
 
-def _piecewise(x: float, taylor: Sequence[float], near: Sequence[tuple[float, float]]) -> float:
-    """The same through the four nearest nodes, 0 among them as a node of its own where it is near. `near` is sorted."""
+def _piecewise(x: float, taylor: Sequence[float], near: Sequence[tuple[float, float]], width: int = 4) -> float:
+    """The same through the `width` nearest nodes of `near` (sorted). Where 0 is among them, it has the coefficients
+    `taylor`."""
     places = [0.0, *(s for s, _ in near)]
-    left = min(max(int(np.searchsorted(places, x, side="right")) - 1, 0), max(len(places) - 2, 0))
-    low, high = max(left - 1, 0), min(left + 2, len(places) - 1)
-    if high - low < 3:
-        low, high = max(high - 3, 0), max(high, min(3, len(places) - 1)) if low == 0 else high
-    if low == 0:
-        return float(interpolate(x, taylor, near[:high]))
-    return float(interpolate(x, [], near[low - 1 : high]))
+    low = min(max(int(np.searchsorted(places, x, side="right")) - 1, 0), max(len(places) - 2, 0))
+    high = min(low + 1, len(places) - 1)
+    while high - low + 1 < min(width, len(places)):
+        if high == len(places) - 1 or low > 0 and x - places[low - 1] <= places[high + 1] - x:
+            low -= 1
+        else:
+            high += 1
+    return float(interpolate(x, taylor, near[:high]) if low == 0 else interpolate(x, [], near[low - 1 : high]))

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from curvature.interpolation import FullScan, ScanPoint, SparseScan, interpolate, last_of_scan
 from curvature.quadratic import QuadraticModel
+from landscape_utils import scan_loss
 
 GRID = [i * 0.1 for i in range(21)]
 
@@ -120,3 +122,18 @@ def test_interpolation_has_the_taylor_coefficients_and_the_nodes():
     assert p == pytest.approx(3 - x + 0.25 * x**2 + x**3 * through(x), abs=1e-12)
     assert [float(interpolate(s, [3.0, -1.0, 0.25], nodes)) for s, _ in nodes] == pytest.approx([2.0, -1.0, 0.5])
     assert interpolate(x, [3.0, -1.0], []) == pytest.approx(3 - x)
+
+
+@pytest.mark.parametrize("steep", [1.0, 3.0, 9.0, 27.0])
+@pytest.mark.parametrize("coarse", [0.1, 2.0, 11.0, 60.0])
+def test_a_sparse_scan_refines_its_grid_as_the_full_one_does(steep, coarse):
+    def loss(params, batch):  # falls along a line at first, and rises all at once
+        s = params["x"]
+        return (1 - s - 0.005 * s**2 + torch.exp(steep * (s - 1)) - math.exp(-steep)).expand(1)
+
+    params, step = {"x": torch.zeros((), dtype=torch.float64)}, {"x": torch.ones((), dtype=torch.float64)}
+    quadratic = QuadraticModel(1.0, -1 + steep * math.exp(-steep), -0.01 + steep**2 * math.exp(-steep))
+    problem = dict(start_loss=1.0, spacing=coarse, batches=[{}], refine=True)
+    full = scan_loss(loss, params, step, **problem)
+    few = scan_loss(loss, params, step, **problem, quadratic=quadratic)
+    assert error(few, full) < 0.01
