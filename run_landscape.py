@@ -21,6 +21,7 @@ if __name__ == "__main__":
     answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -328,8 +329,9 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
 
 
 def training_examples(measured: MeasuredPoint, task: Task, plan: Plan) -> list[Batch]:
-    """The batch that the steps come from: by default as many of it as the test batch has, a bound for the time."""
-    most = None if plan.settings.measure_on else plan.settings.test_batch_size
+    """The batch that the steps come from: by default at most half as many examples as the test batch has, a bound for
+    the time."""
+    most = None if plan.settings.measure_on else math.ceil(plan.settings.test_batch_size / 2)
     return training_batch(task, plan.training, measured.point, plan.settings.device, plan.measuring.dtype, most)
 
 

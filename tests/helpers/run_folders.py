@@ -14,7 +14,8 @@ from runs.tables import Table
 
 COLUMNS = {
     "training": "epoch iteration loss",
-    "sharpness": "epoch batch iteration algorithm loss slope sharpness",
+    "sharpness": "epoch batch iteration algorithm measured_on loss slope sharpness learning_rate edge_quadratic "
+    "edge_realized critical_lr",
     "ratios": "epoch algorithm mean_ratio std count",
     "scan": "epoch batch iteration algorithm distance loss",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
@@ -23,6 +24,7 @@ COLUMNS = {
     "summary": "algorithm lr final_loss_mean final_loss_std best_loss steps_to_sgd_loss diverged",
     "tuned_learning_rates": "algorithm lr final_loss diverged chosen",
     "scores": "algorithm seed epoch split metric value",
+    "eigenvalues": "epoch batch iteration measured_on matrix eigenvalue learning_rate stability_threshold",
     "blocks": "batch block kind layer numel gradient_norm eigenvalue residual converged products",
 }
 
@@ -40,7 +42,7 @@ def config_row(label, name=None, **options):
 def write_run(folder, labels, settings=None, **tables):
     """A run folder with rows of these labels and these tables, each a list of dicts; cells that are left out are empty.
 
-    `epoch`, `batch` and `iteration` default to the point 2, 6, 16.
+    `epoch`, `batch` and `iteration` default to the point 2, 6, 16, and `measured_on` to the test batch.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     rows = [config_row(label) if isinstance(label, str) else label for label in labels]
@@ -57,6 +59,7 @@ def write_table(folder, name, rows):
         point = {
             column: value for column, value in (("epoch", 2), ("batch", 6), ("iteration", 16)) if column in columns
         }
+        point |= {"measured_on": "test"} if "measured_on" in columns else {}
         table.append(dict.fromkeys(columns) | point | row)
     table.save()
 
