@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-HINT_LENGTH = 0.1  # of the hint in the start vector, beside a random vector of length 1
 MISS_CHANCE = 0.01  # of a random start vector that hides an eigenvalue larger than a converged one by `_margin`
+MARGIN = 25  # tolerances by which no eigenvalue exceeds a converged one; 10 would cost another 7 % of the products
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class ExtremeEigenvalues:
     finite.
 
     `converged`: the residual is at most tolerance * |value|, or as small as rounding makes it beside the matrix' norm;
-    and with a probability of 99 % over the random starts, no eigenvalue exceeds the value by more than 100 tolerances
-    (or half) of it. `magnitude_converged`: the same for the magnitude."""
+    and with a probability of 99 % over the random starts, no eigenvalue exceeds the value by more than 25 tolerances
+    (or half) of it. `magnitude_converged`: the same for the magnitude. An eigenvalue that exceeds the value by less may
+    be missed: by 1 % in none of 360 trials, by 0.3 % in 4 of 120."""
 
     eigenvalue: float
     residual: float
@@ -39,7 +40,7 @@ def extreme_eigenvalues(
     tolerance: float = 1e-3,
     max_iterations: int = 100,
     generator: torch.Generator,
-    hint: Tensor,
+    like: Tensor,
 ) -> ExtremeEigenvalues:
     r"""Largest and largest-in-magnitude eigenvalue of a symmetric matrix H known by its products: Lanczos' method.
 
@@ -54,12 +55,12 @@ def extreme_eigenvalues(
     rounding errors (of an H that vanishes), and the residual is not below any value. The basis is orthogonalized in
     full, twice per step.
 
-    A small residual does not tell that theta is the largest: the start vector may hold little of a larger eigenvalue's
-    vector z, and much of theta's. The next basis vector is a polynomial of H times the start vector:
+    A small residual does not tell that theta is the largest: the start vector q_1 may hold little of a larger
+    eigenvalue's vector z, and much of theta's. The next basis vector is a polynomial of H times the start vector:
 
         q_{m+1} = p(H) q_1,   p(x) = prod_j (x - theta_j) / beta_j,   hence   |p(x)| |<q_1, z>| <= 1   if  H z = x z
 
-    The random part of q_1 makes |<q_1, z>| smaller than c / sqrt(size) with a probability below c. So a value is
+    A random q_1 makes |<q_1, z>| smaller than c / sqrt(size) with a probability below c. So a value is
     converged only if |p| is above sqrt(size) / c at the place from which on no eigenvalue may be left [van Dorsselaer,
     Hochstenbach, van der Vorst, SIAM J. Matrix Anal. Appl. 22 (2000) 837]. This costs no product beyond the steps it
     asks for.
@@ -73,19 +74,17 @@ def extreme_eigenvalues(
         product: u [size] -> H u [size].
         size: order of H; the eigenvalues of order 0 are 0 by convention.
         tolerance, max_iterations, generator: as in `block_curvatures`.
-        hint: [size], a vector thought to lie near the wanted eigenvectors; only its direction counts. The start vector
-            is a random one plus a tenth of the hint. A good hint saves products; no hint decides the result. The basis
-            takes its device and dtype (but float32 for half precisions).
+        like: a tensor whose device and dtype the basis takes (but float32 for half precisions).
     """
     check_limits(tolerance, max_iterations)
     limit = min(size, max_iterations)
     if limit == 0:
         return ExtremeEigenvalues(0.0, 0.0, True, 0.0, 0.0, True, products=0)
-    dtype = torch.promote_types(hint.dtype, torch.float32)
+    dtype = torch.promote_types(like.dtype, torch.float32)
     eps = torch.finfo(dtype).eps
-    basis = hint.new_empty(min(limit, 8), size, dtype=dtype)  # rows q_1, q_2, ...; grows by doubling
+    basis = like.new_empty(min(limit, 8), size, dtype=dtype)  # rows q_1, q_2, ...; grows by doubling
     projected = torch.zeros(limit, limit, dtype=torch.float64)  # P
-    basis[0], random_share = _start_vector(hint.to(dtype), generator)
+    basis[0] = _random_unit(basis[:0], generator)
     chain_start, breakdowns = 0, 0
     for m in range(1, limit + 1):
         w = product(basis[m - 1]).to(dtype, copy=True)  # [size]
@@ -94,7 +93,7 @@ def extreme_eigenvalues(
         projected[:m, m - 1] = coefficients.double().cpu()
         if not (math.isfinite(beta) and torch.isfinite(coefficients).all()):
             return ExtremeEigenvalues(math.nan, math.nan, False, math.nan, math.nan, False, products=m)
-        ritz = _RitzValues(projected[:m, :m], beta, eps, chain_start, MISS_CHANCE * random_share / math.sqrt(size))
+        ritz = _RitzValues(projected[:m, :m], beta, eps, chain_start, MISS_CHANCE / math.sqrt(size))
         breakdowns += ritz.broke_down
         finished = not ritz.broke_down and ritz.finished(tolerance)
         if finished or breakdowns == 2 or m == limit:
@@ -102,20 +101,12 @@ def extreme_eigenvalues(
         if m == len(basis):
             basis = torch.cat([basis, basis.new_empty(min(m, limit - m), size)])
         if ritz.broke_down:
-            chain_start, random_share = m, 1.0
+            chain_start = m
             basis[m] = _random_unit(basis[:m], generator)
         else:
             projected[m, m - 1] = beta
             basis[m] = w / beta
     return ritz.result(tolerance, products=m)
-
-
-def _start_vector(hint: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
-    """A random direction with a little of the hint's, as a unit vector [n]; the share of its length that is random."""
-    start = _random_unit(hint.new_empty(0, len(hint)), generator)
-    start += HINT_LENGTH * hint / hint.norm().clamp_min(torch.finfo(hint.dtype).tiny)
-    length = start.norm()
-    return start / length, 1 / length.item()
 
 
 class _RitzValues:
@@ -188,7 +179,7 @@ class _RitzValues:
 
 def _margin(tolerance: float) -> float:
     """How much larger an eigenvalue must be that a converged value rules out, relative to the value."""
-    return min(100 * tolerance, 0.5)
+    return min(MARGIN * tolerance, 0.5)
 
 
 def _orthogonalize(w: Tensor, basis: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def _block_curvature(
         tolerance=tolerance,
         max_iterations=max_iterations,
         generator=generator,
-        hint=gradient.flatten(),
+        like=gradient,
     )
     if math.isnan(extremes.eigenvalue):
         log.warning("the Hessian block of %s is not finite; its eigenvalues are left out", name)

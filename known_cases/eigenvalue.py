@@ -31,7 +31,7 @@ def largest_eigenvalue(trajectory: Trajectory, diagonal: Mapping[str, Tensor] | 
         len(root),
         max_iterations=200,
         generator=torch.Generator().manual_seed(0),
-        hint=root * gradient.detach(),
+        like=root,
     )
     return found.eigenvalue if found.converged else math.nan
 

@@ -293,7 +293,7 @@ def ratio_table(folder: Path, labels: Iterable[str], reference: str | None, trai
     if TRAINING in labels:
         notes.append(f"{shown_name(TRAINING, trained_by)}: the step that the run itself takes")
     if blurred:
-        notes.append("~: estimated rounding errors above 10 %; --dtype float64 avoids them")
+        notes.append("~: rounding errors may exceed 10 %; --dtype float64 avoids them")
     below = sorted({row["epoch"] for row in points if row["algorithm"] == reference and (row["sharpness"] or 0) < 0})
     if below:
         where = ", ".join(map(str, below))
@@ -302,7 +302,7 @@ def ratio_table(folder: Path, labels: Iterable[str], reference: str | None, trai
 
 
 def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
-    """(algorithm, epoch) where the estimated rounding errors of sharpness are more than 10 % of it."""
+    """(algorithm, epoch) where the bound on the rounding errors of sharpness is more than 10 % of it."""
     sizes = defaultdict(float)
     for row in rows:
         if row["sharpness_error"] is not None:

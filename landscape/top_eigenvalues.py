@@ -126,7 +126,7 @@ def top_eigenvalue(
     gradient = _flat(graph.gradients)
     return extreme_eigenvalues(
         product, gradient.numel(), tolerance=tolerance, max_iterations=max_iterations, generator=generator,
-        hint=gradient if root is None else root * gradient,
+        like=gradient,
     )  # fmt: skip
 
 

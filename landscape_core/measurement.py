@@ -31,7 +31,7 @@ class Measurement:
     quadratic: QuadraticModel  # loss, slope and sharpness along v / |v|
     step_norm: float  # |v|
     step_max: float  # largest |v_i|
-    sharpness_error: float  # of float32 rounding, in the unit of the sharpness; NaN if measured in float64
+    sharpness_error: float  # bound on float32 rounding, in the unit of the sharpness; NaN if measured in float64
     gradient_norm: float  # |grad f| on the test batch
     noise_share: float  # of |v|^2, in coordinates whose gradient is 0 but for rounding
     spectral_length: float = math.nan  # largest singular value of any of its matrices, length of any of its vectors
@@ -117,7 +117,7 @@ def measure_steps(
     if noisy is not None:
         length = gradient_norm(objective)
         if all(p.dtype == torch.float32 for p in objective.params.values()):
-            errors = rounding_errors(directions, objective)
+            errors = rounding_errors(directions, quadratics, objective)
     if steps:
         for label, direction in directions.items():
             lr = learning_rates.get(label, math.nan)

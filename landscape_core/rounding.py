@@ -8,35 +8,46 @@ import torch
 
 from curvature.borrowing import measuring
 from curvature.objective import Batch, Objective, Params, examples_of
+from curvature.quadratic import QuadraticModel
 from landscape_utils import directional_sharpness
 
+SAFETY = 30  # times the larger share of two examples
+LEAST = 1e-5  # share of the magnitude, whatever the two examples say
+TINY = torch.finfo(torch.float32).tiny  # what is smaller is lost
 
-def rounding_errors(directions: Mapping[str, Params], objective: Objective, examples: int = 2) -> dict[str, float]:
-    """An estimate of how far float32 arithmetic puts each directional sharpness off: label -> error, in the same unit.
-    It is NaN for a direction without length, and where single examples cannot be had. It tells the order of magnitude
-    and is no bound.
 
-    On a few single examples of the test batch, e is the sharpness in float32 minus that in float64. The estimate is
-    sqrt(mean(e)^2 + var(e) / n): what the examples have in common stays in the mean over the whole test batch, and what
-    they do not have in common shrinks at least as far. Two examples stand for all: the true error was .2 to .5 times
-    the estimate in the median and 15 times at most on fresh models, and up to 559 times on perturbed ones, where few
-    examples carry the sharpness. `--dtype float64` measures without such an error.
+def rounding_errors(
+    directions: Mapping[str, Params], found: Mapping[str, QuadraticModel], objective: Objective, examples: int = 2
+) -> dict[str, float]:
+    """How far float32 arithmetic may put each directional sharpness off: label -> bound, in the same unit. It is NaN
+    for a direction without length, and where single examples cannot be had.
+
+    Rounding errors are a share of the terms that add up to a sharpness (`QuadraticModel.magnitude`). The share is found
+    on a few single examples of the test batch, each in float32 and in float64. The bound is 30 times the largest of
+    these shares, and at least 1e-5, of the magnitude on the whole test batch. These two numbers were set on 1,680
+    trials. On 1,119 others the bound held in 99.7 %, and the true error was 0.7 % of it in the median. A trial is a
+    direction on one of 20 architectures, fresh, trained, or perturbed by normal numbers of size 0.1 or 0.5. It failed
+    by up to a factor of 4, where few examples carry the sharpness. `--dtype float64` measures without such an error.
+
+    Args:
+        found: label -> what `directional_sharpness` gave in float32 on the whole test batch.
     """
     singles = single_examples(objective, examples)
     if not singles:
         return dict.fromkeys(directions, math.nan)
     exact = objective.on(singles, torch.float64)
     vectors = list(directions.values())
-    differences = []  # [n][K]
+    shares = np.full(len(vectors), LEAST / SAFETY)
     for one, same in zip(singles, exact.batches, strict=True):
         with measuring(objective.model):
             rounded = directional_sharpness(objective.loss_fn, objective.params, vectors, [one])
         with measuring(exact.model):
             true = directional_sharpness(exact.loss_fn, exact.params, vectors, [same])
-        differences.append([r.sharpness - t.sharpness for r, t in zip(rounded, true, strict=True)])
-    e = np.array(differences)
-    spread = e.std(axis=0, ddof=1) / math.sqrt(len(e)) if len(e) > 1 else 0.0
-    return dict(zip(directions, np.hypot(e.mean(axis=0), spread).tolist(), strict=True))
+        pairs = zip(rounded, true, strict=True)
+        own = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
+        shares = np.fmax(shares, own)
+    magnitudes = [found[label].magnitude for label in directions]
+    return dict(zip(directions, np.maximum(SAFETY * shares * magnitudes, TINY).tolist(), strict=True))
 
 
 def single_examples(objective: Objective, examples: int) -> list[Batch]:

@@ -196,22 +196,28 @@ def inputs_of(use: str, config) -> dict[str, Tensor]:
     return dict(input_values=torch.randn(EXAMPLES, 16, 8))
 
 
-def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
-    """The model in float64 and evaluation mode, and its inputs."""
+def new_model(name: str) -> tuple[nn.Module, transformers.PretrainedConfig]:
+    """With the architecture's own initial weights, in evaluation mode."""
     use, options = ARCHITECTURES[name]
-    torch.manual_seed(len(name))
     config = transformers.AutoConfig.for_model(name, **options)
     config.use_cache = False
     auto = getattr(transformers, use, transformers.AutoModel)
     experts = dict(experts_implementation="eager") if "num_experts" in options else {}
-    model = auto.from_config(config, attn_implementation="eager", **experts).double().eval()
+    return auto.from_config(config, attn_implementation="eager", **experts).eval(), config
+
+
+def build(name: str) -> tuple[nn.Module, dict[str, Tensor]]:
+    """The model in float64 and evaluation mode, and its inputs."""
+    torch.manual_seed(len(name))
+    model, config = new_model(name)
+    model.double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.1 * torch.randn_like(p))
         for buffer_name, buffer in model.named_buffers():
             if "running_var" in buffer_name:
                 buffer.uniform_(0.5, 2)
-    return model, {key: as_dtype(t, torch.float64) for key, t in inputs_of(use, config).items()}
+    return model, {key: as_dtype(t, torch.float64) for key, t in inputs_of(ARCHITECTURES[name][0], config).items()}
 
 
 def losses(forward: Callable, batch: dict[str, Tensor]) -> Tensor:
