@@ -23,7 +23,7 @@ COLUMNS = {
     "best_distance predicted_decrease sharpness_error gradient_norm cosine noise_share "
     "sharpness_inf sharpness_spectral learning_rate edge_quadratic edge_realized edge_quotient critical_lr best_lr",
     "ratios": "epoch algorithm measured_on mean_ratio std count mean_slope mean_predicted_decrease mean_edge_quadratic "
-    "mean_edge_realized",
+    "mean_edge_realized mean_sharpness",
     "scan": "epoch batch iteration algorithm measured_on distance loss evaluated",
     "histogram": "epoch batch iteration algorithm bin_low bin_high count",
     "decomposition": "epoch batch iteration algorithm measured_on grouping group parameters step_share slope within "
@@ -33,7 +33,7 @@ COLUMNS = {
     "two_over_lr stability_threshold",
 }
 
-BESIDE = ("slope", "predicted_decrease", "edge_quadratic", "edge_realized")  # what a ratio should be read beside
+BESIDE = ("slope", "predicted_decrease", "edge_quadratic", "edge_realized", "sharpness")  # to be read beside a ratio
 
 
 def mean(rows: Iterable[dict], column: str) -> float | None:

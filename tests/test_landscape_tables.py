@@ -58,6 +58,7 @@ def test_ratios_are_means_over_the_points_of_an_epoch(tmp_path):
         "epoch": 3, "algorithm": "adam", "measured_on": "test",
         "mean_ratio": 1.0, "std": math.sqrt(0.5), "count": 2, "mean_slope": -3.0,
         "mean_predicted_decrease": (4 / 2 + 16 / 6) / 2, "mean_edge_quadratic": 0.5, "mean_edge_realized": 1.0,
+        "mean_sharpness": 2.0,
     })  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_tables_have_the_promised_columns(folder):
         "best_distance,predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share,sharpness_inf,"
         "sharpness_spectral,learning_rate,edge_quadratic,edge_realized,edge_quotient,critical_lr,best_lr",
         "ratios": "epoch,algorithm,measured_on,mean_ratio,std,count,mean_slope,mean_predicted_decrease,"
-        "mean_edge_quadratic,mean_edge_realized",
+        "mean_edge_quadratic,mean_edge_realized,mean_sharpness",
         "scan": "epoch,batch,iteration,algorithm,measured_on,distance,loss,evaluated",
         "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
     }
@@ -86,6 +86,8 @@ def test_ratio_is_to_plain_sgd_at_the_same_point_and_its_table_the_mean(folder):
         ratios = [r["ratio"] for r in rows["sharpness"] if r["algorithm"] == row["algorithm"]]
         assert (row["mean_ratio"], row["count"]) == (pytest.approx(sum(ratios) / 2), 2)
         assert row["std"] == pytest.approx(abs(ratios[0] - ratios[1]) / 2**0.5)
+        sharpness = [r["sharpness"] for r in rows["sharpness"] if r["algorithm"] == row["algorithm"]]
+        assert row["mean_sharpness"] == pytest.approx(sum(sharpness) / 2)
 
 
 def test_scans_start_at_the_current_loss_and_follow_the_slope(folder):
