@@ -82,8 +82,25 @@ def score(metric: str, labels: Sequence[int], predicted: Sequence[int], num_labe
     return float(metrics.f1_score(labels, predicted, average=average, zero_division=0))
 
 
-# What the hub's data sets call their splits.
+# What data sets call their splits, and the field of the label; the last two are names of FGVC-Aircraft's 100 classes.
 SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "val", "valid", "dev"), "test": ("test",)}
+LABEL_FIELDS = ("label", "labels", "variant", "variation")
+
+
+def with_label_field(source: str, splits: Mapping[str, Any]) -> dict[str, Any]:
+    """The splits of a data set, name -> `datasets.Dataset`, with the labels in a field called `label`.
+
+    Raises: Refused, with the names of the fields, if the split "train" has none of LABEL_FIELDS.
+    """
+    if "train" not in splits:
+        return dict(splits)  # `assign_splits` refuses
+    names = splits["train"].column_names
+    field = next((name for name in LABEL_FIELDS if name in names), None)
+    if field is None:
+        raise Refused(f"{source} has the fields {', '.join(names)}; wanted label (or {', '.join(LABEL_FIELDS[1:])})")
+    if field == "label":
+        return dict(splits)
+    return {k: v.rename_column(field, "label") if field in v.column_names else v for k, v in splits.items()}
 
 
 class Splits(NamedTuple):

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from tasks.architectures import fresh_model
-from tasks.classification import Classification, assign_splits, official_test, partition, rows_for
+from tasks.classification import (
+    Classification,
+    assign_splits,
+    official_test,
+    partition,
+    rows_for,
+    with_label_field,
+)
 from tasks.loading.hub import first_line, local_path, quiet_libraries
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import Refused, explained, is_file, load_splits, require_label
@@ -221,10 +228,10 @@ def labeled_pictures(request: Request, spec: Spec):
             raise Refused(f"{source} has the fields {', '.join(names)}; wanted image (or img), and label")
         if field is not None:  # without it `assign_splits` refuses
             splits = {k: v.cast_column(field, datasets.Image(decode=False)) for k, v in splits.items()}
-        training, own_test = assign_splits(source, splits, test="test")
+        training, own_test = assign_splits(source, with_label_field(source, splits), test="test")
         rows = datasets.concatenate_datasets(training)
     for part in filter(None, (rows, own_test)):
-        for number, label in enumerate(part["label"] if "label" in names else [None], 1):
+        for number, label in enumerate(part["label"] if "label" in part.column_names else [None], 1):
             try:
                 require_label({"label": label})
             except ValueError as error:

@@ -3,16 +3,24 @@
 Local files have the fields of the hub's data set, or {"text", "label"} for one text and {"sentence1", "sentence2",
 "label"} for a pair. The number of labels is that of the data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from tasks.architectures import fresh_model
 from tasks.base import pad, random_ids
-from tasks.classification import Classification, assign_splits, official_test, partition, rows_for
+from tasks.classification import (
+    Classification,
+    assign_splits,
+    official_test,
+    partition,
+    rows_for,
+    with_label_field,
+)
 from tasks.loading.encoding import encode
 from tasks.loading.pretrained import load_pretrained
-from tasks.loading.rows import check_rows, explained, load_splits, require_label, require_text
+from tasks.loading.rows import Refused, check_rows, explained, load_splits, require_label, require_text
 from tasks.protocols import TOY, Request
 from tasks.toy.labeled import reviews, sentence_pairs
 from tasks.toy.tokenizer import train_byte_tokenizer
@@ -108,10 +116,12 @@ def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[li
         own_test = []
     else:
         with explained(source):
-            splits = assign_splits(source, load_splits(source, request.hf_key), spec.test_split)
+            found = load_splits(source, request.hf_key)
+            if "train" in found:  # without it `assign_splits` refuses
+                fields = present_fields(source, found["train"].column_names, spec)
+            splits = assign_splits(source, with_label_field(source, found), spec.test_split)
             rows = [row for split in splits.training for row in split.to_list()]
             own_test = [] if splits.test is None else splits.test.to_list()
-        fields = present_fields(source, rows[0], spec)
         checked = (*fields, "word") if spec.question and "word" in rows[0] else fields
         for part in (rows, own_test):
             check_rows(source, part, lambda row: check_row(row, checked))
@@ -127,13 +137,14 @@ def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[li
     return columns, num_labels
 
 
-def present_fields(source: str, row: dict, spec: Spec) -> tuple[str, ...]:
-    """The task's own field names or the plain ones, whichever the data have."""
+def present_fields(source: str, names: Sequence[str], spec: Spec) -> tuple[str, ...]:
+    """The task's own field names or the plain ones, whichever are among `names`, those of the data. Refused if neither
+    are."""
     for fields in (spec.fields, spec.plain_fields):
-        if all(field in row for field in fields):
+        if all(field in names for field in fields):
             return fields
     wanted = " or ".join(dict.fromkeys(", ".join(f) for f in (spec.fields, spec.plain_fields)))
-    raise ValueError(f"{source} has the fields {', '.join(row)}; wanted {wanted}, and label")
+    raise Refused(f"{source} has the fields {', '.join(names)}; wanted {wanted}, and label")
 
 
 def check_row(row: dict, fields: tuple[str, ...]) -> None:

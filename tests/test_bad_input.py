@@ -166,15 +166,17 @@ FILES = [  # task, name, rows or bytes, answer
     ("binary_classification", "broken.parquet", b"PAR1nothing", "broken.parquet: "),
     ("glue/rte", "reviews.jsonl", REVIEWS, "wanted premise, hypothesis or sentence1, sentence2, and"),
     ("super_glue/cb", "unlabelled.jsonl", [{**PAIR, "label": -1}] * 40, "row 1: field label is int -1"),
-    ("masked_language_modeling", "code.jsonl", [{"content": "x"}] * 40, "row 1: field text is missing"),
+    ("masked_language_modeling", "code.jsonl", [{"content": "x"}] * 40,
+     "row 1: field text is missing; there is content"),
     ("autoregressive", "program.jsonl", [{"program": "x"}] * 40, r"row 1: field content .or text. is missing"),
-    ("machine_translation", "flat.jsonl", [{"en": "x", "fr": "y"}] * 40, "row 1: field translation is missing"),
+    ("machine_translation", "flat.jsonl", [{"en": "x", "fr": "y"}] * 40,
+     "row 1: field translation is missing; there is en, fr"),
     ("image_classification", "reviews.jsonl", REVIEWS, r"has the fields text, label; wanted image .or img., and label"),
     ("image_classification", "damaged.parquet", [*[picture()] * 7, picture(b"no picture"), *[picture()] * 30],
      "damaged.parquet: the picture in row 8 cannot be decoded"),
     ("image_classification", "path.parquet", [{"img": "picture.png", "label": 1}] * 40,
      "path.parquet: the picture in row 1 cannot be read: .*No such file"),
-    ("flowers102", "unlabelled.parquet", [{"img": "x"}] * 40, "row 1: field label is missing"),
+    ("flowers102", "unlabelled.parquet", [{"img": "x"}] * 40, "has the fields img; wanted label"),
 ]  # fmt: skip
 
 # ---- model folders ------------------------------------------------------------------------------------------------

@@ -106,9 +106,10 @@ def require_text(row: dict, *path: str) -> None:
         if not isinstance(value, dict):
             field = ".".join(path[:depth])
             raise ValueError(f"field {field} is {type(value).__name__} {value!r:.40}, expected an object")
-        value = value.get(name)
-        if value is None:
-            raise ValueError(f"field {'.'.join(path[: depth + 1])} is missing")
+        if value.get(name) is None:
+            there = "" if name in value else f"; there is {', '.join(value) or 'none'}"
+            raise ValueError(f"field {'.'.join(path[: depth + 1])} is missing{there}")
+        value = value[name]
     if not isinstance(value, str):
         raise ValueError(f"field {'.'.join(path)} is {type(value).__name__} {value!r:.40}, expected text")
     if not value.strip():
