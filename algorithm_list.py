@@ -170,8 +170,7 @@ def gradient_heterogeneity(
 
 
 # Tomihari & Sato, arXiv:2502.00213, the learning rates of their code, for gradients clipped to norm 1 (the tasks'
-# --max_grad_norm). For roberta the schedule is linear; at others theirs are these but for sign_sgd with momentum on cb
-# (constant: 1e-6) and rte (cosine, linear_with_warmup: 1e-5). The first line is ours: small models from scratch.
+# --max_grad_norm). For roberta the schedule is linear. The first line is ours: small models from scratch.
 COLUMNS = ("adam", "rmsprop", "sgd", "sgd_momentum", "sign_sgd", "sign_sgd_momentum")
 LEARNING_RATES = {
     #                                              adam  rmsprop  sgd    +momentum  sign_sgd  +momentum
@@ -189,6 +188,17 @@ LEARNING_RATES = {
     "gradient_heterogeneity/vit-aircraft":        (1e-5, 1e-5,    0.5,   0.01,      1e-5,     1e-5),
 }  # fmt: skip
 
+# Their rates at the other schedules of --lr_scheduler, which they give for two tasks and the methods with momentum.
+OTHER_SCHEDULES = {
+    #                                                          sgd + momentum  sign_sgd + momentum
+    "gradient_heterogeneity/roberta-cb-constant":              (0.01,          1e-6),
+    "gradient_heterogeneity/roberta-cb-cosine":                (0.01,          1e-5),
+    "gradient_heterogeneity/roberta-cb-linear_with_warmup":    (0.01,          1e-5),
+    "gradient_heterogeneity/roberta-rte-constant":             (0.001,         1e-6),
+    "gradient_heterogeneity/roberta-rte-cosine":               (0.001,         1e-5),
+    "gradient_heterogeneity/roberta-rte-linear_with_warmup":   (0.001,         1e-5),
+}  # fmt: skip
+
 ALGORITHM_LISTS = {
     "workshop": WORKSHOP,
     "workshop_masked_language_modeling": WORKSHOP_MASKED_LANGUAGE_MODELING,
@@ -200,5 +210,9 @@ ALGORITHM_LISTS = {
     "machine_translation_and_beyond": MACHINE_TRANSLATION_AND_BEYOND,
     **{
         name: gradient_heterogeneity(**dict(zip(COLUMNS, rates, strict=True))) for name, rates in LEARNING_RATES.items()
+    },
+    **{
+        name: [Algorithm("sgd", lr=sgd, momentum=0.9), Algorithm("sign_sgd", lr=sign_sgd, momentum=0.9)]
+        for name, (sgd, sign_sgd) in OTHER_SCHEDULES.items()
     },
 }
