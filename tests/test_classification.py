@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import run_convergence
 from runs.tables import read_table
 from tasks import image_classification, load_task, task_defaults, text_classification
-from tasks.classification import assign_splits, official_test, partition, rows_for, score
+from tasks.classification import LABEL_FIELDS, assign_splits, official_test, partition, rows_for, score
 from tasks.image_classification import decode, middle, random_part, random_view
 from tasks.loading.rows import Refused
 from tasks.toy.labeled import pictures, reviews, sentence_pairs
@@ -50,17 +50,22 @@ class Counted:
         return [self.label] * self.rows
 
 
-@pytest.mark.parametrize("name", [name for name, repository in REPOSITORIES.items() if repository.used])
+@pytest.mark.parametrize("name", REPOSITORIES)
 def test_the_rows_of_the_hubs_data_sets_are_used_as_in_the_papers(name):
     """Counted at the real sizes; those of training, evaluation and test were worked out by hand."""
-    repository = REPOSITORIES[name]
+    repository, asked = REPOSITORIES[name], task_defaults(name).dataset_size
+    assert task_defaults(name).dataset == repository.source
+    if len(repository.used) == 1:  # all tasks without labels take the first rows of the training split
+        assert repository.used == (asked,) and asked <= repository.splits["train"]
+        return
     splits = {split: Counted(n, -1 if split in repository.unlabeled else 1) for split, n in repository.splits.items()}
     test_split = text_classification.SPECS[name].test_split if name in text_classification.SPECS else "test"
     training, test = assign_splits("a/b", splits, test_split)
     share = image_classification.SPECS[name].evaluation_share if name in image_classification.SPECS else 0.1
-    parts = partition("a/b", sum(map(len, training)), None, share, 0, with_test=False)
-    assert (len(parts.train), len(parts.evaluation), len(test)) == repository.used
-    assert task_defaults(name).dataset == repository.source
+    for size, expected in ((asked, repository.used), (None, repository.all_used)):
+        parts = partition("a/b", sum(map(len, training)), size, share, 0, with_test=False)
+        tested = official_test(len(test), parts, size, 0)
+        assert (len(parts.train), len(parts.evaluation), len(tested)) == expected
 
 
 @pytest.mark.parametrize("name, alias", [("validation", "val"), ("validation", "valid"), ("validation", "dev")])
@@ -167,6 +172,22 @@ def test_labels_and_fields_follow_the_file(tmp_path):
     assert len(load_task("glue/cola", dataset=write(tmp_path / "s.jsonl", sentences), **options).examples) == 32
 
 
+@pytest.mark.parametrize("field", LABEL_FIELDS)
+def test_a_label_is_known_by_each_of_its_names(field, tmp_path):
+    texts = [{"text": r["text"], field: r["label"]} for r in reviews(40, 0)]
+    task = load_task("glue/sst2", dataset=write(tmp_path / "a.jsonl", texts), model="toy", max_length=32)
+    known = [example["label"] for part in (examples_of(task), *task.evaluation.values()) for example in part]
+    assert sorted(known) == sorted(row[field] for row in texts)
+    task = load_task("aircraft", dataset=picture_file(tmp_path / "b.parquet", "image", label=field), model="toy")
+    assert [e["label"] for e in examples_of(task)] == [pictures(30, 0)[e["index"]]["label"] for e in examples_of(task)]
+
+
+def test_a_label_of_another_name_is_refused_with_the_names_there_are(tmp_path):
+    path = picture_file(tmp_path / "a.parquet", "image", label="manufacturer")
+    with pytest.raises(Refused, match=r"a.parquet has the fields image, manufacturer; wanted label \(or labels, "):
+        load_task("aircraft", dataset=path, model="toy")
+
+
 def test_a_word_in_context_is_asked_about_after_both_sentences(tmp_path):
     """Tomihari & Sato's template, as one text; without a word it is a pair of texts."""
     pairs = sentence_pairs(20, 0, 2)
@@ -250,11 +271,11 @@ def test_the_papers_heads_and_metrics():
 # ---- pictures -----------------------------------------------------------------------------------------------------
 
 
-def picture_file(path: Path, field: str, count: int = 30) -> str:
+def picture_file(path: Path, field: str, count: int = 30, label: str = "label") -> str:
     import datasets
     import PIL.Image
 
-    rows = [{field: PIL.Image.fromarray(row["image"]), "label": row["label"]} for row in pictures(count, 0)]
+    rows = [{field: PIL.Image.fromarray(row["image"]), label: row["label"]} for row in pictures(count, 0)]
     datasets.Dataset.from_list(rows).cast_column(field, datasets.Image()).to_parquet(path)
     return str(path)
 

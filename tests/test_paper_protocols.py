@@ -17,6 +17,7 @@ from training.loop import batches_per_epoch
 from training.schedules import make_scheduler
 
 PROTOCOLS = json.loads((Path(__file__).parent.parent / "docs" / "paper_protocols.json").read_text(encoding="utf-8"))
+SCHEDULES = ("constant", "cosine", "linear_with_warmup")  # other than the linear one, of texts
 SPECS = {**text_classification.SPECS, **image_classification.SPECS}
 
 
@@ -36,7 +37,8 @@ def assert_as_written(entry, code):
 
 
 def all_entries():
-    return [entry for section in PROTOCOLS.values() if isinstance(section, list) for entry in section]
+    sections = [section for name, section in PROTOCOLS.items() if isinstance(section, list) and name != "hub"]
+    return [entry for section in sections for entry in section]
 
 
 def test_every_entry_names_its_source():
@@ -134,7 +136,18 @@ def test_the_66_learning_rates_of_the_second_paper():
         assert [(row.name, dict(row.options)) for row in ALGORITHM_LISTS[name]] == expected
         count += len(rates)
     assert count == 66 and len(table["columns"]) == 6
-    assert set(table["lists"]) == {n for n in ALGORITHM_LISTS if n.startswith("gradient_heterogeneity/")}
+    others = {f"{entry['list']}-{schedule}" for entry in table["other_schedules"] for schedule in SCHEDULES}
+    assert set(table["lists"]) | others == {n for n in ALGORITHM_LISTS if n.startswith("gradient_heterogeneity/")}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_learning_rates_at_other_schedules_are_those_of_the_second_paper(schedule):
+    rates = {}
+    for entry in PROTOCOLS["learning_rates_of_b"]["other_schedules"]:
+        name = entry["column"].removesuffix(" with momentum 0.9")
+        rates.setdefault(f"{entry['list']}-{schedule}", {})[name] = {"lr": entry[schedule], "momentum": 0.9}
+    assert len(rates) == 2
+    assert rates == {name: {row.name: dict(row.options) for row in ALGORITHM_LISTS[name]} for name in rates}
 
 
 def test_signum_of_the_second_paper_starts_from_zero_and_has_the_same_signs():
