@@ -38,6 +38,7 @@ from figures.drawing import draw_all
 from runs.config import row_numbers
 from runs.flags import default_output, fill_in, task_arguments
 from runs.lifecycle import Job, execute
+from runs.live import LiveLog
 from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier, in_earlier_order
 from runs.stopping import StopRequest
@@ -67,8 +68,8 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     task = load(settings, settings.seeds[0])
     check_names(algorithms, task.model)
 
-    def work(folder: Path, stop: StopRequest) -> str:
-        summary = run(settings, algorithms, task, folder, stop)
+    def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
+        summary = run(settings, algorithms, task, folder, stop, live)
         draw_all(folder)
         return report(summary, algorithms, folder)
 
@@ -137,13 +138,18 @@ def plan_of(settings: argparse.Namespace) -> RunPlan:
 
 
 def run(
-    settings: argparse.Namespace, algorithms: Mapping[str, Algorithm], task: Task, folder: Path, stop: StopRequest
+    settings: argparse.Namespace,
+    algorithms: Mapping[str, Algorithm],
+    task: Task,
+    folder: Path,
+    stop: StopRequest,
+    live: LiveLog,
 ) -> Table:
     """Train every row from every seed; returns the summary."""
     journal = Journal(folder, settings.checkpoint_every, stop)
     plan = plan_of(settings)
     first = Start(task, plan, settings.device, journal)
-    losses, scores = Table(folder / "losses.csv", LOSSES), Table(folder / "scores.csv", SCORES)
+    losses, scores = Table(folder / "losses.csv", LOSSES), Table(folder / "scores.csv", SCORES, live.row)
     if settings.tune_lr:
         seed, epochs = settings.seeds[0], settings.tune_epochs
         algorithms = tune_rows(
@@ -163,7 +169,11 @@ def run(
                 start = Start(load(settings, seed), plan, settings.device, journal)
             for label, row in algorithms.items():
                 models = folder / "model" / f"seed{seed}-{numbers[label]}-{row.name}"
-                result = start.train(row, seed, settings.num_epochs, left, models)
+
+                def follow(point: tuple, label: str = label, seed: int = seed) -> None:
+                    live.row("losses", dict(zip(LOSSES, (label, seed, *point), strict=True)))
+
+                result = start.train(row, seed, settings.num_epochs, left, models, follow)
                 runs[label].append(result)
                 record(label, seed, result, losses, scores)
     if scores.rows:

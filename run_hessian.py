@@ -51,6 +51,7 @@ from runs.flags import (
 )
 from runs.folder import is_run_folder
 from runs.lifecycle import Job, execute
+from runs.live import LiveLog
 from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier
 from runs.saver import Saver
@@ -175,10 +176,11 @@ class Stored:
 
 
 def measure(
-    task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest
+    task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest, live: LiveLog
 ) -> tuple[Table, Table]:
     """Measure every block on every batch and save after each batch. Returns blocks.csv and heterogeneity.csv."""
-    blocks, unevenness = Table(folder / "blocks.csv", BLOCKS), Table(folder / "heterogeneity.csv", HETEROGENEITY)
+    blocks = Table(folder / "blocks.csv", BLOCKS, live.row)
+    unevenness = Table(folder / "heterogeneity.csv", HETEROGENEITY, live.row)
     batches = batch_indices(settings, len(task.examples))
     generator = torch.Generator().manual_seed(settings.seed)
     stored, saver = Stored(blocks, generator), Saver(folder, settings.checkpoint_every, stop)
@@ -324,8 +326,8 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     if settings.robust_smoothness:
         check_two_classes(task, settings)
 
-    def work(folder: Path, stop: StopRequest) -> str:
-        blocks, unevenness = measure(task, names, settings, folder, stop)
+    def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
+        blocks, unevenness = measure(task, names, settings, folder, stop, live)
         smoothness = smoothness_of(task, names, settings, folder) if settings.robust_smoothness else None
         log_unconverged(blocks.rows, settings)
         draw_all(folder)

@@ -45,6 +45,7 @@ from landscape_utils import PseudoUpdates
 from runs.checkpoints import fitting
 from runs.flags import DTYPES, Parser, default_output, fill_in, task_arguments
 from runs.lifecycle import Job, execute
+from runs.live import LiveLog
 from runs.messages import TimeLeft, progress, say
 from runs.resuming import Earlier, in_earlier_order
 from runs.saver import Saver
@@ -123,10 +124,10 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
     )
     check_first = settings.check_sharpness and earlier is None and not settings.from_points
 
-    def work(folder: Path, stop: StopRequest) -> str:
+    def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
         if check_first:
             say(check_on_tiny_model(task, algorithms))
-        run(task, plan, folder, stop)
+        run(task, plan, folder, stop, live)
         draw_all(folder)
         return answer(folder, algorithms, reference, settings.train_optimizer)
 
@@ -222,7 +223,7 @@ def sampled_batches(settings: argparse.Namespace, num_batches: int) -> dict[int,
 # ---- the run --------------------------------------------------------------------------------------------------------
 
 
-def run(task: Task, plan: Plan, folder: Path, stop: StopRequest) -> None:
+def run(task: Task, plan: Plan, folder: Path, stop: StopRequest, live: LiveLog) -> None:
     """Measure every point, of a new trajectory or of an earlier run."""
     task.model.to(plan.settings.device)
     settings = plan.settings
@@ -232,7 +233,9 @@ def run(task: Task, plan: Plan, folder: Path, stop: StopRequest) -> None:
         "decomposition": settings.decompose,
         "classes": plan.classes,
     }
-    tables = PointTables(folder, plan.reference, absent=[name for name, asked in written.items() if not asked])
+    tables = PointTables(
+        folder, plan.reference, absent=[name for name, asked in written.items() if not asked], listener=live.row
+    )
     saver = Saver(folder, plan.settings.checkpoint_every, stop)
     try:
         if plan.settings.from_points:

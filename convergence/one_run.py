@@ -3,6 +3,7 @@
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class Start:
         num_epochs: int,
         left: TimeLeft | None = None,
         folder: Path | None = None,
+        follow: Callable[[tuple], None] | None = None,
     ) -> Losses:
         """Train from the start, or from where the journal has it.
 
@@ -77,6 +79,7 @@ class Start:
             left: counts the updates of all runs; None: of this run alone.
             folder: where the model is kept every `num_epoch_to_save` epochs and at the end. The run is then scored
                 after every epoch. None: the run is a trial, and only its losses count.
+            follow: called with each new point of the result.
         """
         journal, model = self.journal, self.task.model
         key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
@@ -104,6 +107,8 @@ class Start:
             for point in training:
                 seconds = round(time.perf_counter() - began, 3)
                 points.append((point.epoch, point.iteration, point.examples, point.loss, point.learning_rate, seconds))
+                if follow is not None:
+                    follow(points[-1])
                 training.step()
                 paused = time.perf_counter()
                 if point.ends_epoch:

@@ -5,7 +5,7 @@ import logging
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from landscape.classes import ClassMeasurement
@@ -49,11 +49,18 @@ class PointTables:
         folder: the run folder.
         reference: label of the row whose sharpness the others are divided by; None: the ratios stay empty.
         absent: names of the tables that this run does not write, such as training.csv of a run that does not train.
+        listener: called with each new row (see `runs.tables.Table`).
     """
 
-    def __init__(self, folder: Path, reference: str | None, absent: Collection[str] = ()):
+    def __init__(
+        self,
+        folder: Path,
+        reference: str | None,
+        absent: Collection[str] = (),
+        listener: Callable[[str, dict], None] | None = None,
+    ):
         names = [name for name in COLUMNS if name not in absent]
-        self.tables = {name: Table(folder / f"{name}.csv", COLUMNS[name].split()) for name in names}
+        self.tables = {name: Table(folder / f"{name}.csv", COLUMNS[name].split(), listener) for name in names}
         self.reference = reference
         self.warned: set[str] = set()
 

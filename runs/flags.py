@@ -259,6 +259,13 @@ def add_machine_flags(parser: Parser) -> Any:
         "--output_dir", type=folder_name, metavar="FOLDER", help="where the results go; by default a name under output/"
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
+    group.add_argument(
+        "--log",
+        type=nonempty,
+        metavar="LOGGER",
+        help="send the numbers as they come to tensorboard, wandb, trackio, or a dotted path to anything with log or "
+        "add_scalar",
+    )
     group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
     return group
 

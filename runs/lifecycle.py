@@ -9,7 +9,7 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from runs.config import (
 from runs.files import CannotWrite, is_out_of_memory, one_line
 from runs.flags import Parser
 from runs.folder import LOG_FILE, create_run_folder, remove_leftovers
+from runs.live import LiveLog, logger_named
 from runs.lock import lock, unlock
 from runs.machine import machine_state, prepare_machine
 from runs.messages import answering_input_errors, log_file, say, start_logging
@@ -42,7 +43,7 @@ class Job:
     """What a script has prepared: everything is checked, nothing is written yet."""
 
     settings: argparse.Namespace  # as config.json records them; with `output_dir`, `overwrite` and `allow_changes`
-    work: Callable[[Path, StopRequest], str]  # does the work in the run folder; returns what to print at the end
+    work: Callable[[Path, StopRequest, LiveLog], str]  # does it in the run folder; returns what to print at the end
     algorithms: Mapping[str, Any] = field(default_factory=dict)  # label -> row of the algorithm list
     reads: Sequence[str] = ()  # local files and folders that decide the results
     notes: Sequence[str] = ()  # sentences for config.json
@@ -68,11 +69,12 @@ def execute(
             clean_up(Path(settings.output_dir))
             say(f"{settings.output_dir} is complete: nothing is left to do")
             return 0
+        live_log = logger_named(settings.log)
         prepare_machine()
         job = prepare(settings, earlier)
         folder = open_folder(job, earlier)
     with log_file(folder / LOG_FILE):
-        status, text = to_its_end(folder, script, job)
+        status, text = to_its_end(folder, script, job, live_log)
     if status == 0:
         say(text)
         written, figures = sorted(p.name for p in folder.iterdir()), list(folder.glob("figures/*"))
@@ -122,12 +124,15 @@ def open_folder(job: Job, earlier: Earlier | None) -> Path:
     return folder
 
 
-def to_its_end(folder: Path, script: str, job: Job) -> tuple[int, str]:
+def to_its_end(
+    folder: Path, script: str, job: Job, live_log: Callable[[Path, dict[str, Any]], LiveLog]
+) -> tuple[int, str]:
     """(exit status, what to print): 0 when the work came to its end, 128 + the signal that stopped it, else 1."""
     again = f"continue with: python {script} --resume {shlex.quote(str(folder))}"
     try:
         with StopRequest() as stop:
-            text = job.work(folder, stop)
+            with closing(live_log(folder, recorded(job.settings))) as live:
+                text = job.work(folder, stop, live)
             mark_finished(folder)
             Checkpoints(folder / "checkpoints").remove()
         return 0, text

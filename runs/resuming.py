@@ -22,7 +22,15 @@ from typing import Any
 from runs.config import CONFIG_FILE, plain, read_config
 from runs.flags import Parser, folder_name, positive_int, refuse_foreign_code, refuse_without_effect
 
-OF_THIS_COMMAND = ("resume", "allow_changes", "overwrite", "output_dir", "verbose", "hf_key")  # never from the folder
+OF_THIS_COMMAND = (
+    "resume",
+    "allow_changes",
+    "overwrite",
+    "output_dir",
+    "verbose",
+    "hf_key",
+    "log",
+)  # never from the folder
 FREE = (*OF_THIS_COMMAND, "checkpoint_every")  # may differ: they change no result
 
 

@@ -12,7 +12,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,13 @@ class Table:
     Args:
         path: the .csv file.
         columns: the header, in order. Every row has exactly these.
+        listener: called with the table's name and each new row, such as `runs.live.LiveLog.row`.
     """
 
-    def __init__(self, path: str | Path, columns: Sequence[str]):
+    def __init__(self, path: str | Path, columns: Sequence[str], listener: Callable[[str, dict], None] | None = None):
         self.path = Path(path)
         self.columns = list(columns)
+        self.listener = listener
         self.rows: list[dict[str, int | float | str | None]] = []
 
     def append(self, row: Mapping[str, Any] | None = None, /, **cells: Any) -> None:
@@ -54,6 +56,8 @@ class Table:
             if column not in cells:
                 raise ValueError(f"a row of {self.path.name} lacks its column {column!r}")
         self.rows.append({column: self._plain(column, cells[column]) for column in self.columns})
+        if self.listener is not None:
+            self.listener(self.path.stem, self.rows[-1])
 
     def _plain(self, column: str, value: Any) -> int | float | str | None:
         if hasattr(value, "item"):  # numpy scalars and 0-d tensors

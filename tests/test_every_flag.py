@@ -149,6 +149,7 @@ OF_ALL = {
     "device": ("--device cpu", lambda run, base: run.settings["device"] == "cpu"),
     "help": ("--help", lambda run, base: "--task" in run.out and run.status == 0),
     "verbose": ("--resume TMP/nowhere --verbose", lambda run, base: "Traceback" in run.err and run.status == 2),
+    "log": ("", None),
     "windows_per_file": ("--windows_per_file 3", None), "overwrite": ("", None), "resume": ("", None),
     "allow_changes": ("", None),
 }  # fmt: skip
@@ -376,3 +377,21 @@ def test_micro_batch_size_splits_the_batch_and_rebuild_graphs_keeps_nothing(run,
     for name, flags in (("a", ""), ("b", "--micro_batch_size 1"), ("c", "--rebuild_graphs")):
         assert run("hessian", flags, name).status == 0
     assert seen == [(1, True), (4, True), (1, False)]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_log_sends_the_numbers_of_every_script(script, run, monkeypatch):
+    sent = []
+    monkeypatch.setattr("runs.live.LiveLog.row", lambda live, table, row: sent.append((live.target, table)))
+    assert run(script, "--log tests.test_every_flag.Logger").status == 0
+    assert sent and {type(target) for target, _ in sent} == {Logger}
+
+
+class Logger:
+    """What --log names here: made from the run folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def log(self, metrics):
+        raise AssertionError("row was replaced")
