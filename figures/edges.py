@@ -27,7 +27,7 @@ ITERATION = "iteration (one update each)"
 def edge_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """Edge numbers over training; learning rates beside the critical ones; the training row beside 2 / lr."""
     rows = run.table("sharpness", "iteration algorithm sharpness")
-    rows = [row for row in rows if "edge_quadratic" in row]  # earlier versions did not measure it
+    rows = [{"measured_on": TEST, **row} for row in rows if "edge_quadratic" in row]  # earlier versions lack both
     for stem, draw in (
         ("edge_numbers", _edge_numbers),
         ("critical_learning_rates", _critical_learning_rates),
@@ -134,7 +134,7 @@ def _critical_learning_rates(run: RunTables, rows: Sequence[Row]) -> Figure | No
         style, critical = run.styles[label], [row["critical_lr"] for row in of_one]
         rates = [row["learning_rate"] for row in of_one]
         ax.plot(critical, rates, linestyle="", color=style.color, alpha=0.45, zorder=3, **style.points(2.6))
-        mean = geometric_mean(critical), geometric_mean(rates)
+        mean = geometric_mean(critical), geometric_mean(rates)  # of a row with several rates, such as Adafactor's
         ax.plot(*mean, linestyle="", color=style.color, zorder=4, **style.points(8))
     both = [row[column] for row in rows for column in ("critical_lr", "learning_rate")]
     low, high = min(both) / 2.5, max(both) * 2.5

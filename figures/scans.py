@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from figures.run_tables import Row, RunTables
 from figures.style import Style, key, label_outside, new_figure
-from runs.tables import first_batch, on_batch
+from runs.tables import TRAINING, first_batch, on_batch
 
 MODEL = {"linewidth": 0.8, "linestyle": "--"}
 MINIMUM_SIZE = 8  # of its marker; those along a curve are half as large
@@ -111,7 +111,8 @@ def _scan_panel(ax: Axes, curves: Sequence[ScanCurve], limit: float) -> None:
     # A curve too long for this panel would be a straight stub: it is left to the wider ones.
     curves = [curve for curve in curves if curve.reach <= limit or sum(s <= limit for s in curve.distances) > 2]
     for place, curve in enumerate(curves):
-        look = curve.style.line() | {"zorder": 3}
+        own = curve.style.name == TRAINING  # below, and wider: it may lie on the row of the same optimizer
+        look = curve.style.line() | ({"zorder": 2, "linewidth": 3.2} if own else {"zorder": 3})
         if curve.reach > limit / 30:  # a shorter one would be a vertical stroke: here only its minimum is marked
             every = (0.02 + 0.1 * place / len(curves), 0.12)  # shares of the panel's diagonal, so that few overlap
             ax.plot(curve.distances, curve.losses, markevery=every, **look, **curve.style.points(MINIMUM_SIZE / 2))
@@ -120,7 +121,8 @@ def _scan_panel(ax: Axes, curves: Sequence[ScanCurve], limit: float) -> None:
             ax.plot(grid, [curve.model(s) for s in grid], color=curve.style.color, **MODEL)
         if curve.minimum is not None:
             lowest = curve.distances[curve.minimum], curve.losses[curve.minimum]
-            ax.plot(*lowest, color=curve.style.color, linestyle="", zorder=4, **curve.style.points(MINIMUM_SIZE))
+            size, zorder = (1.6 * MINIMUM_SIZE, 3.5) if own else (MINIMUM_SIZE, 4)
+            ax.plot(*lowest, color=curve.style.color, linestyle="", zorder=zorder, **curve.style.points(size))
     within = [loss for curve in curves for s, loss in zip(curve.distances, curve.losses, strict=True) if s <= limit]
     start, low = curves[0].losses[0], min(within)
     # Models, and scans past their start, may rise without bound: a third of the deepest fall is room enough.

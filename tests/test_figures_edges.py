@@ -159,6 +159,17 @@ def test_without_eigenvalues_or_downhill_steps_the_rest_is_drawn(tmp_path):
 # ---- old runs ------------------------------------------------------------------------------------------------
 
 
+def test_a_run_that_knew_edges_but_only_one_batch_is_drawn(tmp_path):
+    write_run(tmp_path, ["sgd"], ADAM, sharpness=[])
+    (tmp_path / "sharpness.csv").write_text(
+        "iteration,algorithm,sharpness,learning_rate,edge_quadratic,edge_realized,critical_lr\n"
+        "3,sgd,2.0,0.1,0.5,0.6,0.2\n"
+    )
+    figures = figures_of(edge_figures, tmp_path)
+    assert [points(line) for line in curves(figures["edge_numbers"].axes[0])] == [[(3, 0.5)], [(3, 0.6)]]
+    assert figures.keys() == {"edge_numbers", "critical_learning_rates"}
+
+
 def test_a_run_of_an_earlier_version_has_none_of_these_figures(tmp_path):
     write_run(tmp_path, ["sgd"], ADAM, sharpness=[])
     (tmp_path / "sharpness.csv").write_text(

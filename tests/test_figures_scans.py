@@ -149,3 +149,14 @@ def test_empty_cells_leave_out_a_point_and_a_scan_of_empty_cells_is_no_figure(tm
 
 def test_the_legend_of_12_long_labels_covers_no_axes_and_stays_on_the_page(tmp_path):
     assert_legend_is_clear(one_figure(scan_figures, believable_landscape(tmp_path, epochs=(2,))), entries=14)
+
+
+def test_the_training_step_shows_on_both_sides_of_the_row_that_it_lies_on(tmp_path):
+    losses = [5.0, 4.0, 4.5]
+    scans = [*scan_rows("adam", losses), *scan_rows("training", losses)]
+    figure = one_figure(scan_figures, write_run(tmp_path, ["adam"], {"train_optimizer": "adam"}, scan=scans))
+    adam, lowest, training, own_lowest = figure.axes[0].lines[:4]
+    assert points(adam) == points(training) and points(lowest) == points(own_lowest)
+    assert training.get_linewidth() > adam.get_linewidth() and training.get_zorder() < adam.get_zorder()
+    assert own_lowest.get_markersize() > lowest.get_markersize() and own_lowest.get_zorder() < lowest.get_zorder()
+    assert labels_of(figure)[:2] == ["adam", "training"]
