@@ -15,6 +15,9 @@ TABLES = (
     "ratios.csv",
     "scan.csv",
     "histogram.csv",
+    "decomposition.csv",
+    "classes.csv",
+    "eigenvalues.csv",
     "losses.csv",
     "summary.csv",
     "scores.csv",
@@ -32,6 +35,7 @@ OWN_FILES = {
     "figures": ("*.png", "*.pdf"),
     "checkpoints": ("checkpoint-*.pt", "checkpoint-*.json"),
     "points": ("point-*.pt", "point-*.json"),
+    "tensorboard": ("events.out.tfevents.*",),
 }
 MODEL = "model"
 UNFINISHED_MODEL = ".model.tmp"  # a model while it is written

@@ -131,9 +131,9 @@ def test_a_filled_folder_is_refused_with_the_two_ways_out(tmp_path):
 
 
 OURS = ["scan.csv", "log.txt", "figures/a.png", "checkpoints/checkpoint-00000001.pt", "points/point-00000001.pt",
-        "model/config.json", ".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp/weights"]  # fmt: skip
+        "tensorboard/events.out.tfevents.1.vm.2.0", "model/config.json", ".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp/weights"]  # fmt: skip
 THEIRS = ["my.csv", "notes.txt", "notes/.mine.tmp", ".my.csv.17.tmp", "figures/talk.odp", "checkpoints/readme.txt",
-          "points/.mine.tmp", "notes/.scan.csv.17.tmp"]  # fmt: skip
+          "points/.mine.tmp", "tensorboard/mine", "notes/.scan.csv.17.tmp"]  # fmt: skip
 
 
 def fill(folder, names):
@@ -309,7 +309,7 @@ def test_the_terminal_table_is_aligned_and_marks_empty_cells():
 
 def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--output_dir", "my run", "--seed", "3"])
-    row = SimpleNamespace(name="sgd", step_size=None, options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
+    row = SimpleNamespace(name="sgd", step_size=None, groups=(), options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
     rows = described({"sgd, coordinate_clip=0.1": row})
     write_config(tmp_path, {"seed": 3, "output_dir": tmp_path, "lr": float("inf")}, rows, {"a": "ff"}, {"threads": 2})
     config = read_config(tmp_path)
