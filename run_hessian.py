@@ -176,7 +176,7 @@ class Stored:
 
 
 def measure(
-    task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest, live: LiveLog
+    task: Task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest, live: LiveLog
 ) -> tuple[Table, Table]:
     """Measure every block on every batch and save after each batch. Returns blocks.csv and heterogeneity.csv."""
     blocks = Table(folder / "blocks.csv", BLOCKS, live.row)
@@ -216,7 +216,7 @@ def save_batch(blocks: Table, unevenness: Table, measures: list[dict]) -> None:
 
 
 def curvatures(
-    task, indices: list[int], names: list[str], settings: argparse.Namespace, generator: torch.Generator
+    task: Task, indices: list[int], names: list[str], settings: argparse.Namespace, generator: torch.Generator
 ) -> Iterator[BlockCurvature]:
     """Measure the tensors `names` on the examples `indices`, one tensor at a time."""
     if not names:

@@ -20,10 +20,10 @@ from curvature.borrowing import measuring, twice_differentiable
 from curvature.objective import functional_loss, trainable_parameters
 from runs.config import read_config
 from runs.tables import read_table
-from tasks import load_task
+from tasks import Task, load_task
 
 
-def seconds_an_example(task, length: int | None, examples: int) -> dict[str, float]:
+def seconds_per_example(task: Task, length: int | None, examples: int) -> dict[str, float]:
     """Mean seconds of the original's three kinds of passes over one example, the first `examples` of the task's."""
     params = trainable_parameters(task.model)
     loss_fn = functional_loss(task.model, task.losses)
@@ -72,7 +72,7 @@ def main() -> None:
     task = load_task(settings["task"], dataset_size=settings["dataset_size"], seed=settings["seed"])
     rows = [dict(method="run_landscape.py", seconds=ours, over_ours=1.0)]
     for label, length in {"original's method": None, "original's method, padded to 512 tokens": 512}.items():
-        each = seconds_an_example(task, length, args.examples)
+        each = seconds_per_example(task, length, args.examples)
         total = sum(each[name] * lines[name] * size[name] for name in each)
         rows.append(dict(method=f"{label} (extrapolated)", seconds=total, over_ours=total / ours))
     passes = ", ".join(f"{lines[name] * size[name]:,} {name} passes" for name in lines)

@@ -15,21 +15,21 @@ HALF_DECADES = [0.1, 0.316, 1.0, 3.16, 10.0]
 MOST_EXTENSIONS = 12
 
 
-def tune(train, lr: float, factors: Sequence[float]) -> dict[float, float]:
+def tune(train: Callable[[float], float], lr: float, factors: Sequence[float]) -> dict[float, float]:
     """Search the learning rate on a log grid.
 
     Args:
         train: lr -> final loss, inf where the run diverged.
         lr: the middle of the grid.
         factors: the grid is lr times each of them. While an end of the grid is the best rate, the grid is extended
-            there by the ratio of its two outermost rates, at most `MOST_EXTENSIONS` times.
+            by the ratio of its two outermost rates there, at most `MOST_EXTENSIONS` times.
 
     Returns: lr -> final loss of every trial, in ascending order of lr.
     """
     losses = {rate: train(rate) for rate in sorted(round_lr(lr * factor) for factor in set(factors))}
     for _ in range(MOST_EXTENSIONS if len(losses) > 1 else 0):
         rates = sorted(losses)
-        best = min(rates, key=losses.get)
+        best = min(rates, key=losses.__getitem__)
         if best == rates[0]:
             further = rates[0] * rates[0] / rates[1]
         elif best == rates[-1]:
@@ -65,7 +65,7 @@ def tune_rows(
             log.info("%s sets its own learning rate; not tuned", label)
             continue
         losses = tune(lambda rate, row=row: final_loss(row.with_options(lr=rate)), lr, factors)
-        best = min(losses, key=losses.get)
+        best = min(losses, key=losses.__getitem__)
         for rate, loss in losses.items():
             diverged = loss == math.inf
             table.append(

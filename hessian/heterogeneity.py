@@ -44,7 +44,7 @@ def lorenz_curve(values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
 
     Returns: two arrays [n + 1] from 0 to 1; the second is NaN if all values are zero [Lorenz 1905].
     Raises: ValueError if a value is negative or not finite, or if there is none."""
-    x = np.sort(np.asarray(values, dtype=np.float64))
+    x = np.sort(_floats(values))
     if x.size == 0 or not np.isfinite(x).all() or x[0] < 0:
         raise ValueError(f"a Lorenz curve takes at least one value, all finite and >= 0; got {x.tolist()[:5]}")
     held = np.concatenate([[0.0], np.cumsum(x)])
@@ -86,7 +86,7 @@ def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], 
 
     Negative eigenvalues count with their sign, as in the bounds. Lam_G is NaN if every gradient is zero. The ratio is
     NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""
-    norms, lam, size = (np.asarray(a, dtype=np.float64) for a in (gradient_norms, eigenvalues, sizes))
+    norms, lam, size = map(_floats, (gradient_norms, eigenvalues, sizes))
     _check_same_length(norms, lam, size)
     square = norms**2
     gradient = float(lam @ square / square.sum()) if square.sum() > 0 else math.nan
@@ -112,8 +112,7 @@ def spearman(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlati
 
     Signs and zeros are ranked like any other value. Interval: the central 95 % of 1000 resamplings of the pairs with
     replacement [percentile bootstrap, Efron 1979]. NaN for fewer than 3 pairs, or if either side is constant."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    return _bootstrapped(lambda a, b: _pearson(_ranks(a), _ranks(b)), x, y, seed)
+    return _bootstrapped(lambda a, b: _pearson(_ranks(a), _ranks(b)), _floats(x), _floats(y), seed)
 
 
 def log_log_pearson(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Correlation:
@@ -121,10 +120,14 @@ def log_log_pearson(x: Sequence[float], y: Sequence[float], seed: int = 0) -> Co
 
     Pairs in which either value is not positive have no logarithm and are left out; `count` says how many remained.
     Interval and NaN as in `spearman`."""
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    _check_same_length(x, y)
-    positive = (x > 0) & (y > 0)
-    return _bootstrapped(_pearson, np.log(x[positive]), np.log(y[positive]), seed)
+    a, b = _floats(x), _floats(y)
+    _check_same_length(a, b)
+    positive = (a > 0) & (b > 0)
+    return _bootstrapped(_pearson, np.log(a[positive]), np.log(b[positive]), seed)
+
+
+def _floats(values: Sequence[float]) -> np.ndarray:
+    return np.asarray(values, dtype=np.float64)
 
 
 def _bootstrapped(statistic: Callable, x: np.ndarray, y: np.ndarray, seed: int) -> Correlation:
@@ -200,7 +203,7 @@ def heterogeneity(
 
 
 def _gini_or_nan(values: np.ndarray) -> float:
-    return gini(values) if len(values) else math.nan
+    return gini(values.tolist()) if len(values) else math.nan
 
 
 def heterogeneity_by_group(

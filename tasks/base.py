@@ -56,6 +56,10 @@ class Task:
         """What one example is scored on: the token ids, or its label. ValueError for a task that does not tell them."""
         raise ValueError(f"the task {self.name} does not tell the targets of its examples")
 
+    def scores(self, model: nn.Module, split: str, micro_batch_size: int = 32) -> dict[str, float]:
+        """metric -> value of `model` on a split of `evaluation`."""
+        raise NotImplementedError
+
     def tiny_batch(self) -> dict[str, Tensor]:
         """Four random examples of different lengths, collated; `self.model` is the tiny model here."""
         raise NotImplementedError
