@@ -110,7 +110,7 @@ def make_parser(description: str = "") -> Parser:
         type=one_of("grouping", GROUPINGS),
         metavar="GROUPING",
         help="also split slope and sharpness of every step over the groups of tensors, by layer or by kind (embedding, "
-        "attention, mlp, norm, head): about as long again as a full scan of every row",
+        "attention, mlp, norm, head): about five times the time of the sharpness",
     )
     group.add_argument(
         "--frequency_classes",
