@@ -213,8 +213,8 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
         "--zipf",
         type=number(float, 0, 10),
         metavar="S",
-        help="in generated data, the words (translation) or labels (classification) have frequencies proportional to "
-        "rank^-S; 0: all alike",
+        help="in generated data, the words of a kind (translation) or the labels (classification) have frequencies "
+        "proportional to rank^-S; 0: all alike",
     )
     group.add_argument(
         "--hf_key",

@@ -1,6 +1,7 @@
 """Shares of slope and sharpness, beside the blocks of a full Hessian and sums that are known."""
 
 import math
+from collections import Counter
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from hessian.tensor_names import grouped
 from landscape.cross_checks import full_hessian
 from landscape.decomposition import decompose
 from landscape_core.measurement import quadratic_models
+from runs.tables import read_table
+from tests.helpers.stored_runs import LANDSCAPE, landscape
 from tests.helpers.task_examples import toy
 from tests.helpers.tiny_models import random_direction, rows_of
 
@@ -107,3 +110,24 @@ def test_a_step_that_is_zero_in_a_group_has_no_share_there(objective, directions
             assert c.step_share == pytest.approx(1) and c.cross == pytest.approx(0, abs=1e-9) and c.within != 0
         else:
             assert (c.slope, c.within, c.cross, c.step_share) == (0, 0, 0, 0)
+
+
+@pytest.mark.usefixtures("tiny_task")
+def test_the_tables_of_a_run_sum_to_its_sharpness_table(tmp_path):
+    assert landscape(*LANDSCAPE, "--dtype", "float64", "--output_dir", tmp_path / "run") == 0
+    tables = {name: read_table(tmp_path / "run" / f"{name}.csv") for name in ("sharpness", "decomposition", "classes")}
+
+    def sums(table, columns):
+        found = {}
+        for row in tables[table]:
+            total = found.setdefault((row["iteration"], row["algorithm"], row.get("measured_on", "test")), Counter())
+            for name in columns:
+                total["sharpness" if name in ("within", "cross") else name] += row[name]
+        return found
+
+    whole = sums("sharpness", ["loss", "slope", "sharpness"])
+    groups = sums("decomposition", ["slope", "within", "cross"])
+    classes = sums("classes", ["loss", "slope", "sharpness"])
+    assert groups.keys() == whole.keys() and classes.keys() == {place for place in whole if place[2] == "test"}
+    for place, numbers in [*groups.items(), *classes.items()]:
+        assert dict(numbers) == pytest.approx({name: whole[place][name] for name in numbers}, rel=1e-6)
