@@ -44,6 +44,12 @@ def test_classes_hold_about_as_many_targets_each(count, expected):
     assert [each.types for each in classes] == list(map(len, expected))
 
 
+def test_the_middle_of_a_target_decides():
+    task = Counted()
+    task.examples = [[0] * 5 + [1] * 4 + [2] * 3]  # 1 lies from 5 to 9, around 7; the edge is at 6
+    assert sets(frequency_classes(task, [0], 2)) == [[0], [1, 2]]
+
+
 def test_tokens_and_shares_are_those_of_the_test_batch():
     first, second, third = frequency_classes(Counted(), [0, 3], 3)
     assert (first.tokens, second.tokens, third.tokens) == (2, 2, 2)
