@@ -65,7 +65,7 @@ def push_batch_norm(op: Operation, tangents: list):
     if dx is not None:
         dz = dx * r
         dy = dz if w is None else dz * per_channel(w, op)
-        bend = None if dw is None else 2 * inner(op.adjoints[0] * dz, per_channel(dw, op).expand_as(dz))
+        bend = None if dw is None else inner(op.adjoints[0] * dz, per_channel(dw, op).expand_as(dz))
     if dw is not None:
         dy = dy + (x - per_channel(mean, op)) * r * per_channel(dw, op)
     return (dy if db is None else dy + per_channel(db, op)).expand(op.outputs[0].shape), bend

@@ -59,7 +59,8 @@ class IfAll:
 class Rule:
     """What to do with one kind of operation. A tensor is *tracked* if it depends on the parameters, else a constant.
 
-    push: (operation, tangents) -> (dy, bend).
+    push: (operation, tangents) -> (dy, bend without its `factor`).
+    factor: of the bend, taken for all operations at once: 2 for a product.
     curved: whether the operation bends. A linear operation needs neither values nor adjoints.
     keep_inputs, keep_output: tracked tensors to keep from the forward pass. Constants are always kept.
     optional_output: keep the output, too, unless the model writes over it. The rule does without it then.
@@ -77,6 +78,7 @@ class Rule:
     prepare: Callable | None = None
     only_prepared: bool = False
     alone: bool = False
+    factor: float = 1.0
 
 
 @dataclass(eq=False)
@@ -92,6 +94,7 @@ class Operation:
     results: list = field(default_factory=list)  # the output tensors, where kept
     adjoints: list = field(default_factory=list)  # d loss / d output, one per output; only for curved rules
     prepared: Any = None  # what `rule.prepare` returned
+    drops_results: bool | Tensor = False  # whether `push` is better off without `results`; set by `rule.prepare`
     expiring: list = field(default_factory=list)  # slots whose tangents no later operation reads
     flat: bool = False  # no tracked tensor is in a list, as is usual
 
@@ -129,6 +132,8 @@ class Operation:
             self.prepared = self.rule.prepare(self, adjoints[0])
         if self.rule.only_prepared:
             self.values = self.results = self.adjoints = []
+        if self.drops_results is True:
+            self.results = []
 
 
 def nested(function: Callable, *args: Sequence) -> list:

@@ -7,10 +7,11 @@ Matrices and images take two products per direction instead of three. With the o
 so that da db, which the bend needs, and the product on the left give dy. Rounding puts dy off by about
 eps (|a| |b| / t + |da| |b| + |a| |db| + t |da| |db|), |.| the Euclidean norm; the two terms in the middle are those of
 three products. With t = sqrt(|a| |b| / (|da| |db|)) the outer two are together at most as large as the inner two,
-whatever the four norms are. So `step_size` takes that t, per operation and direction, as a power of two.
+whatever the four norms are. So `step_sizes` takes that t, per operation and direction, as a power of two.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -27,7 +28,7 @@ def push_product(op: Operation, tangents: list):
         return op.run([da, b, *rest]), None
     if da is None:
         return op.run([a, db, *rest]), None
-    return torch.addcmul(da * b, a, db), 2 * inner(op.adjoints[0], da * db)
+    return torch.addcmul(da * b, a, db), inner(op.adjoints[0], da * db)
 
 
 def prepare_matmul(op: Operation, _adjoint: Tensor) -> float | Tensor | None:
@@ -41,13 +42,13 @@ def prepare_convolution(op: Operation, _adjoint: Tensor) -> float | Tensor | Non
 
 
 def prepare_two_products(op: Operation, a: Tensor, b: Tensor, bias: Tensor | None = None) -> float | Tensor | None:
-    """|a| |b|. A bias that is longer than that would drown a b in the kept output: it is forgotten then, so that three
+    """|a| |b|. A bias longer than that would drown a b in the kept output: the output is forgotten then, so that three
     products are taken."""
     if not op.results:
         return None
     y, size = op.results[0], norm(a) * norm(b)
-    if bias is not None and norm(bias) * math.sqrt(y.numel() / max(bias.numel(), 1)) > size:
-        op.results = []
+    if bias is not None:
+        op.drops_results = norm(bias) * math.sqrt(y.numel() / max(bias.numel(), 1)) > size
     return size
 
 
@@ -61,16 +62,16 @@ def push_matmul(op: Operation, tangents: list):
     if da is None or db is None:
         dy, bend = a @ db if da is None else da @ b, None
     elif op.results:
-        t, dadb = step_size(op.prepared, da, db), da @ db
-        bend = 2 * inner(op.adjoints[0], dadb)
-        known = add_multiple_(dadb, op.results[0], 1 / t**2)  # da db + y / t^2
-        dy = subtract_from_product(known, t, add_multiple(da, a, 1 / t), add_multiple(b, db, t))
+        (t, inverse, square), dadb = step_sizes(op.prepared, da, db), da @ db
+        bend = inner(op.adjoints[0], dadb)
+        known = add_multiple_(dadb, op.results[0], square)  # da db + y / t^2
+        dy = subtract_from_product(known, t, add_multiple(da, a, inverse), add_multiple(b, db, t))
         if bias:  # the output has it, too
-            shift = bias[0] / t + (0 if shift is None else shift)
+            shift = bias[0] * inverse + (0 if shift is None else shift)
     else:
         dy = add_product(da @ b, a, db)
         narrow = da.shape[-1] < db.shape[-1]  # <adj, da db> = <adj db', da>: form the smaller
-        bend = 2 * (inner(op.adjoints[0] @ db.mT, da) if narrow else inner(op.adjoints[0], da @ db))
+        bend = inner(op.adjoints[0] @ db.mT, da) if narrow else inner(op.adjoints[0], da @ db)
     return (dy if shift is None else dy.add_(shift)), bend
 
 
@@ -82,14 +83,14 @@ def push_convolution(op: Operation, tangents: list):
     if dx is None or dw is None:
         return op.run([x if dx is None else dx, w if dw is None else dw, dbias, *rest]), None
     dxdw = op.run([dx, dw, None, *rest])
-    bend = 2 * inner(op.adjoints[0], dxdw)
+    bend = inner(op.adjoints[0], dxdw)
     if not op.results:
         return op.run([dx, w, None, *rest]) + op.run([x, dw, dbias, *rest]), bend
-    t = step_size(op.prepared, dx, dw)
-    known = add_multiple_(dxdw, op.results[0], 1 / t**2)
-    shift = None if bias is None else bias / t  # the bias is in both terms of the difference
-    moved = op.run([add_multiple(dx, x, 1 / t), add_multiple(w, dw, t), shift, *rest])
-    dy = add_multiple_(moved, known, -t)
+    t, inverse, square = step_sizes(op.prepared, dx, dw)
+    known = add_multiple_(dxdw, op.results[0], square)
+    shift = None if bias is None else bias * inverse  # the bias is in both terms of the difference
+    moved = op.run([add_multiple(dx, x, inverse), add_multiple(w, dw, t), shift, *rest])
+    dy = add_multiple_(moved, known, t, sign=-1)
     return (dy if dbias is None else dy.add_(per_channel(dbias, op))), bend
 
 
@@ -100,30 +101,44 @@ def push_divide(op: Operation, tangents: list):
         return (da / b).expand(op.outputs[0].shape), None
     y = op.results[0]
     dy = (-y * db if da is None else da - y * db) / b
-    return dy, -2 * inner(op.adjoints[0], dy * (db / b))
+    return dy, -inner(op.adjoints[0], dy * (db / b))
 
 
-# ---- t, and arithmetic with it: a float on the CPU, a 0-d tensor elsewhere, where reading it would wait --------------
+# ---- t, and arithmetic with it: floats on the CPU, 0-d tensors elsewhere, where reading them would wait --------------
 
 
 def norm(x: Tensor) -> float | Tensor:
     """Euclidean norm, which float32 may round by a hundredth."""
     length = torch.linalg.vector_norm(x)
-    return length.item() if x.is_cpu and not is_stacked(x) else length.double()
+    return length.item() if is_free_to_read(x) else length.double()
 
 
-def step_size(size: float | Tensor, da: Tensor, db: Tensor) -> float | Tensor:
-    """t = sqrt(size / (|da| |db|)), rounded to a power of two, so that multiplying by it is exact."""
+def step_sizes(size: float | Tensor, da: Tensor, db: Tensor) -> Sequence[float | Tensor]:
+    """(t, 1 / t, 1 / t^2), t = sqrt(size / (|da| |db|)) rounded to a power of two: multiplying by it is exact."""
+    if isinstance(size, Tensor) or not is_free_to_read(da):
+        return _step_sizes_unread(size, da, db)
     moved = norm(da) * norm(db)
-    if isinstance(moved, Tensor):
-        power = torch.log2(size / moved).div(2).round().nan_to_num(nan=0.0, posinf=LARGEST_POWER, neginf=-LARGEST_POWER)
-        return torch.exp2(power.clamp(-LARGEST_POWER, LARGEST_POWER)).to(da.dtype)
     if not (math.isfinite(size) and math.isfinite(moved)):
-        return 1.0
-    if not (size and moved):
-        return 2.0**LARGEST_POWER if size else 2.0**-LARGEST_POWER
-    power = round((math.log2(size) - math.log2(moved)) / 2)
-    return 2.0 ** max(-LARGEST_POWER, min(power, LARGEST_POWER))
+        return 1.0, 1.0, 1.0
+    if size and moved:
+        power = round((math.log2(size) - math.log2(moved)) / 2)
+    else:
+        power = LARGEST_POWER if size else -LARGEST_POWER
+    t = 2.0 ** max(-LARGEST_POWER, min(power, LARGEST_POWER))
+    return t, 1 / t, 1 / t**2
+
+
+def _step_sizes_unread(size: float | Tensor, da: Tensor, db: Tensor) -> Sequence[Tensor]:
+    """As `step_sizes`, in few kernels. The roots keep the product of two norms within float32."""
+    root = (size.sqrt() if isinstance(size, Tensor) else torch.tensor(size).double().sqrt()).to(da.device, da.dtype)
+    moved = torch.linalg.vector_norm(da).sqrt() * torch.linalg.vector_norm(db).sqrt()
+    power = torch.log2(root / moved).round().clamp(-LARGEST_POWER, LARGEST_POWER).nan_to_num()
+    t, _, inverse, square = torch.exp2(power.unsqueeze(-1) * _exponents(root)).unbind(-1)
+    return t, inverse, square
+
+
+def _exponents(like: Tensor) -> Tensor:
+    return torch.arange(1, -3, -1, dtype=like.dtype, device=like.device)
 
 
 def add_multiple(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
@@ -131,16 +146,23 @@ def add_multiple(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
     return torch.addcmul(x, y, factor) if isinstance(factor, Tensor) else torch.add(x, y, alpha=factor)
 
 
-def add_multiple_(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
-    """x <- x + factor y"""
-    return torch.addcmul(x, y, factor) if isinstance(factor, Tensor) else x.add_(y, alpha=factor)
+def add_multiple_(x: Tensor, y: Tensor, factor: float | Tensor, sign: int = 1) -> Tensor:
+    """x + sign factor y; x is used up."""
+    if isinstance(factor, Tensor):
+        return torch.addcmul(x, y, factor, value=sign)
+    return x.add_(y, alpha=sign * factor)
 
 
 def subtract_from_product(c: Tensor, factor: float | Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """c <- a b - factor c for matrices."""
+    """a b - factor c for matrices; c is used up."""
     if isinstance(factor, Tensor):
-        return torch.addmm(c.mul_(-factor), a, b)
+        return torch.addcmul(a @ b, c, factor, value=-1)
     return c.addmm_(a, b, beta=-factor)
+
+
+def is_free_to_read(x: Tensor) -> bool:
+    """Whether Python may have its numbers without waiting for a device."""
+    return x.is_cpu and not is_stacked(x)
 
 
 def is_stacked(x: Tensor) -> bool:
@@ -149,7 +171,7 @@ def is_stacked(x: Tensor) -> bool:
 
 
 def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """c <- c + a b, for matrices or batches of them."""
+    """c + a b, for matrices or batches of them; c is used up."""
     if is_stacked(c):
         return c.add_(a @ b)
     return c.addmm_(a, b) if c.dim() == 2 else c.baddbmm_(a, b)

@@ -59,7 +59,7 @@ def linear(push: Callable, **kept: Any) -> Rule:
 
 def product(push: Callable, *factors: int) -> Rule:
     """Curved if all the arguments at `factors` are tracked."""
-    return Rule(push, IfAll(factors), keep_inputs=True)
+    return Rule(push, IfAll(factors), keep_inputs=True, factor=2.0)
 
 
 def two_products(push: Callable, prepare: Callable, *factors: int) -> Rule:
@@ -97,7 +97,7 @@ TABLE = [
     (two_products(push_matmul, prepare_matmul, 0, 1), "mm.default"),
     (two_products(push_matmul, prepare_matmul, 1, 2), "addmm.default"),
     (two_products(push_convolution, prepare_convolution, 0, 1), "convolution.default"),
-    (Rule(push_divide, IfAll((1,)), keep_inputs=True, keep_output=True), "div.Tensor div.Scalar"),
+    (Rule(push_divide, IfAll((1,)), keep_inputs=True, keep_output=True, factor=2.0), "div.Tensor div.Scalar"),
     (from_derivatives(elementwise.tanh, of_output=True), "tanh.default"),
     (from_derivatives(elementwise.sigmoid, of_output=True), "sigmoid.default"),
     (from_derivatives(elementwise.exp, of_output=True), "exp.default"),

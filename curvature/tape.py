@@ -198,19 +198,26 @@ class Tape(TorchDispatchMode):
                     raise NotTraceable(f"autograd's backward pass goes around {op.func}, whose output the loss reads")
                 with refusing(f"the rule of {op.func}"):
                     op.prepare(given)
+            unread = [op for op in curved if isinstance(op.drops_results, Tensor)]
+            flags = torch.stack([op.drops_results for op in unread]).tolist() if unread else []  # the only wait
+        for op, drops in zip(unread, flags, strict=True):
+            if drops:
+                op.results = []
 
     def push(self, directions: Sequence[Params]) -> Tensor:
         """Slopes, curvatures and magnitudes (see `Derivatives`) along the directions, [3, K] in float64."""
         tangents = [{slot: v[name] for name, slot in self.leaves.items() if name in v} for v in directions]
-        bends = [[torch.zeros((), dtype=torch.float64, device=self.device)] for _ in directions]
+        still = torch.zeros((), dtype=torch.float64, device=self.device)
+        bends = [[still] for _ in directions]
+        factors = [[1.0] for _ in directions]
         for op in self.operations:
             for k, known in enumerate(tangents):
                 bend = op.push_through(known)
                 if bend is not None:
                     bends[k].append(bend)
-        still = torch.zeros((), dtype=torch.float64, device=self.device)
+                    factors[k].append(op.rule.factor)
         slopes = [known[self.loss].sum(dtype=torch.float64) if self.loss in known else still for known in tangents]
-        terms = [torch.stack(of_one).double() for of_one in bends]
+        terms = [torch.stack(b).double() * self.column(f) for b, f in zip(bends, factors, strict=True)]
         return torch.stack(
             [
                 torch.stack(slopes),
@@ -218,6 +225,10 @@ class Tape(TorchDispatchMode):
                 torch.stack([of_one.abs().sum() for of_one in terms]),
             ]
         )
+
+    def column(self, numbers: list[float]) -> Tensor:
+        """The numbers in float64 on this device, without waiting for it."""
+        return torch.tensor(numbers, dtype=torch.float64).to(self.device, non_blocking=True)
 
     def bytes_per_direction(self) -> int:
         """The memory that the tangents of one direction take where they are most, with those of the parameters. What a

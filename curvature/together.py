@@ -100,12 +100,13 @@ class _NotStackable(RuntimeError):
 def _push_stacked(tape: "Tape", directions: Sequence[Params]) -> Tensor:
     read = {name: slot for name, slot in tape.leaves.items() if slot in tape.needed and name in directions[0]}
     tangents = {slot: torch.stack([v[name] for v in directions]) for name, slot in read.items()}
-    bends = [torch.zeros(len(directions), dtype=torch.float64, device=tape.device)]
+    bends = [(1.0, torch.zeros(len(directions), dtype=torch.float64, device=tape.device))]  # (factor, [G])
     for alone, run in groupby(tape.operations, _goes_alone):
         operations = list(run)
         bends += (_each_alone if alone else _all_at_once)(operations, tangents)
-    terms = torch.stack(bends).double()
-    slopes = tangents[tape.loss].sum(-1, dtype=torch.float64) if tape.loss in tangents else bends[0]
+    factors, terms = zip(*bends, strict=True)
+    slopes = tangents[tape.loss].sum(-1, dtype=torch.float64) if tape.loss in tangents else terms[0]
+    terms = torch.stack(terms).double() * tape.column(factors).unsqueeze(-1)
     return torch.stack([slopes, terms.sum(0), terms.abs().sum(0)])
 
 
@@ -113,11 +114,11 @@ def _goes_alone(op: Operation) -> bool:
     return op.rule.alone or op.func in _one_by_one
 
 
-def _all_at_once(operations: list[Operation], tangents: Tangents) -> list[Tensor]:
-    """Push through a run of operations under one torch.vmap. Returns: the bends, each [G]."""
+def _all_at_once(operations: list[Operation], tangents: Tangents) -> list[tuple[float, Tensor]]:
+    """Push through a run of operations under one torch.vmap. Returns: (factor, bend [G]) of those that bend."""
     if not tangents:
         return []
-    before, after = list(tangents), []
+    before, after, factors = list(tangents), [], []
 
     def through(*values: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         known, bends = dict(zip(before, values, strict=True)), []
@@ -128,17 +129,18 @@ def _all_at_once(operations: list[Operation], tangents: Tangents) -> list[Tensor
                 raise _NotStackable(op.func, error) from error
             if bend is not None:
                 bends.append(bend)
+                factors.append(op.rule.factor)
         after[:] = known
         return list(known.values()), bends
 
     values, bends = torch.vmap(through)(*tangents.values())
     tangents.clear()
     tangents.update(zip(after, values, strict=True))
-    return bends
+    return list(zip(factors, bends, strict=True))
 
 
-def _each_alone(operations: list[Operation], tangents: Tangents) -> list[Tensor]:
-    """Push through a run of operations, one direction after the other. Returns: the bends, each [G]."""
+def _each_alone(operations: list[Operation], tangents: Tangents) -> list[tuple[float, Tensor]]:
+    """Push through a run of operations, one direction after the other. Returns: (factor, bend [G])."""
     found = []
     for op in operations:
         inputs = {slot: tangents[slot] for slot in flatten(op.slots) if slot in tangents}
@@ -152,5 +154,5 @@ def _each_alone(operations: list[Operation], tangents: Tangents) -> list[Tensor]
         for slot in op.expiring:
             tangents.pop(slot, None)
         if bends[0] is not None:
-            found.append(torch.stack(bends))
+            found.append((op.rule.factor, torch.stack(bends)))
     return found

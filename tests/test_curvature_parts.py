@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from curvature import tape, vhv_by_recording
+from curvature import vhv_by_recording
 from curvature.borrowing import KeepPrecision
 from curvature.direction import Direction
 from curvature.objective import functional_loss, trainable_parameters
+from curvature.operation import Operation
 from landscape_utils import directional_sharpness, vhv_by_double_backward
 from tests.helpers.tiny_models import random_direction, tiny_t5
 from tests.test_curvature import ARCHITECTURES, architecture, in_float64
@@ -71,7 +72,7 @@ def test_a_part_that_the_loss_does_not_use_changes_nothing():
 def test_a_part_costs_only_the_operations_that_it_reaches(t5, monkeypatch):
     loss_fn, params, batch = t5
     direction = Direction(random_direction(params, 3))
-    pushed, through = [], tape.Tape.push_through
+    pushed, through = [], Operation.push_through
 
     def spy(op, tangents):
         before = len(tangents)
@@ -79,7 +80,7 @@ def test_a_part_costs_only_the_operations_that_it_reaches(t5, monkeypatch):
         pushed[-1] += bend is not None or len(tangents) != before
         return bend
 
-    monkeypatch.setattr(tape.Tape, "push_through", staticmethod(spy))
+    monkeypatch.setattr(Operation, "push_through", spy)
 
     def operations(v):
         pushed.append(0)

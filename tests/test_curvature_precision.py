@@ -114,6 +114,6 @@ def test_the_step_size_as_a_tensor_gives_the_same_numbers(operation, monkeypatch
 
     directions = [random_direction(params, 0), {n: 0 * p for n, p in params.items()}]
     expected = vhv_by_recording(loss_fn, params, directions, {})
-    monkeypatch.setattr(products, "norm", lambda x: torch.linalg.vector_norm(x).double())  # as on another device
+    monkeypatch.setattr(products, "is_free_to_read", lambda x: False)  # as on another device
     for ours, as_floats in zip(vhv_by_recording(loss_fn, params, directions, {}), expected, strict=True):
         torch.testing.assert_close(ours, as_floats, rtol=1e-5, atol=1e-6)

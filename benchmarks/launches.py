@@ -1,0 +1,170 @@
+"""Kernels and waits, counted: what the measurement asks of a GPU besides arithmetic. No GPU is needed.
+
+    python -m benchmarks.launches                  # t5-small, distilroberta, gpt-neo-125M and ResNet-18; a minute
+
+The models have their real depth and random weights, at a tiny width, which changes no count. Every operation is counted
+by torch's dispatcher, on the route that a GPU takes. A *kernel* computes something, a *view* does not. A *read* brings
+a number to the host, which waits for the device. Prints one table and writes it to results/<machine>/launches.csv."""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks._machine import report, start
+from curvature import products
+from curvature.borrowing import measuring
+from curvature.leaves import leaves_at
+from curvature.objective import Batch, functional_loss, trainable_parameters
+from curvature.tape import Tape, record
+from curvature.together import Together
+from tasks import load_task
+from tasks.base import Task
+
+GPT_NEO = [[["global", "local"], 6]]
+MODELS = {  # task, what makes its toy model as deep as the real one, and narrow
+    "t5-small": (
+        "machine_translation",
+        dict(num_layers=6, num_decoder_layers=6, num_heads=8, d_model=16, d_kv=2, d_ff=16),
+    ),
+    "distilroberta": (
+        "masked_language_modeling",
+        dict(num_hidden_layers=6, num_attention_heads=12, hidden_size=24, intermediate_size=24),
+    ),
+    "gpt-neo-125M": (
+        "autoregressive",
+        dict(num_layers=12, num_heads=12, hidden_size=24, intermediate_size=24, attention_types=GPT_NEO),
+    ),
+    "ResNet-18": (
+        "image_classification",
+        dict(depths=[2, 2, 2, 2], hidden_sizes=[4, 4, 8, 8], embedding_size=4, layer_type="basic"),
+    ),
+}  # fmt: skip
+ALLOCATIONS = {
+    "empty",
+    "empty_like",
+    "empty_strided",
+    "new_empty",
+    "new_empty_strided",
+    "detach",
+    "_unsafe_view",
+    "alias",
+}
+WAITING = {
+    "_local_scalar_dense",
+    "nonzero",
+    "equal",
+    "masked_select",
+    "is_nonzero",
+}  # operations that read by themselves
+READERS = {Tensor.tolist, Tensor.cpu, Tensor.numpy}  # Tensor.item is an operation, `_local_scalar_dense`
+
+
+class Counting(TorchDispatchMode):
+    """Counts kernels, views and reads while active."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counter()
+        self.calls = _Calls(self.counts)
+
+    def __enter__(self):
+        self.calls.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        super().__exit__(*error)
+        self.calls.__exit__(*error)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.split("::")[1]
+        returned = [r.alias_info for r in func._schema.returns]
+        if name in WAITING:
+            self.counts["reads"] += 1
+        elif name in ALLOCATIONS or any(alias and not alias.is_write for alias in returned):
+            self.counts["views"] += 1
+        else:
+            self.counts["kernels"] += 1
+        return func(*args, **(kwargs or {}))
+
+
+class _Calls(TorchFunctionMode):
+    """Counts what torch does for a CPU tensor without an operation, and for a GPU's with one."""
+
+    def __init__(self, counts: Counter) -> None:
+        self.counts = counts
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.counts["reads"] += func in READERS
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Numbers of a product stay on the device, as they do where reading them would wait."""
+    before = products.is_free_to_read
+    products.is_free_to_read = lambda x: False
+    try:
+        yield
+    finally:
+        products.is_free_to_read = before
+
+
+def deep_task(name: str) -> tuple[Task, Batch]:
+    """The task with a model as deep as the real one, and two of its examples."""
+    task_name, depth = MODELS[name]
+    task = load_task(task_name, dataset="toy", model="toy", dataset_size=16)
+    config = {**deepcopy(task.model.config).to_dict(), **depth}
+    torch.manual_seed(0)
+    task.model = type(task.model)(
+        type(task.model.config)(**{k: v for k, v in config.items() if k != "attention_layers"})
+    )
+    return task, task.collate([task.examples[i] for i in range(2)])
+
+
+def count(name: str, together: Sequence[int]) -> dict:
+    """The row of one model: kernels of a recording, and per direction for so many directions pushed together."""
+    task, batch = deep_task(name)
+    params, loss_fn = trainable_parameters(task.model), functional_loss(task.model, task.losses)
+    directions = [{n: torch.randn_like(p) for n, p in params.items()} for _ in range(max(together))]
+    with measuring(task.model), as_on_a_gpu():
+        with Counting() as forward, torch.inference_mode():
+            loss_fn(params, batch)
+        leaves = leaves_at(params)
+        tape = Tape(leaves)
+        with Counting() as recording, torch.enable_grad():
+            tape.finish(record(tape, loss_fn, leaves, batch))
+        row = dict(
+            model=name,
+            operations=len(tape.operations),
+            forward_kernels=forward.counts["kernels"],
+            recording_kernels=recording.counts["kernels"],
+            recording_reads=recording.counts["reads"],
+        )
+        for size in together:
+            with Counting() as pushing, torch.no_grad():
+                Together(size).push(tape, directions[:size])
+            row[f"kernels_per_direction_{size}"] = round(pushing.counts["kernels"] / size, 1)
+            row[f"views_per_direction_{size}"] = round(pushing.counts["views"] / size, 1)
+            row[f"reads_{size}"] = pushing.counts["reads"]
+    return row
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--together", type=int, nargs="+", default=[1, 12], help="directions pushed at once")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    args = parser.parse_args()
+    start(threads=1)
+    note = "counted on the route of a GPU; recording: forward and backward pass of one micro-batch"
+    report("launches", [count(name, args.together) for name in args.models], note)
+
+
+if __name__ == "__main__":
+    main()
