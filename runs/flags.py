@@ -279,13 +279,16 @@ def refuse_without_effect(given: Container[str], settings: argparse.Namespace, n
 
 def needs_the_hub(settings: argparse.Namespace) -> bool:
     """Whether data or model may come from the hub, rather than both being made on the spot."""
-    left_out = "toy" if settings.task in (None, "toy") else "hub"
-    return any((name or left_out) != "toy" for name in (settings.dataset, settings.model))
+    return any((name or _source_left_out(settings)) != "toy" for name in (settings.dataset, settings.model))
 
 
 def generates_data(settings: argparse.Namespace) -> bool:
-    """Whether the data may be generated; of a task that is left out, a checkpoint's run decides."""
-    return (settings.dataset or ("toy" if settings.task in (None, "toy") else "hub")) == "toy"
+    return (settings.dataset or _source_left_out(settings)) == "toy"
+
+
+def _source_left_out(settings: argparse.Namespace) -> str:
+    """Where data or model come from if their flag is left out; without a task, a checkpoint's run decides."""
+    return "toy" if settings.task in (None, "toy") else "hub"
 
 
 TASK_NEEDS = (

@@ -6,7 +6,7 @@ MUTANTS = {
     ("tasks/__init__.py", "tasks; every_task"): [
         ("model_seed = seed if model_seed is None else model_seed", "model_seed = seed", "--seeds start from the same weights"),
         ("dataset_size = defaults.dataset_size if dataset_size is None else dataset_size", "dataset_size = defaults.dataset_size", "--dataset_size has no effect"),
-        ("return replace(entry.defaults, windows_per_file=entry.toy.windows_per_file)", "return entry.defaults", "generated files give one window each"),
+        ("windows_per_file=entry.toy.windows_per_file, ", "", "generated files give one window each"),
         ("if (dataset, model) == (\"toy\", \"toy\"):", "if dataset == \"toy\":", "a real model on generated data follows the toy protocol"),
         ("if default is None:\n        raise", "if False:\n        raise", "--max_length of pictures is ignored in silence"),
         ("if value < low:", "if value < 0:", "texts are cut to one token"),
@@ -28,7 +28,7 @@ MUTANTS = {
         ("self.model.prepare_decoder_input_ids_from_labels(labels)", "labels.clamp_min(0)", "the decoder sees the token that it is to predict"),
         ("pad([example[\"labels\"] for example in examples], IGNORED)", "pad([example[\"labels\"] for example in examples], 0)", "padding of the target is scored"),
         ("len(example[\"input_ids\"]) + len(example[\"labels\"])", "len(example[\"labels\"])", "micro-batches are sorted by the target alone"),
-        ("toy_corpus(request.dataset_size, request.seed)", "toy_corpus(request.dataset_size, 0)", "generated data do not depend on the seed"),
+        ("toy_corpus(request.dataset_size, request.seed, ", "toy_corpus(request.dataset_size, 0, ", "generated data do not depend on the seed"),
         ("toy_model(len(tokenizer), width, request.model_seed)", "toy_model(len(tokenizer), width, request.seed)", "the weights follow the seed of the data"),
         ("pad([[1] * len(ids) for ids in inputs], 0)", "pad([[1] * len(ids) for ids in inputs], 1)", "the encoder attends to padding"),
         ("cached=request.dataset != \"toy\", max_length=request.max_length", "cached=request.dataset != \"toy\", max_length=None", "--max_length has no effect"),
