@@ -68,7 +68,7 @@ def whole(start, tmp_path_factory):
         assert process.exitcode == 0, (folder / "log").read_text()
         assert not (folder / "run" / "checkpoints").exists()
         found = tables(folder / "run")
-        assert len(found) == {"landscape": 7, "convergence": 3, "hessian": 2}[script]
+        assert len(found) == {"landscape": 8, "convergence": 3, "hessian": 2}[script]
         return found, time.monotonic() - began
 
     return whole

@@ -38,7 +38,7 @@ def measured(folder):
 def test_saved_points_measured_again_give_the_same_bytes_without_training(with_points, tmp_path, monkeypatch):
     assert len(list(with_points.glob("points/*.pt"))) == 4
     monkeypatch.setattr(run_landscape, "Training", None)
-    assert landscape("--from_points", with_points, "--output_dir", tmp_path / "again") == 0
+    assert landscape("--from_points", with_points, "--top_eigenvalues", "--output_dir", tmp_path / "again") == 0
     assert measured(tmp_path / "again") == measured(with_points)
     assert not (tmp_path / "again" / "training.csv").exists()
 
@@ -69,7 +69,8 @@ def test_points_of_before_a_flag_existed_are_measured_with_its_default(with_poin
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     del config["settings"]["scan"], config["settings"]["zipf"]
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    assert landscape("--from_points", tmp_path / "old", "--output_dir", tmp_path / "again") == 0
+    again = "--from_points", tmp_path / "old", "--top_eigenvalues", "--output_dir", tmp_path / "again"
+    assert landscape(*again) == 0
     assert measured(tmp_path / "again") == measured(with_points)
 
 
@@ -83,7 +84,8 @@ def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_pat
 
     with monkeypatch.context() as patch:
         patch.setattr(run_landscape, "measure", measure_and_stop)
-        assert landscape("--from_points", with_points, "--output_dir", folder) == 128 + signal.SIGTERM
+        again = "--from_points", with_points, "--top_eigenvalues", "--output_dir", folder
+        assert landscape(*again) == 128 + signal.SIGTERM
         assert "after point 3 of 4" in capfd.readouterr().err
         assert landscape("--resume", folder) == 0
     assert next(count) == 5, "one point was left"
