@@ -11,11 +11,11 @@ killed, to the same files (but for the column `seconds`, which is measured).
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
-from convergence.flags import make_parser
+from convergence.flags import check_paths, make_parser
 from runs.messages import answer_wrong_flags
 
 if __name__ == "__main__":
-    answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
+    answer_wrong_flags(make_parser(__doc__), check_paths)  # at once: the imports below take seconds
 
 import argparse
 import logging

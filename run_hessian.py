@@ -11,11 +11,11 @@ heterogeneity.csv and figures/ into output/<name>/. python -m figures --overlay 
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
-from hessian.flags import make_parser
+from hessian.flags import check_folder, check_paths, make_parser
 from runs.messages import answer_wrong_flags
 
 if __name__ == "__main__":
-    answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
+    answer_wrong_flags(make_parser(__doc__), check_paths)  # at once: the imports below take seconds
 
 import argparse
 import json
@@ -100,8 +100,7 @@ def resolve(settings: argparse.Namespace) -> None:
 
 def saved_model(folder: Path) -> Path:
     """`folder` if it holds weights, else the one folder below it that does. ValueError if there is none, or several."""
-    if not folder.is_dir():
-        raise ValueError(f"--checkpoint {folder} is no folder; it takes a run with --save_model, or a model in it")
+    check_folder(folder)
     found = {path.parent for path in folder.rglob("*") if path.name in WEIGHTS}
     found = sorted(place for place in found if not place.name.startswith("."))  # those are half written
     if not found:

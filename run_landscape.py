@@ -14,11 +14,11 @@ points of a run with --save_points again, in float64 or on another test batch.
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
-from landscape.flags import make_parser
+from landscape.flags import check_paths, make_parser
 from runs.messages import answer_wrong_flags
 
 if __name__ == "__main__":
-    answer_wrong_flags(make_parser(__doc__))  # at once: the imports below take seconds
+    answer_wrong_flags(make_parser(__doc__), check_paths)  # at once: the imports below take seconds
 
 import argparse
 import math

@@ -1,5 +1,7 @@
 """The flags of run_convergence.py."""
 
+from argparse import Namespace
+
 from algorithm_list import ALGORITHM_LISTS
 from runs.flags import (
     TASK_NEEDS,
@@ -15,7 +17,7 @@ from runs.flags import (
     seed_number,
 )
 from runs.resuming import add_resume_flags
-from tasks import TASKS
+from tasks import TASKS, check_local
 from training.schedules import SCHEDULERS
 
 NEEDS = (
@@ -23,6 +25,10 @@ NEEDS = (
     Need("lr_grid", "without --tune_lr", lambda s: s.tune_lr),
     Need("tune_epochs", "without --tune_lr", lambda s: s.tune_lr),
 )
+
+
+def check_paths(settings: Namespace) -> None:
+    check_local(settings.dataset, settings.model)
 
 
 def make_parser(description: str = "") -> Parser:

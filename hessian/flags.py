@@ -1,5 +1,8 @@
 """The flags of run_hessian.py."""
 
+from argparse import Namespace
+from pathlib import Path
+
 from runs.flags import (
     DTYPES,
     SMALLEST,
@@ -15,9 +18,20 @@ from runs.flags import (
     seed_number,
 )
 from runs.resuming import add_resume_flags
-from tasks import TASKS
+from tasks import TASKS, check_local
 
 ALL = "all"  # --num_batches: every batch of an epoch
+
+
+def check_paths(settings: Namespace) -> None:
+    check_local(settings.dataset, settings.model)
+    if settings.checkpoint:
+        check_folder(Path(settings.checkpoint))
+
+
+def check_folder(checkpoint: Path) -> None:
+    if not checkpoint.is_dir():
+        raise ValueError(f"--checkpoint {checkpoint} is no folder; it takes a run with --save_model, or a model in it")
 
 
 def make_parser(description: str = "") -> Parser:

@@ -4,6 +4,7 @@ import argparse
 
 from algorithm_list import ALGORITHM_LISTS
 from hessian.tensor_names import GROUPINGS
+from runs.config import read_config
 from runs.flags import (
     DTYPES,
     TASK_NEEDS,
@@ -21,7 +22,7 @@ from runs.flags import (
     seed_number,
 )
 from runs.resuming import add_resume_flags
-from tasks import TASKS
+from tasks import TASKS, check_local
 from torch_optimizer import OPTIMIZERS
 
 SCANS = ("few", "full")
@@ -47,6 +48,12 @@ NEEDS = (
     Need("save_points", "with --from_points, whose points are kept already", lambda s: not s.from_points),
     Need("checkpoint_every", "with --from_points, which stores after every point", lambda s: not s.from_points),
 )
+
+
+def check_paths(settings: argparse.Namespace) -> None:
+    check_local(settings.dataset, settings.model)
+    if settings.from_points:
+        read_config(settings.from_points)
 
 
 def make_parser(description: str = "") -> Parser:

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,14 +41,17 @@ def answering_input_errors(parser: Parser) -> Iterator[None]:
         parser.error(f"out of memory while data and model are prepared: {one_line(error)}")
 
 
-def answer_wrong_flags(parser: Parser) -> None:
+def answer_wrong_flags(parser: Parser, check_paths: Callable[[Namespace], None]) -> None:
     """Answer what the command line alone shows to be wrong.
 
-    For a script, before its slow imports: the answer comes at once.
+    For a script, before its slow imports: the answer comes at once. `check_paths` raises an error for a path that is
+    not there. It does not see a resumed run, which may be finished and need none.
     """
     start_logging("--verbose" in sys.argv)
     with answering_input_errors(parser):
-        settings_of_run(parser, sys.argv[1:])
+        settings, earlier = settings_of_run(parser, sys.argv[1:])
+        if earlier is None:
+            check_paths(settings)
 
 
 def start_logging(verbose: bool) -> None:

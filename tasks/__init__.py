@@ -10,14 +10,14 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.loading.hub import is_local
+from tasks.loading.hub import existing_folder, is_local
 from tasks.loading.rows import existing_file, is_file
 from tasks.protocols import PAPERS, TOY, TOY_MASKS, TOY_PICTURES, TOY_PROGRAMS, TOY_TEXTS, Defaults, Request
 
 if TYPE_CHECKING:
     from tasks.base import Task
 
-__all__ = ["TASKS", "Defaults", "Task", "load_task", "task_defaults"]
+__all__ = ["TASKS", "Defaults", "Task", "check_local", "load_task", "task_defaults"]
 
 _UNITS = {
     "max_length": "a number of tokens",
@@ -94,7 +94,7 @@ def load_task(
     Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that
         does not fit the schema, or a hub that does not answer.
     """
-    from tasks.loading.pretrained import check_runs_examples, existing_folder
+    from tasks.loading.pretrained import check_runs_examples
 
     defaults = task_defaults(name, dataset, model)
     generated = (dataset or defaults.dataset) == "toy"
@@ -108,15 +108,20 @@ def load_task(
         raise ValueError(f"dataset_size of generated data is at most {MOST_TOY_EXAMPLES:,}, got {dataset_size}")
     model_seed = seed if model_seed is None else model_seed
     dataset, model = dataset or defaults.dataset, model or defaults.model
-    if dataset != "toy" and is_file(dataset):  # what is missing is said before anything slow begins
-        existing_file(dataset)
-    if model != "toy" and is_local(model):
-        existing_folder(model)
+    check_local(dataset, model)
     request = Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file, zipf)
     task = TASKS[name].load(request)
     if model != "toy":
         check_runs_examples(task, model)
     return task
+
+
+def check_local(dataset: str | None, model: str | None) -> None:
+    """ValueError, in one line, for a local data file or model folder that is not there, before anything slow begins."""
+    if dataset not in (None, "toy") and is_file(dataset):
+        existing_file(dataset)
+    if model not in (None, "toy") and is_local(model):
+        existing_folder(model)
 
 
 def _option(task: str, option: str, value: Any, defaults: Defaults, low: int) -> Any:

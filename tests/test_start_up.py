@@ -79,12 +79,17 @@ def test_ctrl_c_during_the_imports_ends_without_a_traceback(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+MISSING = {
+    "run_landscape.py": ["--dataset gone.jsonl", "--model ./gone", "--from_points gone"],
+    "run_convergence.py": ["--dataset gone.jsonl", "--model ./gone", "--dataset ~nobody_of_that_name/rows.json"],
+    "run_hessian.py": ["--dataset gone.jsonl", "--model ./gone", "--checkpoint gone"],
+}
 WRONG = ["--num_epochs 0", "--batch_size=--", "--resume /nowhere", "--task tooy", "--allow_changes", "--hf_key x",
          "--output_dir ''", "--dtype float16", "--no_such_flag"]  # fmt: skip
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_wrong_flags_are_answered_before_torch_is_imported(script):
+def test_wrong_flags_and_missing_paths_are_answered_before_torch_is_imported(script):
     code = (
         "import runpy, shlex, sys\n"
         "script, *given = sys.argv[1:]\n"
@@ -93,6 +98,7 @@ def test_wrong_flags_are_answered_before_torch_is_imported(script):
         "    try: runpy.run_path(script, run_name='__main__')\n"
         "    except SystemExit as exit: print(exit.code, 'torch' in sys.modules)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, script.name, *WRONG], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "2 False\n" * len(WRONG), (done.stdout, done.stderr)
-    assert done.stderr.count("\n") == done.stderr.count("error: ") == len(WRONG)
+    given = WRONG + MISSING[script.name]
+    done = subprocess.run([sys.executable, "-c", code, script.name, *given], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "2 False\n" * len(given), (done.stdout, done.stderr)
+    assert done.stderr.count("\n") == done.stderr.count("error: ") == len(given)

@@ -29,6 +29,14 @@ def local_path(name: str) -> Path:
         raise ValueError(f"{name}: this machine has no user {name.split('/')[0].removeprefix('~')!r}") from None
 
 
+def existing_folder(source: str) -> Path:
+    """The path of a saved model's folder. ValueError if there is none; what it holds is not looked at."""
+    folder = local_path(source)
+    if not folder.is_dir():
+        raise ValueError(f"no such model folder: {folder}; --model takes a saved model's folder, a hub id, or toy")
+    return folder
+
+
 def quiet_libraries() -> None:
     """Show progress bars on a terminal only, and silence the libraries' logs: their errors are raised anyway."""
     import datasets

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from tasks.base import Task
-from tasks.loading.hub import first_line, hub_refusal, is_local, local_path, quiet_libraries
+from tasks.loading.hub import existing_folder, first_line, hub_refusal, is_local, quiet_libraries
 
 WEIGHTS = (
     "model.safetensors",
@@ -105,14 +105,6 @@ def check_runs_examples(task: Task, source: str) -> None:
         ) from error
     finally:
         task.model.train(training)
-
-
-def existing_folder(source: str) -> Path:
-    """The path of a saved model's folder. ValueError if there is none; what it holds is not looked at."""
-    folder = local_path(source)
-    if not folder.is_dir():
-        raise ValueError(f"no such model folder: {folder}; --model takes a saved model's folder, a hub id, or toy")
-    return folder
 
 
 def _check_folder(folder: Path, processor_class: str) -> str:
