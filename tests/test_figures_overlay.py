@@ -231,3 +231,27 @@ def test_an_optimizer_that_diverged_has_no_point_and_without_ratios_sharpness_is
     lost = convergence_run(tmp_path / "c", {("adam", 0): [6, 5], ("lion", 0): [6]}, diverged={"lion": 1})
     (figure,) = overlaid(speed_figures, seen, lost).values()
     assert len(figure.axes[1].lines) == 1 and figure.axes[1].get_title().endswith("\n1 row")
+
+
+# ---- the row of the optimizer that trains --------------------------------------------------------------------
+
+
+def test_the_training_steps_of_two_runs_have_a_panel_and_numbers_on_other_batches_stay_out(tmp_path):
+    sharpness = {"sgd": [2.0, 4.0], "training": [1.0, 3.0]}
+    runs = [landscape_run(tmp_path / by, sharpness, {"train_optimizer": by}) for by in ("adam", "sgd")]
+    for run in runs:
+        rows = [dict(algorithm="training", epoch=e, sharpness=100.0, measured_on="training") for e in (1, 2)]
+        both = [dict(algorithm=n, epoch=e, sharpness=s) for n, of in sharpness.items() for e, s in enumerate(of, 1)]
+        write_table(run, "sharpness", [*both, *rows])
+    ax_sgd, ax_training, *_ = overlaid(overlay_sharpness, *runs)["sharpness_overlay"].axes
+    assert (ax_sgd.get_title(), ax_training.get_title()) == ("sgd", "training")
+    means = [list(line.get_ydata()) for line in ax_training.lines if len(line.get_xdata()) == 2][:2]
+    assert means == [[1.0, 3.0], [1.0, 3.0]]
+
+
+def test_the_training_step_is_no_row_that_a_convergence_run_could_have(tmp_path, caplog):
+    seen = landscape_run(tmp_path / "a", {"sgd": [1, 1], "training": [0.5, 0.3]}, {"train_optimizer": "adam"})
+    trained = convergence_run(tmp_path / "b", {("sgd", 0): [6, 6, 5, 5]})
+    with caplog.at_level("INFO"):
+        (figure,) = overlaid(speed_figures, trained, seen).values()
+    assert len(figure.axes[1].collections) == 1 and "training" not in caplog.text
