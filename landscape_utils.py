@@ -37,7 +37,14 @@ from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
 from curvature.quadratic import QuadraticModel
 from curvature.together import Together
-from torch_optimizer import Algorithm
+
+try:
+    from torch_optimizer import Algorithm
+except ImportError as error:
+    raise ImportError(
+        f"torch_optimizer is another package here, such as torch-optimizer of PyPI, which has the same import name: "
+        f"keep the two in different environments ({error})"
+    ) from error
 
 log = logging.getLogger(__name__)
 

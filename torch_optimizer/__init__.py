@@ -4,6 +4,7 @@ Rows and names are here at once. A class is imported when it is asked for, and t
 """
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch_optimizer.algorithm import Algorithm
@@ -34,6 +35,13 @@ __all__ = [
     "SignSGD",
 ]
 
+if all(Path(__file__).with_name(name).exists() for name in ("diffgrad.py", "yogi.py")):  # both are that package's
+    raise ImportError(
+        f"{Path(__file__).parent} mixes the files of two packages, torch-optimizer of PyPI and "
+        f"sharpness-of-optimizers, which have the same import name: uninstall both, and install each in an environment "
+        f"of its own"
+    )
+
 MODULES = {
     "Adafactor": "adafactor",
     "AdamClip": "adam_clip",
@@ -49,5 +57,8 @@ MODULES = {
 
 def __getattr__(name: str) -> Any:
     if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        raise AttributeError(
+            f"module {__name__!r} has no attribute {name!r}: it is that of sharpness-of-optimizers, and not "
+            f"torch-optimizer of PyPI, which has the same import name"
+        )
     return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
