@@ -1,4 +1,4 @@
-"""A small GPT-2 on text of its own, trained by AdamW or by Muon: how sharp is the loss along each optimizer's next step?
+"""A small GPT-2 on text of its own, trained by AdamW or Muon: how sharp is the loss along each optimizer's next step?
 
 python examples/plain_loop.py
 python examples/plain_loop.py --muon --steps 200
@@ -34,7 +34,9 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     )
     settings = parser.parse_args(arguments)
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=32, n_embd=64, n_layer=2, n_head=4))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=128, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     if settings.muon:
         optimizer = MuonAdamW(model.named_parameters(), lr=1e-3)

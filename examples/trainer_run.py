@@ -18,7 +18,9 @@ def main(steps: int = 40, every: int = 20) -> list[dict]:
     tokens = torch.tensor(list(TEXT.encode()))
     examples = [{"input_ids": ids, "labels": ids} for ids in tokens.split(32) if len(ids) == 32]
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=32, n_embd=64, n_layer=2, n_head=4))
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=128, n_positions=32, n_embd=64, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    )
     with tempfile.TemporaryDirectory() as folder:
         plan = TrainingArguments(folder, max_steps=steps, learning_rate=1e-3, report_to=[], use_cpu=True)
         trainer = Trainer(model, plan, train_dataset=examples)
