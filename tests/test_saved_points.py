@@ -74,6 +74,20 @@ def test_points_of_before_a_flag_existed_are_measured_with_its_default(with_poin
     assert measured(tmp_path / "again") == measured(with_points)
 
 
+def test_saved_points_take_another_grouping_and_other_classes(with_points, tmp_path):
+    flags = ["--decompose", "layer", "--frequency_classes", "1"]
+    assert landscape("--from_points", with_points, "--output_dir", tmp_path / "again", *flags) == 0
+    before, again = (
+        {name: read_table(folder / f"{name}.csv") for name in ("decomposition", "classes", "sharpness")}
+        for folder in (with_points, tmp_path / "again")
+    )
+    assert again["sharpness"] == before["sharpness"]
+    assert {row["grouping"] for row in again["decomposition"]} == {"layer"}
+    assert {row["class"] for row in again["classes"]} == {1} and {row["class"] for row in before["classes"]} == {1, 2}
+    measured = [row["sharpness"] for row in before["sharpness"] if row["loss"] and row["measured_on"] == "test"]
+    assert [row["sharpness"] for row in again["classes"]] == pytest.approx(measured)
+
+
 def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_path, monkeypatch, capfd):
     folder, measure, count = tmp_path / "again", run_landscape.measure, iter(range(1, 100))
 
