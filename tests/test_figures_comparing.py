@@ -95,8 +95,10 @@ def test_the_title_names_the_settings_in_which_the_runs_differ(tmp_path):
     other = read_run(write_run(tmp_path / "c", [], settings | {"train_optimizer": "sgd", "lr": 1.0, "seed": 0}))
     assert title_of({"a": one, "b": same}) == "toy"
     assert title_of({"a": one, "b": same, "c": other}) == "toy: runs that differ in train_optimizer, lr"
-    for setting in ("dataset", "model", "batch_size", "seeds"):
-        assert setting in SETTINGS
+    assert set(SETTINGS) == {
+        "dataset", "model", "dataset_size", "max_length", "batch_size", "train_optimizer", "lr", "momentum", "seed",
+        "seeds", "lr_scheduler", "warmup_ratio", "max_grad_norm", "test_batch_size", "test_seed", "dtype",
+    }  # fmt: skip
 
 
 # ---- the command ---------------------------------------------------------------------------------------------

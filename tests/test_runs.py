@@ -310,19 +310,23 @@ def test_the_terminal_table_is_aligned_and_marks_empty_cells():
 
 def test_the_configuration_tells_how_to_repeat_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_landscape.py", "--output_dir", "my run", "--seed", "3"])
-    row = SimpleNamespace(name="sgd", step_size=None, groups=(), options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
-    rows = described({"sgd, coordinate_clip=0.1": row})
-    write_config(tmp_path, {"seed": 3, "output_dir": tmp_path, "lr": float("inf")}, rows, {"a": "ff"}, {"threads": 2})
+    row = SimpleNamespace(name="sgd", step_size=0.5, groups=(), options={"coordinate_clip": 0.1, "betas": (0.9, 0.99)})
+    other = SimpleNamespace(name="adam", step_size=None, groups=(), options={})
+    rows = described({"sgd, coordinate_clip=0.1": row, "adam": other})
+    settings = {"seed": 3, "test_seed": 4, "output_dir": tmp_path, "lr": float("inf")}
+    write_config(tmp_path, settings, rows, {"a": "ff"}, {"threads": 2}, ["a note"])
     config = read_config(tmp_path)
     assert config["command"] == "python run_landscape.py --output_dir 'my run' --seed 3"
-    assert config["seed"] == 3 and config["settings"] == {"seed": 3, "output_dir": str(tmp_path), "lr": "inf"}
+    assert config["seed"] == 3 and config["notes"] == ["a note"]
+    assert config["settings"] == settings | {"output_dir": str(tmp_path), "lr": "inf"}
     assert config["algorithms"] == [
         {
             "label": "sgd, coordinate_clip=0.1",
             "name": "sgd",
-            "step_size": None,
+            "step_size": 0.5,
             "options": {"coordinate_clip": 0.1, "betas": [0.9, 0.99]},
-        }
+        },
+        {"label": "adam", "name": "adam", "step_size": None, "options": {}},
     ]
     assert config["data"] == {"a": "ff"} and config["machine"] == {"threads": 2}
     assert config["versions"]["python"] == platform.python_version()

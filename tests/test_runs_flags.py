@@ -4,13 +4,31 @@ import argparse
 import getpass
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from runs import flags
-from runs.flags import DTYPES, Parser, device, folder_name, name_or_path, number, one_of, positive_float, positive_int
+from runs.flags import (
+    DTYPES,
+    Need,
+    Parser,
+    default_output,
+    device,
+    fill_in,
+    folder_name,
+    name_or_path,
+    needs_the_hub,
+    number,
+    one_of,
+    positive_float,
+    positive_int,
+    refuse_without_effect,
+    seed_number,
+    task_arguments,
+)
 
 ROOT = Path(flags.__file__).parent.parent
 
@@ -96,3 +114,61 @@ def test_flags_messages_tables_and_folders_need_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_a_seed_is_what_every_generator_takes():
+    assert [seed_number(text) for text in ("0", "2147483647")] == [0, 2**31 - 1]
+    for text in ("-1", "2147483648"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"expected int in \[0, 2147483647\]"):
+            seed_number(text)
+
+
+# ---- from flags to a run ------------------------------------------------------------------------------------------
+
+
+def test_a_flag_is_written_out_and_its_default_shown_unless_it_is_off(capsys):
+    parser = Parser("a script")
+    parser.add_argument("--many_words", type=int, default=7, help="so many")
+    parser.add_argument("--switch", action="store_true", help="on")
+    with pytest.raises(SystemExit) as exit:
+        parser.parse_args(["--many", "3"])
+    assert exit.value.code == 2 and "unrecognized arguments: --many 3" in capsys.readouterr().err
+    text = parser.format_help()
+    assert "so many (default: 7)" in text and "False" not in text
+
+
+def test_what_the_task_is_asked_for_is_what_the_flags_say():
+    asked = dict(dataset="d", model="m", dataset_size=3, hf_key="k", max_length=5, windows_per_file=0)
+    assert asked.items() <= task_arguments(argparse.Namespace(**asked, zipf=None, task="t", seed=4)).items()
+
+
+def test_only_what_was_left_out_takes_the_tasks_default():
+    @dataclass
+    class Defaults:
+        max_grad_norm: float = 1.0
+        num_epochs: int = 20
+        unknown: int = 3
+
+    given = argparse.Namespace(max_grad_norm=0.0, num_epochs=None, device="a device")
+    fill_in(given, Defaults())
+    assert vars(given) == {"max_grad_norm": 0.0, "num_epochs": 20, "device": "a device"}
+
+
+def test_a_token_is_for_what_may_come_from_the_hub():
+    def wants(task, dataset=None, model=None):
+        return needs_the_hub(argparse.Namespace(task=task, dataset=dataset, model=model))
+
+    assert not wants("toy") and not wants(None) and not wants("glue/rte", "toy", "toy")
+    assert wants("glue/rte") and wants("glue/rte", "toy") and wants("toy", "owner/data") and wants("toy", model="m")
+
+
+def test_a_flag_that_cannot_act_is_refused_and_one_that_acts_is_not():
+    needs = [Need("fast", "without --engine", lambda settings: settings.engine)]
+    refuse_without_effect({"fast"}, argparse.Namespace(engine=True), needs)
+    refuse_without_effect(set(), argparse.Namespace(engine=False), needs)
+    with pytest.raises(ValueError, match="^--fast has no effect without --engine; leave it out$"):
+        refuse_without_effect({"fast"}, argparse.Namespace(engine=False), needs)
+
+
+def test_a_run_without_a_name_goes_into_one_folder_below_output():
+    assert default_output("hessian", "glue/rte") == "output/hessian-glue-rte"

@@ -15,9 +15,13 @@ MUTANTS = {
         ("i + columns >= len(axes)", "i + columns > len(axes)", "the last row's first panel lacks its x label"),
         ("\"\" if i % columns else ylabel", "ylabel", "every panel repeats the y label"),
         ("if high < 100 * low:", "if high > 100 * low:", "an axis of less than two decades has one tick"),
+    ],
+    ("figures/style.py", "figures_drawing"): [
         ("metadata={\"CreationDate\": None}", "metadata={}", "the same tables give other bytes of a PDF"),
     ],
-    ("figures/run_tables.py", "figures_style; figures_drawing; figures_sharpness"): [
+    ("figures/run_tables.py", "figures_drawing::test_the_reference_is_the_runs_own_choice_or_its_first_plain_sgd; "
+     "figures_drawing::test_a_run_is_titled_by_its_task_and_by_what_trained_it; "
+     "figures_drawing::test_the_rows_that_a_changed_list_lost_keep_a_style; figures_drawing::test_a_table_that_does_not_fit_is_one_line"): [
         ("chosen or next(", "next(", "figures ignore --reference"),
         ("self.task + by", "self.task", "titles do not say which optimizer trained"),
         ("return chosen or next((label for label, style in self.styles.items() if style.is_plain_sgd), None)",
@@ -115,13 +119,13 @@ MUTANTS = {
         ("ax.axhline(1, color", "ax.axhline(0, color", "the line of the reference lies at 0"),
         ("ax.set_title(label)\n        if", "ax.set_title(labels[0])\n        if", "every panel has the first algorithm's name"),
     ],
-    ("figures/comparing.py", "figures_comparing; figures_overlay"): [
+    ("figures/comparing.py", "figures_comparing"): [
         ("all(label in labels for labels", "any(label in labels for labels", "an algorithm of one run is drawn for all"),
         ("!= first.settings.get(name) for run in others", "== first.settings.get(name) for run in others", "the title names settings in which the runs agree"),
         ("max_grad_norm test_batch_size", "test_batch_size", "the title does not say that the clipping differs"),
         ("if len(tasks) > 1 and kinds", "if False and kinds", "losses of two tasks are drawn on one scale"),
     ],
-    ("figures/speed.py", "figures_comparing; figures_overlay"): [
+    ("figures/speed.py", "figures_overlay"): [
         ("fmean(curve[max(curve)] for curve in one.finished)", "fmean(curve[min(curve)] for curve in one.finished)", "the first loss stands for the last"),
         ("weights=[mean.count for mean in means[label]]", "weights=[1 for mean in means[label]]", "an epoch of one point counts as one of many"),
         ("ax.plot(sharpness, loss, color", "ax.plot(loss, sharpness, color", "sharpness and loss are swapped"),

@@ -3,7 +3,7 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("runs/flags.py", "runs_flags; runs; every_flag; fuzz_flags; bad_input"): [
+    ("runs/flags.py", "runs_flags"): [
         ("not low <= value <= high", "not low < value <= high", "the smallest value of a flag is refused"),
         ("positive_int = number(int, 1)", "positive_int = number(int, 0)", "--batch_size 0 is accepted"),
         ("seed_number = number(int, 0, 2**31 - 1)", "seed_number = number(int, 0)", "a seed above 10**9 is refused"),
@@ -68,13 +68,13 @@ MUTANTS = {
         ("if now != earlier[\"versions\"].get(package)", "if False", "another torch is not noticed"),
         ("--resume {shlex.quote(str(folder))}", "--resume {folder}", "the line to continue with breaks at a space"),
     ],
-    ("landscape/flags.py", "every_flag; runs_flags"): [
+    ("landscape/flags.py", "run_landscape_plan; bad_input"): [
         ("lambda s: not s.sample_iterations)", "lambda s: True)", "--num_sample_sharpness is ignored in silence"),
         ("default=\"adam\"", "default=\"sgd\"", "another optimizer trains by default"),
         ("default=\"float32\"", "default=\"float64\"", "measured in float64 by default"),
         ("lambda s: not s.skip_search)", "lambda s: True)", "--step_size is ignored in silence"),
     ],
-    ("convergence/flags.py", "every_flag; runs_flags"): [
+    ("convergence/flags.py", "run_convergence_plan; bad_input"): [
         ("Need(\"lr_grid\", \"without --tune_lr\", lambda s: s.tune_lr)", "Need(\"lr_grid\", \"without --tune_lr\", lambda s: True)", "--lr_grid is ignored in silence"),
         ("default=[0]", "default=[1]", "another seed by default"),
     ],
