@@ -119,9 +119,9 @@ def found(pattern, count, before=0):
     return lambda run, base: [len(list(each.folder.glob(pattern))) for each in (run, base)] == [count, before]
 
 
-def stored(*numbers):
-    """The checkpoints have these numbers, and had not before."""
-    return lambda run, base: run.saved == list(numbers) != base.saved
+def stored(numbers, milestones):
+    """The checkpoints have these numbers; without the flag, those of the milestones."""
+    return lambda run, base: (run.saved, base.saved) == (list(numbers), list(milestones))
 
 
 def spacing(run):
@@ -188,7 +188,7 @@ EFFECTS = {
         "save_points": ("--save_points", found("points/point-*.pt", 1)),
         "from_points": ("", None),
         "optimizer_device": ("", None),
-        "checkpoint_every": ("--checkpoint_every 1", stored(1, 2, 3, 4)),
+        "checkpoint_every": ("--checkpoint_every 1", stored((1, 2, 3, 4), (2, 4))),
     },
     "convergence": {
         **OF_ALL,
@@ -208,7 +208,7 @@ EFFECTS = {
         "lr_grid": ("--tune_lr --lr_grid 2", lambda run, base: run.column("tuned_learning_rates", "lr") == [0.2, 0.02]),
         "tune_epochs": ("", None),
         "num_epoch_to_save": ("--num_epoch_to_save 1", found("model/*/epoch*/model.pt", 4)),
-        "checkpoint_every": ("--checkpoint_every 1", stored(*range(1, 11))),
+        "checkpoint_every": ("--checkpoint_every 1", stored(range(1, 11), range(1, 7))),
     },
     "hessian": {
         **OF_ALL,
@@ -219,7 +219,7 @@ EFFECTS = {
         "tolerance": ("--tolerance 0.5", other("blocks", "products")),
         "max_iterations": ("--max_iterations 1", values("blocks", "products", {1})),
         "dtype": ("--dtype float64", other("blocks", "eigenvalue")),
-        "checkpoint_every": ("--checkpoint_every 1", stored(*range(1, 7))),
+        "checkpoint_every": ("--checkpoint_every 1", stored(range(1, 7), (6,))),
         "checkpoint": ("", None), "micro_batch_size": ("", None), "rebuild_graphs": ("", None),
         "robust_smoothness": ("", None),
     },

@@ -32,7 +32,8 @@ def written(folder, *measurements, reference="sgd", sharpness=True):
 def test_every_number_has_the_column_of_its_name(tmp_path):
     edge = Edge(learning_rate=0.01, quadratic=0.3, realized=0.6, critical_lr=0.08)
     adam = measurement("adam", 1.5, edge=edge)
-    _, row = written(tmp_path, measurement("sgd", -12.0), adam)["sharpness"]
+    sgd, row = written(tmp_path, measurement("sgd", -12.0), adam)["sharpness"]
+    assert sgd["ratio"] == -1  # to its own size
     assert row == pytest.approx({
         "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "adam", "measured_on": "test",
         "loss": 7.0, "slope": -3.0, "sharpness": 1.5,

@@ -6,7 +6,9 @@ import torch
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from landscape.flags import make_parser
+from landscape.saved_points import rows_of_run
 from run_landscape import Stored, choose_reference, fixed_test_batch, resolve, sampled_batches
+from runs.config import described, write_config
 from tests.helpers.tiny_run import Tiny
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
@@ -147,6 +149,14 @@ def test_a_checkpoint_restores_what_is_still_the_same():
 
     lost = dict(state) | {"pseudo_updates": {"sgd": "state of sgd"}}
     assert restored(sgd, rows, lost).parts["pseudo_updates"].dropped == ["adam"]
+
+
+def test_the_rows_of_an_earlier_run_are_those_it_had(tmp_path):
+    rows = labeled([Algorithm("sgd", lr=1.0, step_size=0.5), Algorithm("adam", lr=0.5, betas=(0.8, 0.9))])
+    write_config(tmp_path, {}, described(rows))
+    found = rows_of_run(str(tmp_path))
+    assert list(found) == ["sgd", "adam"] and found["sgd"].step_size == 0.5 and found["adam"].lr == 0.5
+    assert [list(row.options.get("betas", ())) for row in found.values()] == [[], [0.8, 0.9]]
 
 
 def test_the_plan_of_what_is_measured_follows_the_flags(monkeypatch):

@@ -115,6 +115,14 @@ def test_a_planted_temporary_file_does_not_lead_the_writing_elsewhere(kind, tmp_
     assert (tmp_path / "run" / "a.txt").read_text() == "new" and names_in(tmp_path / "run") == ["a.txt"]
 
 
+@pytest.mark.parametrize("error, known", [
+    (MemoryError(), True), (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), True),
+    (RuntimeError("CUDA out of memory"), True), (RuntimeError("shapes differ"), False), (ValueError("memory"), False),
+])  # fmt: skip
+def test_memory_that_cannot_be_had_is_known_by_any_of_its_errors(error, known):
+    assert files.is_out_of_memory(error) == known
+
+
 # ---- the folder --------------------------------------------------------------------------------------------
 
 
@@ -203,13 +211,16 @@ def test_overwrite_never_touches_a_folder_that_no_run_wrote(tmp_path, config):
     assert names_in(tmp_path) == before
 
 
-def test_overwrite_unlinks_a_linked_model_and_leaves_its_target(tmp_path):
+def test_overwrite_unlinks_a_linked_model_or_folder_and_leaves_its_target(tmp_path):
     folder = create_run_folder(tmp_path / "run")
     write_config(folder, {}, [])
     write_whole(tmp_path / "precious" / "weights", "x")
     (folder / "model").symlink_to(tmp_path / "precious")
+    write_whole(tmp_path / "scratch" / "point-00000001.pt", "x")
+    (folder / "points").symlink_to(tmp_path / "scratch")
     create_run_folder(folder, overwrite=True)
     assert names_in(folder) == [] and names_in(tmp_path / "precious") == ["weights"]
+    assert names_in(tmp_path / "scratch") == ["point-00000001.pt"]
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
@@ -221,7 +232,7 @@ def test_a_file_in_the_way_is_named(tmp_path):
 
 
 def test_a_folder_without_write_permission_is_refused_before_any_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(folders.os, "access", lambda path, mode: False)  # chmod does not stop root
+    monkeypatch.setattr(folders.os, "access", lambda path, mode: not mode & os.W_OK)  # chmod does not stop root
     with pytest.raises(ValueError, match="no permission to write into .*--output_dir"):
         create_run_folder(tmp_path / "run")
 

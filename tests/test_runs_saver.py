@@ -1,4 +1,4 @@
-"""When a run is stored and when it ends, beside a table of cases; the journal of a script of many runs."""
+"""When a run is stored and when it ends, beside a table of cases; what stays on the disk; the journal of many runs."""
 
 import signal
 from types import SimpleNamespace
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from convergence.journal import Journal
+from runs.checkpoints import Checkpoints, content_hash
 from runs.saver import Saver
 from runs.stopping import Stopped, StopRequest
 from training.loop import Point
@@ -39,6 +40,42 @@ def test_a_signal_stores_the_run_and_ends_it_wherever_it_is(options, tmp_path):
     numbers, stopped = after(tmp_path, signal=signal.SIGTERM, **options)
     assert numbers == [6] and stopped.number == signal.SIGTERM
     assert str(stopped) == "stopped by SIGTERM after iteration 6"
+
+
+# ---- what stays on the disk ----------------------------------------------------------------------------------------
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_two_newest_checkpoints_stay_and_the_newest_is_used(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in (2, 4, 11):
+        checkpoints.save(number, {"text": f"after {number}"})
+    assert names_in(tmp_path) == [f"checkpoint-{n:08d}.{end}" for n in (4, 11) for end in ("json", "pt")]
+    assert checkpoints.load() == (11, {"text": "after 11"})
+    (tmp_path / "checkpoint-00000011.pt").write_bytes(b"cut short")
+    assert checkpoints.load() == (4, {"text": "after 4"})
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_two_before_it(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for number in (1, 2):
+        checkpoints.save(number, {"text": "whole"})
+    before = names_in(tmp_path)
+    with pytest.raises(Exception, match="pickle"):
+        checkpoints.save(3, {"text": lambda: "no state"})
+    assert names_in(tmp_path) == before and checkpoints.load() == (2, {"text": "whole"})
+
+
+def test_a_change_in_the_last_byte_of_a_large_file_is_another_content(tmp_path):
+    path, content = tmp_path / "data", bytearray(3 * 2**20)
+    path.write_bytes(content)
+    before = content_hash(path)
+    content[-1] = 1
+    path.write_bytes(content)
+    assert content_hash(path) != before
 
 
 # ---- run_convergence.py's journal ---------------------------------------------------------------------------------

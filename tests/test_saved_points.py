@@ -1,10 +1,12 @@
 """Points that a run kept are measured again without training."""
 
 import json
+import math
 import os
 import re
 import shutil
 import signal
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -55,8 +57,9 @@ def test_saved_points_take_another_number_type_test_batch_and_grid(with_points, 
     for one, other in zip(was, exact, strict=True):
         assert one["sharpness"] == pytest.approx(other["sharpness"], rel=1e-3, abs=1e-5)
         assert one["sharpness"] != other["sharpness"]
-    spacings = {row["distance"] / 0.25 % 1 for row in scans if row["algorithm"] == "sgd"}
-    assert spacings == {0.0} or all((s * 5**4) % 1 == pytest.approx(0, abs=1e-6) for s in spacings)
+    firsts = [row["distance"] for before, row in pairwise(scans) if before["distance"] == 0]
+    finer = [math.log(0.25 / distance, 5) for distance in firsts]  # a scan is refined five-fold
+    assert 0.25 in firsts and finer == pytest.approx([round(power) for power in finer], abs=1e-9)
     losses = {row["loss"] for row in on_batch(was, "test")}
     for name, *flags in (("batch", "--test_seed", "3"), ("larger", "--test_batch_size", "20")):
         other, _ = again(name, *flags)

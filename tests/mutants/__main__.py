@@ -5,6 +5,7 @@ process, so that it costs its tests alone. A mutant is noticed when a test fails
 """
 
 import argparse
+import gc
 import importlib
 import os
 import resource
@@ -112,6 +113,7 @@ def prepare_process() -> None:
         del sys.modules[name]
     for name in LIBRARIES:
         importlib.import_module(name)
+    gc.freeze()  # no fork looks through the libraries for garbage
 
 
 def tested(tests: Sequence[str], copy: Path, limit: int = LIMIT) -> tuple[str, float]:

@@ -3,7 +3,7 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("runs/checkpoints.py", "runs_checkpoints"): [
+    ("runs/checkpoints.py", "runs_saver; runs_checkpoints"): [
         ("KEPT = 2", "KEPT = 1", "a damaged checkpoint ends the run: none was kept before it"),
         ("sorted(self.folder.glob(\"checkpoint-*.json\"), reverse=True)", "sorted(self.folder.glob(\"checkpoint-*.json\"))", "a run continues from the older checkpoint"),
         ("content_hash(path) != expected.get(\"sha256\")", "False", "a damaged checkpoint is used"),
@@ -27,7 +27,7 @@ MUTANTS = {
         ("temporary.unlink(missing_ok=True)", "pass", "a full disk leaves half files behind"),
         ("self.refusal = self.refusal or error", "pass", "a full disk ends in a library's traceback"),
         ("if path.is_dir() and not path.is_symlink():", "if path.is_dir():", "a link to a folder cannot be removed"),
-        ("if not folder.is_symlink():", "if True:", "a link to a scratch disk ends in a traceback"),
+        ("(errno.ENOTEMPTY, errno.EEXIST", "(errno.EEXIST", "a file of the user in the folder of figures ends in a traceback"),
         ("isinstance(error, MemoryError) or isinstance(error, RuntimeError)", "isinstance(error, RuntimeError)", "a lack of memory ends in a traceback"),
     ],
     ("runs/tables.py", "runs"): [
@@ -69,7 +69,7 @@ MUTANTS = {
         ("count if number is None else number", "count", "runs of one script overwrite each other's checkpoints"),
         ("        if signal:\n            raise Stopped", "        if signal and milestone:\n            raise Stopped", "a signal waits for the end of the epoch"),
     ],
-    ("runs/stopping.py", "runs_interrupted; runs_resuming"): [
+    ("runs/stopping.py", "runs_messages; runs_resuming::test_a_second_signal_ends_the_process_at_once"): [
         ("(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)", "(signal.SIGTERM, signal.SIGINT)", "a closed terminal loses the run"),
         ("os._exit(128 + number)", "os._exit(0)", "a second Ctrl-C ends with status 0"),
         ("with suppress(OSError):", "with suppress(ValueError):", "a broken pipe loses the run"),
@@ -82,7 +82,7 @@ MUTANTS = {
         ("own = {name: part.state_dict() for name, part in parts.items()}", "own = {name: part.state_dict() for name, part in list(parts.items())[:2]}", "the schedule is not stored") ,
         ("self.ended[key] = result", "pass", "runs that ended are trained again"),
     ],
-    ("landscape/saved_points.py", "saved_points"): [
+    ("landscape/saved_points.py", "run_landscape_plan; saved_points"): [
         ("scan=measured.scan,", "scan=True,", "a saved point is scanned though it was not"),
         ("learning_rates=measured.learning_rates,", "learning_rates={},", "edges of saved points stay empty"),
         ("sorted((Path(folder) / FOLDER).glob(\"point-*.json\"))", "sorted((Path(folder) / FOLDER).glob(\"point-*.json\"))[::-1]", "saved points are measured backwards"),
