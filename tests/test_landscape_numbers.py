@@ -11,7 +11,7 @@ from torch import nn
 import landscape_core.rounding
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
-from runs.tables import read_table
+from runs.tables import on_batch, read_table
 from tasks import TASKS, Entry
 from tasks.base import Task
 from tasks.protocols import TOY
@@ -52,10 +52,6 @@ class Bowl(Task):
         return forward(c=batch["c"])
 
 
-def on_test_batch(rows):
-    return [row for row in rows if row.pop("measured_on", "test") == "test"]
-
-
 @pytest.fixture(scope="module")
 def bowl(tmp_path_factory):
     """tables(*flags): what a run on the bowl wrote, by name."""
@@ -67,7 +63,7 @@ def bowl(tmp_path_factory):
         def tables(*flags):
             folder = tmp_path_factory.mktemp("bowl") / "run"
             assert run_landscape.main([*FLAGS.split(), "--output_dir", str(folder), *flags]) == 0
-            return {path.stem: on_test_batch(read_table(path)) for path in folder.glob("*.csv")}
+            return {path.stem: read_table(path) for path in folder.glob("*.csv")}
 
         yield tables
 
@@ -77,15 +73,19 @@ def tables(bowl):
     return bowl()
 
 
+def batch_of(epoch, batch, most=4):
+    """Diagonal of the Hessian of a training batch, or of its first examples."""
+    order = random_stream(3, ORDER, epoch).permutation(8)
+    return np.mean([CURVATURES[i] for i in order[4 * batch - 4 : 4 * batch][:most]], axis=0)
+
+
 def points():
     """(epoch, batch) -> w and the gradient of the batch there; each training step is w - g / 4."""
     w, found = START, {}
-    for epoch in (1, 2):
-        order = random_stream(3, ORDER, epoch).permutation(8)
-        for batch in (1, 2):
-            gradient = np.mean([CURVATURES[i] for i in order[4 * batch - 4 : 4 * batch]], axis=0) * w
-            found[epoch, batch] = w, gradient
-            w = w - gradient / 4
+    for place in ((1, 1), (1, 2), (2, 1), (2, 2)):
+        gradient = batch_of(*place) * w
+        found[place] = w, gradient
+        w = w - gradient / 4
     return found
 
 
@@ -93,8 +93,8 @@ TESTED = random_stream(3, TEST_BATCH).permutation(8)[:5]
 H = np.mean([CURVATURES[i] for i in TESTED], axis=0)  # the diagonal of the test batch's Hessian
 
 
-def loss_at(w):
-    return (H * w**2).sum() / 2
+def loss_at(w, hessian=H):
+    return (hessian * w**2).sum() / 2
 
 
 def direction(label, gradient):
@@ -105,20 +105,25 @@ def close(number):
     return pytest.approx(number, rel=1e-4)
 
 
+DETAILS = ("ratio", "sharpness_error", "gradient_norm", "cosine", "noise_share")  # on the test batch alone
+
+
 def test_every_column_of_sharpness_is_the_number_worked_by_hand(tables):
     found = points()
-    assert [(r["epoch"], r["batch"], r["iteration"], r["algorithm"]) for r in tables["sharpness"]] == [
-        (*place, iteration, label) for iteration, place in enumerate(found, 1) for label in LR
-    ]
+    where = [(r["epoch"], r["batch"], r["iteration"], r["algorithm"], r["measured_on"]) for r in tables["sharpness"]]
+    rows = [*((label, "test") for label in LR), ("training", "training")]
+    assert where == [(*place, iteration, *row) for iteration, place in enumerate(found, 1) for row in rows]
     for row in tables["sharpness"]:
-        w, gradient = found[row["epoch"], row["batch"]]
+        place = row["epoch"], row["batch"]
+        # by default on half as many examples of the training batch as the test batch has: 3 of its 4
+        (w, gradient), hessian = found[place], H if row["measured_on"] == "test" else batch_of(*place, most=3)
         v, lr = direction(row["algorithm"], gradient), LR[row["algorithm"]]
-        length, slope, bend = np.linalg.norm(v), (H * w * v).sum(), (H * v**2).sum()
+        length, slope, bend = np.linalg.norm(v), (hessian * w * v).sum(), (hessian * v**2).sum()
         sgd = (H * gradient**2).sum() / (gradient**2).sum()
-        change = loss_at(w + lr * v) - loss_at(w)
-        assert slope < 0 and row.pop("sharpness_error") == close(1e-5 * bend / length**2)  # the least
-        assert {k: x for k, x in row.items() if k not in ("epoch", "batch", "iteration", "algorithm")} == {
-            "loss": close(loss_at(w)),
+        change = loss_at(w + lr * v, hessian) - loss_at(w, hessian)
+        assert slope < 0
+        expected = {
+            "loss": close(loss_at(w, hessian)),
             "slope": close(slope / length),
             "sharpness": close(bend / length**2),
             "ratio": close(bend / length**2 / sgd),
@@ -126,6 +131,7 @@ def test_every_column_of_sharpness_is_the_number_worked_by_hand(tables):
             "step_max": close(np.abs(v).max()),
             "best_distance": close(-slope / bend * length),
             "predicted_decrease": close(slope**2 / (2 * bend)),
+            "sharpness_error": close(1e-5 * bend / length**2),  # the least
             "gradient_norm": close(np.linalg.norm(H * w)),
             "cosine": close(slope / length / np.linalg.norm(H * w)),
             "noise_share": 0,
@@ -138,6 +144,10 @@ def test_every_column_of_sharpness_is_the_number_worked_by_hand(tables):
             "critical_lr": close(-2 * slope / bend),
             "best_lr": close(-slope / bend),
         }
+        if row["measured_on"] == "training":
+            expected |= dict.fromkeys(DETAILS)
+        measured = {name: number for name, number in row.items() if name in expected}
+        assert measured == expected and list(row)[:5] == [*list(row)[:4], "measured_on"]
 
 
 def test_training_and_the_means_of_an_epoch_follow(tables):
@@ -145,21 +155,27 @@ def test_training_and_the_means_of_an_epoch_follow(tables):
     (one, *_) = tables["training"]
     assert one["loss"] == close((np.mean([CURVATURES[i] for i in order], axis=0) * START**2).sum() / 2)
     assert [(row["epoch"], row["iteration"]) for row in tables["training"]] == [(1, 1), (1, 2), (2, 3), (2, 4)]
-    for row in tables["ratios"]:
-        same = [r for r in tables["sharpness"] if (r["epoch"], r["algorithm"]) == (row["epoch"], row["algorithm"])]
+    means = on_batch(tables["ratios"], "test")
+    for row in means:
+        same = [
+            r
+            for r in on_batch(tables["sharpness"], "test")
+            if (r["epoch"], r["algorithm"]) == (row["epoch"], row["algorithm"])
+        ]
         first, second = (r["ratio"] for r in same)
         assert row == {
-            "epoch": row["epoch"], "algorithm": row["algorithm"], "count": 2, "mean_ratio": close((first + second) / 2),
+            "epoch": row["epoch"], "algorithm": row["algorithm"], "measured_on": "test", "count": 2,
+            "mean_ratio": close((first + second) / 2),
             "std": pytest.approx(abs(first - second) / 2**0.5, rel=1e-3, abs=1e-7),
             **{f"mean_{name}": close(sum(r[name] for r in same) / 2)
                for name in ("slope", "predicted_decrease", "edge_quadratic", "edge_realized")},
         }  # fmt: skip
-    assert len(tables["ratios"]) == 8
+    assert len(means) == 8
 
 
 def test_a_scan_is_the_loss_along_the_unit_direction_at_the_first_named_batch(tables):
     found, scans = points(), defaultdict(list)
-    for row in tables["scan"]:
+    for row in on_batch(tables["scan"], "test"):
         scans[row["epoch"], row["batch"], row["algorithm"]].append((row["distance"], row["loss"]))
     assert list(scans) == [(epoch, 2, label) for epoch in (1, 2) for label in LR]
     for (epoch, batch, label), scan in scans.items():
@@ -187,7 +203,7 @@ def test_a_histogram_counts_the_coordinates_of_its_own_direction(tables):
 
 
 def test_step_size_of_the_command_line_wins_over_that_of_a_row(bowl):
-    scan = bowl("--step_size", "0.125", "--test_epochs", "1")["scan"]
+    scan = on_batch(bowl("--step_size", "0.125", "--test_epochs", "1")["scan"], "test")
     assert [row["distance"] for row in scan if row["distance"] and row["distance"] <= 0.125] == [0.125] * 4
 
 
@@ -206,7 +222,7 @@ def test_the_rounding_error_is_thirty_times_the_larger_share_of_two_examples(bow
         return [replace(q, sharpness=q.sharpness * (1 + error)) for q in exact]
 
     monkeypatch.setattr(landscape_core.rounding, "directional_sharpness", off)
-    found = bowl("--test_epochs", "1", "--skip_search")["sharpness"]
+    found = on_batch(bowl("--test_epochs", "1", "--skip_search")["sharpness"], "test")
     errors = [row["sharpness_error"] for row in found]
     assert errors == [pytest.approx(0.9 * row["sharpness"], rel=1e-3) for row in found]
     spaced = [CURVATURES[TESTED[0]].tolist(), CURVATURES[TESTED[2]].tolist()]  # of five examples the 1st and the 3rd

@@ -1,5 +1,7 @@
 """What run_landscape.py makes of its flags before any work: the row that trains, the batches, the examples."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,7 +9,8 @@ import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from landscape.flags import make_parser
 from landscape.saved_points import rows_of_run
-from run_landscape import Stored, choose_reference, fixed_test_batch, resolve, sampled_batches
+from landscape.stored import Stored
+from run_landscape import choose_reference, fixed_test_batch, resolve, sampled_batches
 from runs.config import described, write_config
 from tests.helpers.tiny_run import Tiny
 from torch_optimizer import Algorithm
@@ -84,10 +87,9 @@ def test_named_batches_are_measured_in_order_and_the_first_named_is_scanned():
 
 @pytest.mark.parametrize(("flags", "seed"), [([], 0), (["--seed", "5"], 5), (["--seed", "5", "--test_seed", "4"], 4)])
 def test_the_test_batch_is_drawn_from_all_examples_in_micro_batches(flags, seed):
-    settings, row, algorithms = resolved("--test_batch_size", "5", "--micro_batch_size", "2", *flags)
+    settings, *_ = resolved("--test_batch_size", "5", "--micro_batch_size", "2", *flags)
     task = Tiny(20, 0)
-    measuring = run_landscape.MeasurementPlan(torch.float64, True, True, {})
-    plan = run_landscape.Plan(settings, row, algorithms, None, None, measuring, {})
+    plan = SimpleNamespace(settings=settings, measuring=SimpleNamespace(dtype=torch.float64))
     batches = fixed_test_batch(task, plan)
     chosen = random_stream(seed, TEST_BATCH).permutation(20)[:5].tolist()
     assert [len(batch["x"]) for batch in batches] == [2, 2, 1] and batches[0]["x"].dtype == torch.float64
@@ -123,17 +125,15 @@ class Part:
 
 def restored(train_row, rows, state):
     """The parts after a run with these rows took up the state of another."""
-    plan = run_landscape.Plan(None, train_row, rows, None, None, None, {})
-    stored = Stored(*(Part(f"new {name}") for name in ("model", "optimizer", "updates", "tables")), plan)
+    stored = Stored(*(Part(f"new {name}") for name in ("model", "optimizer", "updates", "tables")), train_row, rows)
     stored.load_state_dict(state)
     return stored
 
 
 def test_a_checkpoint_restores_what_is_still_the_same():
     sgd, rows = Algorithm("sgd", lr=1.0), labeled([Algorithm("sgd", lr=1.0), Algorithm("adam", lr=0.5)])
-    plan = run_landscape.Plan(None, sgd, rows, None, None, None, {})
     updates = Part({"sgd": "state of sgd", "adam": "state of adam"})
-    state = Stored(Part("model"), Part("optimizer"), updates, Part("tables"), plan).state_dict()
+    state = Stored(Part("model"), Part("optimizer"), updates, Part("tables"), sgd, rows).state_dict()
 
     same = restored(sgd, rows, dict(state))
     assert [part.state for part in same.parts.values()] == ["model", "optimizer", updates.state, "tables"]
@@ -167,5 +167,6 @@ def test_the_plan_of_what_is_measured_follows_the_flags(monkeypatch):
     for flags in ([], ["--step_size", "2"], ["--skip_search"], ["--skip_sharpness"]):
         settings = settings_of("--algorithm_list", "two", *flags)
         run_landscape.prepare(make_parser(), flags, settings, None)
-    assert [plan.spacing for plan in plans[:2]] == [{"sgd": 0.5, "adam": None}, {"sgd": 2.0, "adam": 2.0}]
+    spacings = [{label: plan.spacing[label] for label in ("sgd", "adam")} for plan in plans[:2]]
+    assert spacings == [{"sgd": 0.5, "adam": None}, {"sgd": 2.0, "adam": 2.0}]
     assert [(plan.sharpness, plan.scans) for plan in plans[1:]] == [(True, True), (True, False), (False, True)]

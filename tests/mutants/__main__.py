@@ -63,7 +63,7 @@ def campaign(chosen: Sequence[Mutant], copy: Path, output: Path | None) -> dict[
             path = copy / mutant.file
             text = path.read_text()
             path.write_text(text.replace(mutant.old, mutant.new))
-            found[mutant], seconds = tested(mutant.tests, copy)
+            found[mutant], seconds = tested(mutant.tests, copy) if text.count(mutant.old) == 1 else (BROKEN, 0.0)
             path.write_text(text)
             shutil.copystat(ROOT / mutant.file, path)  # its compiled file is right again
             line = f"{found[mutant]:9}{seconds:6.1f} s  {mutant}"

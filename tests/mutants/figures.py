@@ -146,7 +146,7 @@ MUTANTS = {
         ("start - 0.5, color", "start + 0.5, color", "the line between layers lies after the first tensor"),
     ],
     ("figures/drawing.py", "figures_drawing"): [
-        ("    \"histogram\": histogram_figures,\n", "", "no histogram is drawn"),
-        ("    \"ratios\": ratio_figures,\n", "", "no figure of ratios is drawn"),
+        ("    \"histogram\": (histogram_figures,),\n", "", "no histogram is drawn"),
+        ("    \"ratios\": (ratio_figures,),\n", "", "no figure of ratios is drawn"),
     ],
 }

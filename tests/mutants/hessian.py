@@ -22,7 +22,7 @@ MUTANTS = {
         ("gini_gradient_rms=_gini_or_nan(norms / np.sqrt(size))", "gini_gradient_rms=_gini_or_nan(norms / size)", "the norm is divided by the size, not its root"),
         ("gini_eigenvalue=_gini_or_nan(np.maximum(lam, 0))", "gini_eigenvalue=_gini_or_nan(np.abs(lam))", "negative eigenvalues count by their size"),
         ("CONFIDENCE = 0.95", "CONFIDENCE = 0.5", "intervals are those of 50 %"),
-        ("np.log(x[positive]), np.log(y[positive])", "x[positive], y[positive]", "the log-log correlation takes no logarithm"),
+        ("np.log(a[positive]), np.log(b[positive])", "a[positive], b[positive]", "the log-log correlation takes no logarithm"),
         ("- (counts - 1) / 2", "", "equal values share their highest rank"),
         ("_pearson(_ranks(a), _ranks(b))", "_pearson(a, b)", "Spearman's correlation is Pearson's"),
         ("low, high = np.quantile", "high, low = np.quantile", "the ends of the interval are swapped"),

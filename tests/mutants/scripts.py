@@ -7,7 +7,7 @@ MUTANTS = {
         ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
         ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
         ("seed = settings.seed if settings.test_seed is None else settings.test_seed", "seed = settings.seed", "--test_seed has no effect"),
-        ("permutation(len(task.examples))[", "permutation(settings.test_batch_size)[",
+        ("random_stream(seed, TEST_BATCH).permutation(len(task.examples))[", "random_stream(seed, TEST_BATCH).permutation(settings.test_batch_size)[",
          "the test batch is the first examples"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(0, SAMPLE, epoch)", "the sampled batches do not depend on --seed"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(settings.seed, SAMPLE)", "every epoch samples the same batches"),
@@ -21,7 +21,7 @@ MUTANTS = {
         ("lost = updates.not_finite(directions)", "lost = []", "an algorithm that is not finite goes on"),
         ("                updates.drop(label)\n", "", "an algorithm that was lost is lost again at every point"),
         ("settings.micro_batch_size, settings.device, plan.measuring.dtype)", "settings.test_batch_size, settings.device, plan.measuring.dtype)", "the test batch is not cut into micro-batches"),
-        ("if plan.settings.save_model:\n        task", "if not plan.settings.save_model:\n        task", "--save_model keeps nothing"),
+        ("if plan.settings.save_model:\n", "if not plan.settings.save_model:\n", "--save_model keeps nothing"),
         ("settings.lr = defaults.learning_rates.get(settings.train_optimizer)", "settings.lr = defaults.learning_rates.get(\"adam\")", "every optimizer trains at Adam's rate"),
         ("e for e in settings.test_epochs if e > settings.num_epochs", "e for e in settings.test_epochs if e >= settings.num_epochs", "the last epoch cannot be measured"),
         ("[e for e in defaults.test_epochs if e <= settings.num_epochs] or", "", "--num_epochs measures in its last epoch alone"),
@@ -30,7 +30,7 @@ MUTANTS = {
         ("before != reference", "False", "a resumed run has ratios to two rows"),
         ("if label is None:\n        return plain_sgd(algorithms)", "if label is None:\n        return next(iter(algorithms))", "ratios are to the first row"),
     ],
-    ("landscape/stored.py", "run_landscape_plan; runs_resuming; saved_points"): [
+    ("landscape/stored.py", "run_landscape_plan"): [
         ("state[\"train_optimizer\"] != self.row.name", "False", "another training optimizer gets the old one's state"),
         ("group.update(self.row.options)", "pass", "a changed --lr has no effect on a resumed run"),
     ],

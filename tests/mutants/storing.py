@@ -87,7 +87,7 @@ MUTANTS = {
         ("learning_rates=measured.learning_rates,", "learning_rates={},", "edges of saved points stay empty"),
         ("sorted((Path(folder) / FOLDER).glob(\"point-*.json\"))", "sorted((Path(folder) / FOLDER).glob(\"point-*.json\"))[::-1]", "saved points are measured backwards"),
         ("model.load_state_dict(state.pop(\"model\"))", "state.pop(\"model\")", "all points are measured at the last weights"),
-        ("step_size=row[\"step_size\"], **row[\"options\"]", "**row[\"options\"]", "a row's step_size is lost in --from_points"),
+        ("row[\"name\"], step_size=row[\"step_size\"]", "row[\"name\"]", "a row's step_size is lost in --from_points"),
         ("    \"test_seed\",\n", "", "--test_seed cannot be given to --from_points"),
     ],
     ("run_landscape.py", "runs_resuming"): [
