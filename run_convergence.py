@@ -73,7 +73,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         draw_all(folder)
         return report(summary, algorithms, folder)
 
-    reads = local_paths(settings.dataset, settings.model)
+    reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     notes = task.training_notes(settings.micro_batch_size)
     return Job(settings, work, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
 

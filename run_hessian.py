@@ -74,6 +74,9 @@ SAVED = dict(  # settings that a checkpoint's run hands on, with the types of th
     max_length=positive_int,
     windows_per_file=number(int, 0),
     zipf=number(float, 0, 10),
+    columns=nonempty,
+    config=nonempty,
+    split=nonempty,
     seed=seed_number,
 )
 
@@ -339,7 +342,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
             f"without 2 % at random: {smoothness.random_smoothness:.4g}"
         )
 
-    reads = local_paths(settings.dataset, settings.model)
+    reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     return Job(settings, work, reads=reads, ends_in_one_line=(FloatingPointError, Refused))
 
 

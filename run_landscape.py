@@ -131,7 +131,7 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
         draw_all(folder)
         return answer(folder, algorithms, reference, settings.train_optimizer)
 
-    reads = local_paths(settings.dataset, settings.model)
+    reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     notes = task.training_notes(settings.micro_batch_size)
     return Job(settings, work, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
 

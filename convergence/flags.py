@@ -28,7 +28,7 @@ NEEDS = (
 
 
 def check_paths(settings: Namespace) -> None:
-    check_local(settings.dataset, settings.model)
+    check_local(settings.dataset, settings.model, settings.eval_dataset)
 
 
 def make_parser(description: str = "") -> Parser:

@@ -24,7 +24,7 @@ ALL = "all"  # --num_batches: every batch of an epoch
 
 
 def check_paths(settings: Namespace) -> None:
-    check_local(settings.dataset, settings.model)
+    check_local(settings.dataset, settings.model, settings.eval_dataset)
     if settings.checkpoint:
         check_folder(Path(settings.checkpoint))
 

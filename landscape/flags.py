@@ -51,7 +51,7 @@ NEEDS = (
 
 
 def check_paths(settings: argparse.Namespace) -> None:
-    check_local(settings.dataset, settings.model)
+    check_local(settings.dataset, settings.model, settings.eval_dataset)
     if settings.from_points:
         read_config(settings.from_points)
 

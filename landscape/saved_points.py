@@ -56,7 +56,7 @@ def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str]
     """
     settings, config, changes = on_top_of(folder, parser, arguments, own=OF_THESE_POINTS, free=MEASURED_ANEW)
     before = config.get("data", {})
-    for path in local_paths(settings.dataset, settings.model):
+    for path in local_paths(settings.dataset, settings.model, settings.eval_dataset):
         if content_hash(Path(path).expanduser()) != before.get(path):
             changes.append(f"{path} has another content")
     if changes:

@@ -197,7 +197,21 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
     """`lists`: the algorithm lists to choose from, for a script that takes one. `verb`: what is done with the task."""
     group = parser.add_argument_group(f"what is {verb} (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
-    group.add_argument("--dataset", type=name_or_path, help="hub id, local file in the same schema, or 'toy'")
+    group.add_argument("--dataset", type=name_or_path, help="hub id, local file or folder of data, or 'toy'")
+    group.add_argument(
+        "--columns",
+        type=nonempty,
+        nargs="+",
+        metavar="ROLE=COLUMN",
+        help="what the data call the task's fields: input=TEXT target=LABEL, and input2=TEXT for the second of a pair",
+    )
+    group.add_argument("--config", type=nonempty, metavar="NAME", help="configuration of a hub data set")
+    group.add_argument(
+        "--split", type=nonempty, metavar="NAME", help="train on this split of a hub data set or a saved folder"
+    )
+    group.add_argument(
+        "--eval_dataset", type=name_or_path, metavar="DATA", help="held-out examples, for tasks that have scores"
+    )
     group.add_argument(
         "--model", type=name_or_path, help="hub id, folder of a saved model, or 'toy': the architecture, small and new"
     )
@@ -234,7 +248,10 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
 
 def task_arguments(settings: argparse.Namespace) -> dict[str, Any]:
     """What the task flags say, but for the name and the seeds: the arguments that `tasks.load_task` takes."""
-    names = ("dataset", "model", "dataset_size", "hf_key", "max_length", "windows_per_file", "zipf")
+    names = (
+        "dataset", "model", "dataset_size", "hf_key", "max_length", "windows_per_file", "zipf", "columns", "config",
+        "split", "eval_dataset",
+    )  # fmt: skip
     return {name: getattr(settings, name) for name in names}
 
 

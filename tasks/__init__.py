@@ -5,14 +5,14 @@ A new task is one file beside this one and one line in TASKS."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tasks.loading.hub import existing_folder, is_local
 from tasks.loading.rows import existing_file, is_file
-from tasks.protocols import PAPERS, TOY, TOY_MASKS, TOY_PICTURES, TOY_PROGRAMS, TOY_TEXTS, Defaults, Request
+from tasks.protocols import OWN, PAPERS, ROLES, TOY, TOY_MASKS, TOY_PICTURES, TOY_PROGRAMS, TOY_TEXTS, Defaults, Request
 
 if TYPE_CHECKING:
     from tasks.base import Task
@@ -54,6 +54,10 @@ TASKS = {
         name: Entry(by("image_classification"), PAPERS[name], TOY_PICTURES)
         for name in ("image_classification", "flowers102", "aircraft")
     },
+    "translation": Entry(by("machine_translation"), OWN["translation"]),
+    "causal_language_modeling": Entry(by("autoregressive"), OWN["causal_language_modeling"], TOY_PROGRAMS),
+    "text_classification": Entry(by("text_classification"), OWN["text_classification"], TOY_TEXTS),
+    "text_pair_classification": Entry(by("text_classification"), OWN["text_pair_classification"], TOY_TEXTS),
 }
 
 
@@ -74,6 +78,10 @@ def load_task(
     model_seed: int | None = None,
     windows_per_file: int | None = None,
     zipf: float | None = None,
+    columns: Sequence[str] | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    eval_dataset: str | None = None,
 ) -> Task:
     """Load a task of the registry.
 
@@ -88,6 +96,9 @@ def load_task(
             end-of-sequence token. Not for pictures.
         windows_per_file: examples that one file gives at most, 0: all; of the autoregressive task only.
         zipf: exponent of the frequencies of words (translation) or labels (classification) in generated data.
+        columns: "role=COLUMN" each, with the roles input, input2 and target: what the data call the task's fields.
+        config, split: of a hub data set, or the split of a folder that `datasets` saved.
+        eval_dataset: a local file or hub id of held-out examples, for tasks with scores.
         model_seed: of freshly initialized weights; None: `seed`.
     None takes the task's default (`task_defaults`).
 
@@ -108,20 +119,55 @@ def load_task(
         raise ValueError(f"dataset_size of generated data is at most {MOST_TOY_EXAMPLES:,}, got {dataset_size}")
     model_seed = seed if model_seed is None else model_seed
     dataset, model = dataset or defaults.dataset, model or defaults.model
-    check_local(dataset, model)
-    request = Request(name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file, zipf)
+    dataset = _with_config(dataset, config)
+    _refuse_for_generated(dataset, columns=columns, split=split, eval_dataset=eval_dataset)
+    check_local(dataset, model, eval_dataset)
+    request = Request(
+        name, dataset, model, dataset_size, max_length, seed, model_seed, hf_key, windows_per_file, zipf,
+        columns_of(columns or ()), split, eval_dataset,
+    )  # fmt: skip
     task = TASKS[name].load(request)
     if model != "toy":
         check_runs_examples(task, model)
     return task
 
 
-def check_local(dataset: str | None, model: str | None) -> None:
+def check_local(dataset: str | None, model: str | None, eval_dataset: str | None = None) -> None:
     """ValueError, in one line, for a local data file or model folder that is not there, before anything slow begins."""
-    if dataset not in (None, "toy") and is_file(dataset):
-        existing_file(dataset)
+    for source in (dataset, eval_dataset):
+        if source not in (None, "toy") and is_file(source):
+            existing_file(source)
     if model not in (None, "toy") and is_local(model):
         existing_folder(model)
+
+
+def columns_of(pairs: Sequence[str]) -> dict[str, str]:
+    """role -> column, of "role=COLUMN" each. ValueError, in one line, for another form or an unknown role."""
+    found = {}
+    for pair in pairs:
+        role, sign, column = pair.partition("=")
+        if role not in ROLES or not sign or not column:
+            raise ValueError(f"--columns takes {'=COLUMN, '.join(ROLES)}=COLUMN, got {pair!r:.60}")
+        if role in found:
+            raise ValueError(f"--columns names {role} twice, as {found[role]!r} and {column!r}")
+        found[role] = column
+    return found
+
+
+def _with_config(dataset: str, config: str | None) -> str:
+    """A hub id with its configuration, `owner/name:configuration`."""
+    if config is None:
+        return dataset
+    if dataset == "toy" or is_file(dataset) or ":" in dataset:
+        what = "that names one" if ":" in dataset else "that is not on the hub"
+        raise ValueError(f"--config has no effect on the data set {dataset}, {what}; leave it out")
+    return f"{dataset}:{config}"
+
+
+def _refuse_for_generated(dataset: str, **asked: Any) -> None:
+    for flag, value in asked.items():
+        if dataset == "toy" and value:
+            raise ValueError(f"--{flag} has no effect on generated data (--dataset toy); leave it out")
 
 
 def _option(task: str, option: str, value: Any, defaults: Defaults, low: int) -> Any:
@@ -145,6 +191,7 @@ def task_defaults(name: str, dataset: str | None = None, model: str | None = Non
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ValueError(f"unknown task {name!r}; known: {', '.join(TASKS)}{hint}")
     entry = TASKS[name]
+    dataset, model = dataset or entry.defaults.dataset, model or entry.defaults.model
     if (dataset, model) == ("toy", "toy"):
         return entry.toy
     if dataset == "toy":  # there are few generated files, so each gives all that it has

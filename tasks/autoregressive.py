@@ -4,6 +4,7 @@ them is an example."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from landscape_core.example_losses import IGNORED, token_losses
 from tasks.architectures import fresh_model
 from tasks.base import Task, pad, random_ids
 from tasks.loading.encoding import encode
+from tasks.loading.own import PROGRAM, splits_of
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows
 from tasks.protocols import Request
@@ -59,8 +61,9 @@ def load(request: Request) -> Autoregressive:
     if request.dataset == "toy":
         texts = source_files(request.seed)
     else:
-        fewest = None if one_each else 1
-        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key, fewest)
+        fewest = None if one_each and not request.is_own else 1
+        splits = partial(splits_of, request, PROGRAM, request.dataset_size)
+        rows = load_rows(request.dataset, request.dataset_size, check_row, splits, fewest)
         texts = [text for row in rows if (text := text_of(row)).strip()]
     if request.model == "toy":
         texts = list(islice(texts, request.dataset_size))

@@ -23,7 +23,7 @@ class Classification(Task):
     """A task with one label per example.
 
     Attributes: evaluation, {"evaluation": examples, "test": examples}, which no training step sees; metric, one of
-    METRICS, reported beside the accuracy.
+    METRICS, reported beside the accuracy; label_words, what the data call the labels 0, 1, ..., if they are words.
     """
 
     def __init__(
@@ -34,9 +34,15 @@ class Classification(Task):
         examples: Sequence[dict],
         evaluation: dict[str, Sequence[dict]],
         metric: str = "accuracy",
+        label_words: Sequence[str] = (),
     ):
         super().__init__(name, model, processor, examples)
-        self.evaluation, self.metric = evaluation, metric
+        self.evaluation, self.metric, self.label_words = evaluation, metric, label_words
+
+    def training_notes(self, micro_batch_size: int) -> list[str]:
+        notes = super().training_notes(micro_batch_size)
+        words = ", ".join(f"{number} is {word!r}" for number, word in enumerate(self.label_words))
+        return [*notes, f"of the labels, {words}"] if words else notes
 
     def losses(self, forward: Callable, batch: dict[str, Tensor], only: Tensor | None = None) -> Tensor:
         """Each example's cross-entropy, [B], nats."""

@@ -21,8 +21,9 @@ from tasks.classification import (
     with_label_field,
 )
 from tasks.loading.hub import first_line, local_path, quiet_libraries
+from tasks.loading.own import LABELED_PICTURE, numbered_labels, splits_of
 from tasks.loading.pretrained import load_pretrained
-from tasks.loading.rows import Refused, explained, is_file, load_splits, require_label
+from tasks.loading.rows import Refused, explained, is_file, require_label
 from tasks.protocols import TOY, Request
 from tasks.toy.labeled import pictures
 
@@ -183,7 +184,7 @@ def middle(image, side: int):
 def load(request: Request) -> ImageClassification:
     """Training examples, held-out examples and the model."""
     spec = SPECS[request.name]
-    rows, own_test, field, folder = labeled_pictures(request, spec)
+    rows, own_test, field, folder, words = labeled_pictures(request, spec)
     sizes = request.dataset, len(rows), request.dataset_size
     parts = partition(*sizes, spec.evaluation_share, request.seed, with_test=own_test is None)
     splits = {name: Pictures(rows, indices, field, folder) for name, indices in parts._asdict().items()}
@@ -205,30 +206,31 @@ def load(request: Request) -> ImageClassification:
             num_labels=num_labels,
         )
     training = splits.pop("train")
-    task = ImageClassification(request.name, network, processor, training, splits)
+    task = ImageClassification(request.name, network, processor, training, splits, label_words=words)
     task.augmented, task.rotation = spec.augmented, spec.rotation
     return task
 
 
 def labeled_pictures(request: Request, spec: Spec):
     """(rows to train and evaluate on, rows of the official test or None, name of the image field, the folder that
-    pictures may be read from)."""
+    pictures may be read from, the words of the data for the labels)."""
     source = request.dataset
     if source == "toy":
         size = request.dataset_size or TOY.dataset_size
         rows = pictures(rows_for(size, spec.evaluation_share), request.seed, zipf=request.zipf)
-        return rows, None, "image", None
+        return rows, None, "image", None, []
     with explained(source):
         import datasets
 
-        splits = load_splits(source, request.hf_key)
+        splits = splits_of(request, LABELED_PICTURE)
         names = splits["train"].column_names if "train" in splits else []
         field = next((name for name in ("image", "img") if name in names), None)
         if names and field is None:
             raise Refused(f"{source} has the fields {', '.join(names)}; wanted image (or img), and label")
         if field is not None:  # without it `assign_splits` refuses
             splits = {k: v.cast_column(field, datasets.Image(decode=False)) for k, v in splits.items()}
-        training, own_test = assign_splits(source, with_label_field(source, splits), test="test")
+        splits, words = numbered_labels(with_label_field(source, splits))
+        training, own_test = assign_splits(source, splits, test="test")
         rows = datasets.concatenate_datasets(training)
     for part in filter(None, (rows, own_test)):
         for number, label in enumerate(part["label"] if "label" in part.column_names else [None], 1):
@@ -243,7 +245,7 @@ def labeled_pictures(request: Request, spec: Spec):
                 decode(example)
         except Refused as error:
             raise Refused(f"{source}: {error}") from error
-    return rows, own_test, field, folder
+    return rows, own_test, field, folder, words
 
 
 def toy_model(num_labels: int, seed: int):

@@ -1,6 +1,7 @@
 """English to French with an encoder-decoder: t5-small on opus_books as in the paper, or anything in the same form."""
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from landscape_core.example_losses import IGNORED, token_losses
 from tasks.architectures import fresh_model
 from tasks.base import Task, pad, random_ids
 from tasks.loading.encoding import encode
+from tasks.loading.own import TRANSLATION, splits_of
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows, require_text
 from tasks.protocols import Request
@@ -54,8 +56,11 @@ def load(request: Request) -> MachineTranslation:
     if request.dataset == "toy":
         rows = toy_corpus(request.dataset_size, request.seed, request.zipf)
     else:
-        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key)
-    pairs = [(PREFIX + row["translation"]["en"], row["translation"]["fr"]) for row in rows]
+        size = request.dataset_size
+        splits = partial(splits_of, request, TRANSLATION, size)
+        rows = load_rows(request.dataset, size, check_row, splits, fewest=1 if request.is_own else None)
+    prefix = "" if request.is_own else PREFIX
+    pairs = [(prefix + row["translation"]["en"], row["translation"]["fr"]) for row in rows]
     if request.model == "toy":
         tokenizer = train_tokenizer(text for pair in pairs for text in pair)
         # the generated sentences need less room than people's, and their run is to end in a minute

@@ -1,6 +1,7 @@
 """Filling in hidden words with an encoder: distilroberta-base on IMDb reviews as in the paper, or any rows {"text"}."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from landscape_core.example_losses import IGNORED, token_losses
 from tasks.architectures import fresh_model
 from tasks.base import Task, pad, random_ids
 from tasks.loading.encoding import encode
+from tasks.loading.own import TEXT, splits_of
 from tasks.loading.pretrained import load_pretrained
 from tasks.loading.rows import load_rows, require_text
 from tasks.protocols import Request
@@ -53,7 +55,8 @@ def load(request: Request) -> MaskedLanguageModeling:
     if request.dataset == "toy":
         texts = docstrings(request.dataset_size, request.seed)
     else:
-        rows = load_rows(request.dataset, request.dataset_size, check_row, request.hf_key)
+        splits = partial(splits_of, request, TEXT, request.dataset_size)
+        rows = load_rows(request.dataset, request.dataset_size, check_row, splits)
         texts = [row["text"] for row in rows]
     if request.model == "toy":
         tokenizer = train_byte_tokenizer(texts, request.max_length, vocabulary_size=1_000)

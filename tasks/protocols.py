@@ -3,6 +3,7 @@
 Here is no torch, so that a command line can be checked at once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 
@@ -31,6 +32,8 @@ class Defaults:
     windows_per_file: int | None = None  # examples from one file at most, 0: all; None: files are no texts to be cut
     zipf: float | None = None  # exponent of the frequencies in generated data; None: nothing in the data is drawn so
 
+
+ROLES = ("input", "input2", "target")  # what --columns calls the fields of a task
 
 # What every task does where both data and model are "toy": a minute on a laptop.
 TOY = Defaults(
@@ -62,6 +65,14 @@ class Request:
     hf_key: str | None = None
     windows_per_file: int | None = None
     zipf: float | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)  # role (input, input2, target) -> column of the data
+    split: str | None = None  # of a data set with several, the one to train on; None: "train"
+    eval_dataset: str | None = None  # held-out examples, for tasks that have scores
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the task is named by its kind, for data of one's own, rather than by a paper."""
+        return self.name in OWN
 
 
 # ---- Pan & Li, arXiv:2306.00204 -------------------------------------------------------------------------------------
@@ -135,3 +146,20 @@ TOY_TEXTS = replace(TOY, max_length=64, algorithm_list="toy_other", zipf=0.0)
 TOY_MASKS = replace(TOY, max_length=32, algorithm_list="toy_other", zipf=None)
 TOY_PROGRAMS = replace(TOY, max_length=32, windows_per_file=0, algorithm_list="toy_other", zipf=None)
 TOY_PICTURES = replace(TOY, algorithm_list="toy_other", max_length=None, zipf=0.0)
+
+# ---- one's own data -------------------------------------------------------------------------------------------------
+
+# Kinds of tasks, for data of one's own; no paper's protocol. With fewer rows than dataset_size, all there are.
+OWN = {
+    "translation": replace(TOY, zipf=None),
+    "causal_language_modeling": replace(TOY_PROGRAMS, windows_per_file=1),
+    "text_classification": replace(TOY_TEXTS, zipf=None),
+    "text_pair_classification": replace(TOY_TEXTS, zipf=None),
+}
+OWN = {
+    name: replace(
+        defaults, dataset_size=5_120, batch_size=256, test_batch_size=256, num_epochs=10, test_epochs=(1, 5, 10),
+        max_length=128, algorithm_list="machine_translation",
+    )
+    for name, defaults in OWN.items()
+}  # fmt: skip

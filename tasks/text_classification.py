@@ -19,8 +19,9 @@ from tasks.classification import (
     with_label_field,
 )
 from tasks.loading.encoding import encode
+from tasks.loading.own import LABELED_PAIR, LABELED_TEXT, numbered_labels, splits_of
 from tasks.loading.pretrained import load_pretrained
-from tasks.loading.rows import Refused, check_rows, explained, load_splits, require_label, require_text
+from tasks.loading.rows import Refused, check_rows, explained, require_label, require_text
 from tasks.protocols import TOY, Request
 from tasks.toy.labeled import reviews, sentence_pairs
 from tasks.toy.tokenizer import train_byte_tokenizer
@@ -45,6 +46,8 @@ class Spec:
 
 
 SPECS = {
+    "text_classification": Spec(("text",), test_split="test", shuffle=True),
+    "text_pair_classification": Spec(("sentence1", "sentence2"), test_split="test", shuffle=True),
     "binary_classification": Spec(("text",), test_split="test", shuffle=True),
     "glue/rte": Spec(("premise", "hypothesis")),  # SuperGLUE's names; those of GLUE are the plain ones
     "glue/cola": Spec(("sentence",), metric="matthews_correlation"),
@@ -85,7 +88,7 @@ class TextClassification(Classification):
 def load(request: Request) -> TextClassification:
     """Training examples, held-out examples and the model."""
     spec = SPECS[request.name]
-    splits, num_labels = labeled_texts(request, spec)
+    splits, num_labels, words = labeled_texts(request, spec)
     texts = splits["train"][0]
     if request.model == "toy":
         tokenizer = train_byte_tokenizer((t for column in texts for t in column), request.max_length)
@@ -100,11 +103,12 @@ def load(request: Request) -> TextClassification:
         encodings = encode(tokenizer, *columns, cached=cached, max_length=request.max_length)
         examples[split] = [encoding | {"label": y} for encoding, y in zip(encodings, labels, strict=True)]
     training = examples.pop("train")
-    return TextClassification(request.name, network, tokenizer, training, examples, spec.metric)
+    return TextClassification(request.name, network, tokenizer, training, examples, spec.metric, words)
 
 
-def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[list[str]], list[int]]], int]:
-    """({"train" | "evaluation" | "test": (columns of texts, labels)}, number of labels)."""
+def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[list[str]], list[int]]], int, list[str]]:
+    """({"train" | "evaluation" | "test": (columns of texts, labels)}, number of labels, the words of the data for the
+    labels 0, 1, ..., if they are words there)."""
     source, fields = request.dataset, spec.fields
     if source == "toy":
         count = rows_for(request.dataset_size or TOY.dataset_size, EVALUATION_SHARE)
@@ -113,28 +117,30 @@ def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[li
         else:
             rows = sentence_pairs(count, request.seed, spec.toy_labels, request.zipf)
             fields = ("sentence1", "sentence2")
-        own_test = []
+        own_test, words = [], []
     else:
         with explained(source):
-            found = load_splits(source, request.hf_key)
+            found = splits_of(request, LABELED_TEXT if len(fields) == 1 else LABELED_PAIR)
             if "train" in found:  # without it `assign_splits` refuses
                 fields = present_fields(source, found["train"].column_names, spec)
-            splits = assign_splits(source, with_label_field(source, found), spec.test_split)
+            found, words = numbered_labels(with_label_field(source, found))
+            splits = assign_splits(source, found, "test" if request.eval_dataset else spec.test_split)
             rows = [row for split in splits.training for row in split.to_list()]
             own_test = [] if splits.test is None else splits.test.to_list()
         checked = (*fields, "word") if spec.question and "word" in rows[0] else fields
         for part in (rows, own_test):
             check_rows(source, part, lambda row: check_row(row, checked))
     seed = request.seed if spec.shuffle else None
-    parts = partition(source, len(rows), request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test)
+    size = None if request.is_own and len(rows) < request.dataset_size else request.dataset_size
+    parts = partition(source, len(rows), size, EVALUATION_SHARE, seed, with_test=not own_test)
     chosen = {name: [rows[i] for i in indices] for name, indices in parts._asdict().items()}
     if own_test:
-        chosen["test"] = [own_test[i] for i in official_test(len(own_test), parts, request.dataset_size, seed)]
+        chosen["test"] = [own_test[i] for i in official_test(len(own_test), parts, size, seed)]
     num_labels = max(2, 1 + max(row["label"] for row in [*rows, *own_test]))
     columns = {
         name: (texts_of(part, fields, spec.question), [row["label"] for row in part]) for name, part in chosen.items()
     }
-    return columns, num_labels
+    return columns, num_labels, words
 
 
 def present_fields(source: str, names: Sequence[str], spec: Spec) -> tuple[str, ...]:

@@ -139,6 +139,10 @@ LABELS = ["sgd", "adam"]
 TRAINING = [("training", "loss")]
 OF_ALL = {
     "dataset": ("--dataset owner/data", request("dataset", "owner/data")),
+    "columns": ("--dataset owner/data --columns input=a target=b", request("columns", {"input": "a", "target": "b"})),
+    "config": ("--dataset owner/data --config c", request("dataset", "owner/data:c")),
+    "split": ("--dataset owner/data --split s", request("split", "s")),
+    "eval_dataset": ("--dataset owner/data --eval_dataset owner/other", request("eval_dataset", "owner/other")),
     "model": ("--model owner/model", request("model", "owner/model")),
     "max_length": ("--max_length 7", request("max_length", 7)),
     "hf_key": ("--dataset owner/data --hf_key secret", request("hf_key", "secret")),

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 
-from tasks.loading.rows import load_rows, require_label, require_text
+from tasks.loading.rows import load_rows, load_splits, require_label, require_text
 from torch_optimizer import OPTIMIZERS, Algorithm
 from torch_optimizer.rows import check_rows
 
@@ -30,7 +30,7 @@ def check_review(row):
 def read(path: Path):
     """The rows, each as it was promised; or None, where one line that names the file said what is wrong."""
     try:
-        rows = load_rows(str(path), 1_000, check_review, fewest=1)
+        rows = load_rows(str(path), 1_000, check_review, lambda: load_splits(str(path)), fewest=1)
     except ValueError as error:
         message = str(error)
         assert message.strip() and "\n" not in message and path.name in message

@@ -229,7 +229,7 @@ BAD_FILES = [
     ("list.json", b"[" + GOOD + b",\n]", "line 3 is not JSON"),
     ("text.jsonl", GOOD + b'"hello"\n', "line 2 is not a JSON object"),
     ("broken.parquet", b"PAR1nothing", "broken.parquet: .*"),
-    ("table.csv", b"en,fr\n", "no data file; wanted a file ending in .jsonl, "),
+    ("table.xml", b"en,fr\n", "no data file; wanted a file ending in .jsonl, "),
     ("missing.jsonl", GOOD + b'{"translation": {"en": "x"}}\n' * 2, "row 2: .*translation.fr is missing"),
     ("flat.jsonl", b'{"en": "x", "fr": "y"}\n' * 3, "row 1: field translation is missing"),
     ("string.jsonl", b'{"translation": "x"}\n' * 3, "row 1: .* is str 'x', expected an object"),
@@ -276,7 +276,7 @@ def test_missing_model_folder_is_refused():
     ({"dataset": "data/pairs.jsonl"}, "no such file: data/pairs.jsonl; "),
     ({"dataset": "data/pairs"}, "no such file: data/pairs; "),
     ({"dataset": "pairs.csv"}, "no such file: pairs.csv; "),
-    ({"dataset": "table.csv"}, "table.csv is no data file; wanted a file ending in .jsonl, "),
+    ({"dataset": "table.xml"}, "table.xml is no data file; wanted a file ending in .jsonl, "),
     ({"dataset": "~nobody/pairs.jsonl"}, "~nobody/pairs.jsonl: this machine has no user 'nobody'"),
     ({"dataset": "toy", "model": "data/absent"}, "no such model folder: data/absent; "),
     ({"dataset": "toy", "model": "data/runs/absent"}, "no such model folder: data/runs/absent; "),
@@ -290,7 +290,7 @@ def test_what_is_not_there_is_said_at_once(options, message, tmp_path, monkeypat
     monkeypatch.setattr("tasks.machine_translation.load_rows", None)  # must not be reached
     monkeypatch.setattr("tasks.machine_translation.toy_corpus", None)
     (tmp_path / "data").mkdir()
-    (tmp_path / "table.csv").write_text("en,fr\n")
+    (tmp_path / "table.xml").write_text("en,fr\n")
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_task("machine_translation", **{"model": "toy"} | options, dataset_size=4)
     assert "\n" not in str(caught.value)

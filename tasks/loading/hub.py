@@ -16,9 +16,9 @@ def is_local(name: str) -> bool:
     return bool(slash) and Path(folder).is_dir()
 
 
-def local_paths(*names: str) -> list[str]:
-    """Those of a run's data set and model that lie on this disk."""
-    return [name for name in names if name != "toy" and is_local(name)]
+def local_paths(*names: str | None) -> list[str]:
+    """Those of a run's data sets and model that lie on this disk."""
+    return [name for name in names if name not in (None, "toy") and is_local(name)]
 
 
 def local_path(name: str) -> Path:
