@@ -1,5 +1,6 @@
 """The probe in a training loop of one's own: its numbers are the definition's, and the run does not feel it."""
 
+import argparse
 import copy
 import gc
 import math
@@ -14,9 +15,16 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 
+import run_landscape
+from algorithm_list import ALGORITHM_LISTS
 from landscape.tables import COLUMNS
 from landscape_probe import Algorithm, LandscapeProbe
+from runs.config import read_config
+from runs.flags import task_arguments
+from runs.tables import read_table
+from tasks import load_task
 from tests.test_next_step import same
+from training.loop import TEST_BATCH, Training, TrainingPlan, micro_batches, random_stream
 
 NUMBERS = COLUMNS["sharpness"].split()
 NUMBERS = [column for column in NUMBERS[NUMBERS.index("algorithm") :] if column != "measured_on"]
@@ -433,3 +441,34 @@ def test_a_row_that_is_no_longer_finite_has_a_last_row_without_numbers(caplog):
     assert [list(by_label(rows)) for rows in found] == [["sgd", "exploding"], ["sgd"]]
     assert all(math.isnan(x) for k, x in found[0][1].items() if k != "algorithm") and list(found[0][1]) == NUMBERS
     assert "exploding: its step or its state is not finite; it is dropped" in caplog.text
+
+
+# ---- beside a run of run_landscape.py -----------------------------------------------------------------------------
+
+
+def test_the_numbers_are_those_of_a_run_with_the_same_model_data_seed_and_optimizer(tmp_path, monkeypatch):
+    rows = [Algorithm("sgd", lr=0.1), Algorithm("adam", lr=1e-2), Algorithm("muon", lr=0.02)]
+    monkeypatch.setitem(ALGORITHM_LISTS, "mine", rows)
+    flags = "--dataset_size 32 --batch_size 16 --micro_batch_size 16 --test_batch_size 8 --num_epochs 1 --test_epochs 1"
+    flags += " --seed 3 --train_optimizer adamw --lr 1e-3 --algorithm_list mine --skip_search --sample_iterations 2"
+    assert run_landscape.main([*flags.split(), "--output_dir", str(tmp_path / "run")]) == 0
+    table = [row for row in read_table(tmp_path / "run" / "sharpness.csv") if row["measured_on"] == "test"]
+    settings = argparse.Namespace(**read_config(tmp_path / "run")["settings"])
+    task = load_task(settings.task, seed=3, **task_arguments(settings))
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-3)
+    probe = LandscapeProbe(task.model, task.losses, optimizer=optimizer, algorithms=rows)
+    tested = random_stream(3, TEST_BATCH).permutation(32)[:8].tolist()
+    test_batch = next(micro_batches(task, tested, 16, torch.device("cpu")))
+    expected = {(row["iteration"], row["algorithm"]): row for row in table}
+    assert {iteration for iteration, _ in expected} == {2}
+    training = Training(task, optimizer, TrainingPlan(1, 16, 16, 3))
+    for point in training:
+        probe.observe()
+        for row in probe.measure(test_batch) if point.iteration == 2 else []:
+            theirs = expected.pop((point.iteration, row["algorithm"]))
+            for name in row.keys() - {"algorithm"}:
+                assert row[name] == pytest.approx(
+                    math.nan if theirs[name] is None else theirs[name], rel=1e-6, nan_ok=True
+                )
+        training.step()
+    assert not expected
