@@ -32,9 +32,10 @@ def refusing(task: str) -> Iterator[None]:
 class Slot:
     """A tensor that depends on the parameters, by its place in the recording: it outlives the tensor itself."""
 
-    __slots__ = ("bytes", "edge", "shape", "version")
+    __slots__ = ("bytes", "edge", "mark", "shape", "version")
 
-    def __init__(self, tensor: Tensor, version: int) -> None:
+    def __init__(self, tensor: Tensor, version: int, mark: object = None) -> None:
+        self.mark = mark  # of the recording that it belongs to
         self.shape = tensor.shape
         self.bytes = tensor.nbytes
         self.version = version  # autograd's count of writes into the storage, to notice a write that we did not follow

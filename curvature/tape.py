@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from curvature.borrowing import twice_differentiable
 from curvature.checks import NO_DEPENDENCE, check_losses, check_repeatable
@@ -18,6 +17,9 @@ from curvature.objective import Batch, Derivatives, LossFunction, Params
 from curvature.operation import Curved, NotTraceable, Operation, Slot, flatten, nested, refusing
 from curvature.rules import DECOMPOSED, rule_for
 from curvature.together import Together
+
+SLOT = "_curvature_slot"  # where a tensor keeps its slot: as long as it lives, and without a table of weak references
+HOLDERS = (Tensor, list, tuple)  # what may be tracked among the arguments of an operation
 
 
 def vhv_by_recording(
@@ -75,9 +77,11 @@ class Tape(TorchDispatchMode):
 
     def __init__(self, leaves: Params) -> None:
         super().__init__()
+        self.mark = object()  # of this recording's slots
         self.device = next(iter(leaves.values())).device
-        self.leaves = {name: Slot(leaf, leaf._version) for name, leaf in leaves.items()}
-        self.slots = WeakTensorKeyDictionary({leaf: self.leaves[name] for name, leaf in leaves.items()})
+        self.leaves = {name: Slot(leaf, leaf._version, self.mark) for name, leaf in leaves.items()}
+        for name, slot in self.leaves.items():
+            leaves[name].__dict__[SLOT] = slot
         self.operations: list[Operation] = []
         self.kept: list[tuple[Tensor, int]] = []  # (tensor that a rule will read, its count of writes)
         self.spare: dict[int, Operation] = {}  # address of an output that its rule could use -> its operation
@@ -86,28 +90,34 @@ class Tape(TorchDispatchMode):
         self.draws = ""  # an operation that drew random numbers
         self.allows_inference = True  # reads tensors that were made in inference mode
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # measurements are not compiled; the guard against it would cost as much as an operation
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if traits(func).writes:
+        draws, writes, _ = traits(func)
+        if writes:
             self.release(flatten([*args, *kwargs.values()]))
         if not torch.is_grad_enabled() or func is torch.ops.aten.detach.default:
             return func(*args, **kwargs)
-        if traits(func).draws:
+        if draws:
             self.draws = str(func)
-        slots = [self.slot_of(a, func) for a in args]
+        slots = [self.slot_of(a, func) if isinstance(a, HOLDERS) else None for a in args]
         if kwargs and any(self.slot_of(value, func) for value in kwargs.values()):
             raise NotTraceable(f"{func} takes a tensor that depends on the parameters as a keyword")
-        if traits(func).draws and any(slots):
+        tracked = any(slots)
+        if draws and tracked:
             raise NotTraceable(f"{func} draws random numbers")
         result = func(*args, **kwargs)
-        if any(slots):
+        if tracked:
             self.record(func, slots, args, kwargs, result)
         return result
 
     def slot_of(self, value, reader) -> Slot | list | None:
         """The slot of a tensor that autograd follows, the slots of a list with such; None for constants."""
         if isinstance(value, (list, tuple)):
-            slots = [self.slot_of(element, reader) for element in value]
+            slots = [self.slot_of(element, reader) if isinstance(element, HOLDERS) else None for element in value]
             return slots if any(slots) else None
         if not isinstance(value, Tensor):
             return None
@@ -115,8 +125,9 @@ class Tape(TorchDispatchMode):
             if not self.allows_inference and value.is_inference():  # of a forward pass without derivatives
                 raise OutOfDate(f"a tensor of shape {list(value.shape)} that was made in inference mode")
             return None
-        slot = self.slots.get(value)
-        if slot is None or isinstance(value.grad_fn, BackwardCFunction):  # a custom function's own backward is not ours
+        slot = value.__dict__.get(SLOT)
+        # a custom function's own backward is not ours
+        if slot is None or slot.mark is not self.mark or isinstance(value.grad_fn, BackwardCFunction):
             raise NotTraceable(f"{reader} reads a tensor that autograd follows but no recorded operation made")
         if slot.version != value._version:
             raise NotTraceable(f"{reader} reads a tensor that was overwritten through another view")
@@ -129,17 +140,17 @@ class Tape(TorchDispatchMode):
         if not isinstance(results, (list, tuple)) or not all(isinstance(y, Tensor) for y in results):
             raise NotTraceable(f"{func} returns something other than tensors")
         # a view or a write shares its target's count of writes; autograd raises it only after we return
-        writes = traits(func).writes
-        version = args[0]._version + writes if traits(func).shares else 0
+        _, writes, shares = traits(func)
+        version = args[0]._version + writes if shares else 0
         func = functional_twin(func, args[0]) if writes else DECOMPOSED.get(func) or func
-        is_complex = any(isinstance(t, Tensor) and t.is_complex() for t in flatten([*args, *results]))
-        rule = rule_for(func, slots, kwargs, is_complex)
-        keep = rule.keep_inputs
-        values = list(args) if keep else nested(lambda slot, a: a if slot is None else None, slots, args)
-        op = Operation(func, slots, values, kwargs, [Slot(y, version) for y in results], rule)
-        if keep:
-            tracked = flatten(nested(lambda slot, a: a if slot else None, slots, args))
-            self.kept += [(a, a._version) for a in tracked if a is not None]
+        tracked = [a for a in flatten([a for a, slot in zip(args, slots, strict=True) if slot]) if follows(a)]
+        rule = rule_for(func, slots, kwargs, is_complex=any([t.is_complex() for t in [*tracked, *results]]))
+        values = list(args)
+        if rule.keep_inputs:
+            self.kept += [(a, a._version) for a in tracked]
+        else:
+            values = nested(lambda slot, a: a if slot is None else None, slots, args)
+        op = Operation(func, slots, values, kwargs, [Slot(y, version, self.mark) for y in results], rule)
         if rule.keep_output:
             op.results = list(results)
             self.kept += [(y, version) for y in results]
@@ -148,7 +159,7 @@ class Tape(TorchDispatchMode):
             self.spare[result.untyped_storage().data_ptr()] = op
         self.operations.append(op)
         for y, slot in zip(results, op.outputs, strict=True):
-            self.slots[y] = slot
+            y.__dict__[SLOT] = slot
 
     def release(self, written: list) -> None:
         """Let go of outputs that are about to be written over. Counts of writes do not tell: `linear` hands on its
@@ -241,6 +252,11 @@ class Tape(TorchDispatchMode):
             most = max(most, live)
             live -= sum(slot.bytes for slot in op.expiring)
         return most + 3 * largest
+
+
+def follows(value) -> bool:
+    """Whether autograd follows it."""
+    return isinstance(value, Tensor) and value.requires_grad
 
 
 class Traits(NamedTuple):
