@@ -89,7 +89,6 @@ class LandscapeCallback(TrainerCallback):
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.probe.observe()
         if state.global_step % self.every:
-            self.probe.advance()
             return
         found = self.probe.measure(*self.batches)
         self.rows += [{"step": state.global_step, **row} for row in found]

@@ -24,6 +24,7 @@ from runs.flags import task_arguments
 from runs.tables import read_table
 from tasks import load_task
 from tests.test_next_step import same
+from torch_optimizer import direction_optimizer
 from training.loop import TEST_BATCH, Training, TrainingPlan, micro_batches, random_stream
 
 NUMBERS = COLUMNS["sharpness"].split()
@@ -402,6 +403,19 @@ def test_a_grad_scaler_that_the_probe_does_not_know_is_noticed(measured):
     scaler.unscale_(optimizer)
     probe.observe()
     scaler.step(optimizer)
+
+
+def test_a_row_without_state_costs_nothing_while_it_is_not_measured(monkeypatch):
+    thresholds = []
+    find = direction_optimizer.clip_threshold
+    monkeypatch.setattr(direction_optimizer, "clip_threshold", lambda *a: thresholds.append(None) or find(*a))
+    for momentum, expected in ((0.0, 1), (0.9, 3)):
+        model = network()
+        row = Algorithm("sgd", lr=0.1, coordinate_clip=0.1, momentum=momentum)
+        probe = LandscapeProbe(model, losses_of_batch, algorithms=[row])
+        thresholds.clear()
+        train(model, torch.optim.SGD(model.parameters(), lr=0.1), probe, 3, 4)
+        assert len(thresholds) == expected
 
 
 def test_a_run_goes_on_from_the_state_of_the_probe(tmp_path):

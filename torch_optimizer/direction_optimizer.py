@@ -182,6 +182,8 @@ class DirectionOptimizer(Optimizer):
         Returns: (group, p, -v_t before `_shape_move`) of every parameter with a gradient, for `directions` of each
             optimizer of this `state_key`, good until the next call; empty if not `collect`, which holds one at a time.
         """
+        if not collect and not any(self._keeps_state(group) for group in self.param_groups):
+            return []
         moves = []
         for move in self._raw_moves(known=thresholds):
             if collect:
@@ -226,6 +228,10 @@ class DirectionOptimizer(Optimizer):
     def _shape_move(self, p: Tensor, descent: Tensor, group: Group) -> Tensor:
         """-v_t from what `_rule` returned, which stays as it is; a new tensor or the same."""
         return descent
+
+    def _keeps_state(self, group: Group) -> bool:
+        """Whether the rule keeps anything from one step to the next."""
+        return True
 
     def _is_coordinatewise(self, group: Group) -> bool:
         """Whether the rule keeps no state and treats each coordinate by itself, so that it can go piece by piece."""

@@ -90,6 +90,9 @@ class SGDClip(DirectionOptimizer):
                 f"dampening={options['dampening']}"
             )
 
+    def _keeps_state(self, group: Group) -> bool:
+        return group["momentum"] != 0
+
     def _is_coordinatewise(self, group: Group) -> bool:
         return group["momentum"] == 0
 
