@@ -243,7 +243,8 @@ class LandscapeProbe:
             self._directions = None
             if self._samples and called_by_scaler():  # its unscale_ leaves no mark on the gradients
                 now = samples(self.params.values())
-                if not all(torch.equal(a, b) for a, b in zip(self._samples, now, strict=True)):
+                same = all(torch.equal(a, b) for a, b in zip(self._samples, now, strict=True))
+                if not same or getattr(optimizer, "grad_scale", None) is not None:  # fused ones divide by themselves
                     self._observed = None
                     raise ValueError(CHANGED)
             self.advance()

@@ -351,10 +351,10 @@ def test_with_accumulated_gradients_the_rows_see_the_sum_of_an_update():
     assert found[0] == found[1] != []
 
 
-def scaled_run(with_scaler, unscale_first=False, overflow_at=None):
+def scaled_run(with_scaler, unscale_first=False, overflow_at=None, fused=False):
     """Four updates, of which one may overflow; the rows of the last."""
     model = network(torch.float32)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10) if with_scaler else None
     probe = LandscapeProbe(model, losses_of_batch, optimizer=optimizer, algorithms=["sgd", "adam"], scaler=scaler)
     rows = []
@@ -377,19 +377,25 @@ def scaled_run(with_scaler, unscale_first=False, overflow_at=None):
     return rows
 
 
+@pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("unscale_first", [False, True])
 @pytest.mark.parametrize("overflow_at", [None, 1, 2])
-def test_with_a_grad_scaler_the_rows_see_the_true_gradients_of_the_updates_that_are_made(unscale_first, overflow_at):
-    scaled, plain = scaled_run(True, unscale_first, overflow_at), scaled_run(False, overflow_at=overflow_at)
+def test_with_a_grad_scaler_the_rows_see_the_true_gradients_of_the_updates_that_are_made(
+    unscale_first, overflow_at, fused
+):
+    scaled = scaled_run(True, unscale_first, overflow_at, fused)
+    plain = scaled_run(False, overflow_at=overflow_at, fused=fused)
     assert len(plain) == 3
     for one, other in zip(scaled, plain, strict=True):
         close(one, other, rtol=1e-4)
 
 
 @pytest.mark.parametrize("measured", [False, True])
-def test_a_grad_scaler_that_the_probe_does_not_know_is_noticed(measured):
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_grad_scaler_that_the_probe_does_not_know_is_noticed(measured, fused):
     model = network(torch.float32)
-    optimizer, scaler = torch.optim.SGD(model.parameters(), lr=0.1), torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu")
     probe = LandscapeProbe(model, losses_of_batch)
     scaler.scale(losses_of_batch(model, batch_of(0, torch.float32)).mean()).backward()
     probe.observe()
@@ -397,10 +403,11 @@ def test_a_grad_scaler_that_the_probe_does_not_know_is_noticed(measured):
         probe.measure(batch_of(99, torch.float32))
     with pytest.raises(ValueError, match=r"changed after observe\(\).*or make the probe with scaler="):
         scaler.step(optimizer)
-    scaler.update()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, fused=fused)
+    scaler = torch.amp.GradScaler("cpu")
     optimizer.zero_grad()
     scaler.scale(losses_of_batch(model, batch_of(1, torch.float32)).mean()).backward()
-    scaler.unscale_(optimizer)
+    scaler.unscale_(optimizer)  # as the message says
     probe.observe()
     scaler.step(optimizer)
 
