@@ -63,7 +63,7 @@ class PseudoUpdates:
         algorithms: label -> row of an algorithm list.
         device: where the algorithms' states live; None: with the parameters. On another device the parameters and
             gradients are copied there at each `advance`.
-        at_least: parameters in a narrower number type are copied to this one in the same way; None: never.
+        at_least: parameters in a narrower dtype are copied to this one in the same way; None: never.
     """
 
     def __init__(
@@ -224,15 +224,16 @@ def directional_sharpness(
         directions: each name -> tensor, with the names and shapes of `params`; or a `Direction.part`.
         batches: micro-batches, in any grouping of the examples.
         per_example: names of the entries of a batch that hold its examples along their first dimension. A micro-batch
-            is then measured in two halves, for 1.4 times the memory of one forward and backward pass of the whole
-            micro-batch, beyond parameters and directions. Without names it is measured whole, for up to three times.
+            is then measured in two halves. That takes 1.4 times the memory of one forward and backward pass of the
+            whole micro-batch, beyond parameters and directions. Without names it is measured whole, for up to three
+            times.
         progress: wraps the iteration over `batches`, such as tqdm.
         together: how many directions are pushed through a recording at once (`curvature.together`); by default two on a
-            CPU, elsewhere as many as a quarter of the device's memory holds. It changes no number but for rounding.
+            CPU, elsewhere as many as a quarter of the device's memory holds. It changes no number beyond rounding.
 
     Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
-    Raises: ValueError, in one line, for a direction whose names or shapes differ (it names the tensor), no examples,
-        losses that are not [B], do not depend on `params` or change from one evaluation to the next.
+    Raises: ValueError, in one line, for a direction whose names or shapes differ (it names the tensor), for no
+        examples, or for losses that are not [B], do not depend on `params` or change between evaluations.
     """
     directions = checked_directions(params, directions)
     measurable = {place: v.tangent(params) for place, v in enumerate(directions) if v.has_length}
@@ -302,8 +303,8 @@ def _say_once(message: str) -> None:
 
 
 def scan_spacing(derivatives: QuadraticModel, params: Params, num_points: int = 20) -> float:
-    """Spacing of a grid of `num_points` that reaches 2.5 times the distance at which the quadratic model turns, so that
-    the minimum lies inside. Where the loss has no curvature along the direction: a thousandth of |x| in all."""
+    """Spacing of a grid of `num_points` that reaches 2.5 times the distance at which the quadratic model turns. So the
+    minimum lies inside. Where the loss has no curvature along the direction: a thousandth of |x| in all."""
     turn = abs(derivatives.slope / derivatives.sharpness) if derivatives.sharpness else 0.0
     reach = 2.5 * turn if 0 < turn < math.inf else 1e-3 * norm(params)
     return reach / num_points
@@ -334,7 +335,7 @@ def scan_loss(
     """The loss along a unit direction: (distance, f(x + distance v/|v|)) at 0, s, 2s, ..., 20 s.
 
     Ends one point after the loss has exceeded its start. If that leaves fewer than 4 points below, the grid is refined
-    towards 0, five times finer each time, until distances approach the rounding of the parameters.
+    towards 0, five times finer each time. This ends where distances approach the rounding of the parameters.
 
     Args:
         start_loss: f(x), evaluated once for all directions by the caller.

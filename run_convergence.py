@@ -7,7 +7,7 @@
 For one seed all algorithms share the initial parameters, the examples of every batch and the dropout masks. Writes
 output/<name>/: config.json, losses.csv, summary.csv (and tuned_learning_rates.csv; and, of a classification task,
 scores.csv and best_epochs.csv), and figures/ drawn from them. --resume FOLDER continues a run that was stopped or
-killed, to the same files (but for the column `seconds`, which is measured).
+killed, to the same files (except for the measured column `seconds`).
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here

@@ -4,8 +4,8 @@
     python run_hessian.py --checkpoint output/landscape-toy-adam   # a model that --save_model kept, on its own data
     python run_hessian.py --task glue/rte --parameters paper       # the second paper's tensors of roberta-base
 
-On each of a few batches of training data, without dropout, this measures the norm of every tensor's gradient and the
-largest eigenvalue of its diagonal Hessian block (Tomihari & Sato, arXiv:2502.00213). It writes config.json, blocks.csv,
+This measures the norm of every tensor's gradient and the largest eigenvalue of its diagonal Hessian block (Tomihari &
+Sato, arXiv:2502.00213), on a few batches of training data, without dropout. It writes config.json, blocks.csv,
 heterogeneity.csv and figures/ into output/<name>/. python -m figures --overlay FOLDER FOLDER compares several runs.
 --resume FOLDER continues a run that was stopped or killed, to the same files.
 """

@@ -5,9 +5,9 @@
     python run_landscape.py --task machine_translation --dataset pairs.jsonl --model toy
 
 One optimizer trains (--train_optimizer). At sampled points of its run every algorithm of the list proposes its own step
-from the same parameters. For each step the script measures slope and directional sharpness of the loss on a fixed test
-batch, and scans the loss along it. It writes config.json, training.csv, sharpness.csv, ratios.csv, scan.csv,
-histogram.csv and figures/ into output/<name>/. python -m figures FOLDER draws the figures again.
+from the same parameters. The script measures slope and directional sharpness of the loss along each step, on a fixed
+test batch, and scans the loss. It writes config.json, training.csv, sharpness.csv, ratios.csv, scan.csv, histogram.csv
+and figures/ into output/<name>/. python -m figures FOLDER draws the figures again.
 
 --resume FOLDER continues a run that was stopped or killed, and gives the same files. --from_points FOLDER measures the
 points of a run with --save_points again, in float64 or on another test batch.
@@ -180,7 +180,7 @@ def choose_reference(label: str | None, algorithms: dict[str, Algorithm]) -> str
 
 
 def refuse_another_reference(reference: str | None, settings: argparse.Namespace, earlier: Earlier | None) -> None:
-    """Raises ValueError, in one line, if the ratios of the run that is resumed are to another row."""
+    """Raises ValueError, in one line, if the resumed run's ratios refer to another row."""
     if earlier is not None:
         rows = rows_of_run(settings.output_dir)
         before = earlier.config["settings"].get("reference") or plain_sgd(rows)

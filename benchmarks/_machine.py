@@ -35,7 +35,7 @@ RESULTS = Path(__file__).parent / "results" / re.sub(r"(\(r\)|[^a-z0-9])+", "-",
 
 
 def start(threads: int) -> None:
-    """Use so many threads, and start anew with the allocator's settings, which glibc reads at the start only."""
+    """Use this many threads, and start again with the allocator's settings, which glibc reads at the start only."""
     if any(os.environ.get(key) != value for key, value in KEEP_BLOCKS.items()):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **KEEP_BLOCKS})
     torch.set_num_threads(threads)

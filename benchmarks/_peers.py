@@ -48,7 +48,7 @@ def batched_vhp(problem, directions):
 
 
 def fresh_graph(problem, directions):
-    """PyHessian's way: a gradient graph built anew for each direction."""
+    """PyHessian's way: a new gradient graph for each direction."""
     return [shared_graph(problem, [v])[0] for v in directions]
 
 

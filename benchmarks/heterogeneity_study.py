@@ -137,8 +137,8 @@ def measures(name: str, place: Path, seed: int) -> list[dict]:
 
 
 def means(rows: list[dict]) -> list[dict]:
-    """Of the shown columns over the seeds, with the range of the gradients' Gini coefficient and the number of seeds
-    whose 95 % interval of the rank correlation lies above 0."""
+    """Of the shown columns over the seeds. It adds the range of the gradients' Gini coefficient, and the number of
+    seeds whose 95 % interval of the rank correlation lies above 0."""
     groups = {}
     for row in rows:
         groups.setdefault(tuple(row[key] for key in KEYS), []).append(row)

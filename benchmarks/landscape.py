@@ -2,10 +2,10 @@
 
     python -m benchmarks.landscape                  # the toy task with the 12 rows of the paper; minutes
 
-The original goes through every example by itself. It takes a forward and backward pass in training, one vhp per
-algorithm at every measured point, and one forward pass per point of a scan. The tables of our run say how many passes
-that makes, and a few examples say what each costs: once as short as they are, once padded to 512 tokens as the original
-pads them. Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
+The original goes through every example by itself. Training takes a forward and backward pass. A measured point takes
+one vhp per algorithm, and a point of a scan one forward pass. The tables of our run say how many passes that makes, and
+a few examples say what each costs: once as short as they are, once padded to 512 tokens as the original pads them.
+Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
 results/<machine>/landscape.csv."""
 
 import argparse

@@ -4,8 +4,8 @@
     python -m benchmarks.sharpness                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes
     python -m benchmarks.sharpness --size t5-small  # 60 M parameters, 8 examples of 64 tokens; half an hour on 2 cores
 
-Prints one table and writes it to results/<machine>/sharpness_<size>.csv. Times are per direction, everything included,
-in units of one inference-mode forward pass of the same examples, timed before and after each method; the methods take
+Prints one table and writes it to results/<machine>/sharpness_<size>.csv. Times are per direction, everything included.
+Their unit is one inference-mode forward pass of the same examples, timed before and after each method; the methods take
 turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions,
 in units of one forward and backward pass (Linux only). On a shared machine use --threads 1, where CPU time is measured
 instead of wall time."""

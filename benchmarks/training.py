@@ -5,13 +5,13 @@
     python -m benchmarks.training --size t5-small            # 60 M parameters with random weights
     python -m benchmarks.training --dataset pairs.jsonl.gz   # people's sentences instead of generated ones
 
-Both train the same weights on the same batches in the same order with the same optimizer, micro-batches and per-example
-objective, dropout off. The Trainer pads every micro-batch to its own longest example (dynamic padding) and neither
-logs, evaluates nor saves; its length grouping would change the batches. Only the training itself is timed: the Trainer
-from on_train_begin to on_train_end. The two take turns, and the table shows medians over rounds, the largest relative
-difference of a loss, and the share of padding among the tokens. On a shared machine use --threads 1, where CPU time is
-measured instead of wall time. Prints one table and adds it to results/<machine>/training.csv, beside those
-of other sizes and data."""
+Both train the same weights on the same batches in the same order. Optimizer, micro-batches and per-example objective
+are the same, and dropout is off. The Trainer pads every micro-batch to its own longest example (dynamic padding) and
+neither logs, evaluates nor saves; its length grouping would change the batches. Only the training itself is timed: the
+Trainer from on_train_begin to on_train_end. The two take turns. The table shows medians over rounds, the largest
+relative difference of a loss, and the share of padding among the tokens. On a shared machine use --threads 1, where CPU
+time is measured instead of wall time. Prints one table and adds it to results/<machine>/training.csv, beside those of
+other sizes and data."""
 
 import argparse
 import csv

@@ -22,7 +22,7 @@ def tune(train: Callable[[float], float], lr: float, factors: Sequence[float]) -
         train: lr -> final loss, inf where the run diverged.
         lr: the middle of the grid.
         factors: the grid is lr times each of them. While an end of the grid is the best rate, the grid is extended
-            by the ratio of its two outermost rates there, at most `MOST_EXTENSIONS` times.
+            there, at most `MOST_EXTENSIONS` times. The ratio is that of the two outermost rates.
 
     Returns: lr -> final loss of every trial, in ascending order of lr.
     """

@@ -38,9 +38,9 @@ class KeepPrecision(TorchFunctionMode):
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
     """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, full float32 products (no
-    TF32), a float64 model in float64 throughout, and nothing that it kept in evaluation mode. On exit, also by an
-    exception, the train/eval mode of every module and the random state are as they were; parameters and their gradients
-    are never written to."""
+    TF32). A float64 model computes in float64 throughout. What a model has cached in evaluation mode is dropped. On exit,
+    also by an exception, the train/eval mode of every module and the random state are as they were; parameters and
+    their gradients are never written to."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     in_float64 = any(p.dtype == torch.float64 for p in model.parameters())
@@ -77,7 +77,8 @@ def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
 
 class RightSecondDerivatives(TorchFunctionMode):
     """While active, what torch 2.13 differentiates wrongly the second time, without a word, is made of other
-    operations: weight norm, and the chunked cross entropy of a linear layer, which takes its gradient for constant."""
+    operations: weight norm, and the chunked cross entropy of a linear layer, which treats its gradient as a
+    constant."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is getattr(torch, "_weight_norm", None):
@@ -113,7 +114,7 @@ def check_twice_differentiable(model: nn.Module, losses: ModelLosses, batch: Bat
 
 def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch], per_example: Collection[str]) -> Any:
     """measure(batches). Where CUDA memory runs out, the micro-batches in the list are halved, for good, and `measure`
-    starts anew: their size changes no result. Raises the error where every one of them is a single example.
+    starts again: their size changes no result. Raises the error where every one of them is a single example.
 
     Args:
         per_example: the entries of a batch that hold its examples along their first dimension.
@@ -128,4 +129,4 @@ def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch], p
         # here the error is gone, and with its traceback what it held
         batches[:] = smaller
         torch.cuda.empty_cache()
-        log.warning("out of memory while measuring: going on with %d micro-batches of half the size", len(batches))
+        log.warning("out of memory while measuring: continuing with %d micro-batches of half the size", len(batches))

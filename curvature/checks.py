@@ -67,8 +67,8 @@ def checked_batches(batches: Sequence[Batch]) -> Sequence[Batch]:
 
 
 def check_twice_differentiable(losses: Tensor) -> None:
-    """Raises: ValueError if the losses pass through a custom function that is marked as differentiable once only:
-    autograd would take its gradient for constant, without a word."""
+    """Raises: ValueError if the losses pass through a custom function that is marked as differentiable once only.
+    Autograd would treat its gradient as a constant, without an error."""
     for node in graph_of(losses):
         custom = getattr(node, "_forward_cls", None)
         if custom and getattr(custom.backward, "__code__", None) is ONCE:

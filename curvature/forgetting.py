@@ -1,7 +1,7 @@
 """A forward pass that leaves nothing behind in the module.
 
 Some models keep a tensor that they computed from their parameters for the next forward pass (LeViT's biases of
-attention in evaluation mode). At other parameters it is out of date, and autograd takes it for a constant: slopes,
+attention in evaluation mode). At other parameters it is out of date, and autograd treats it as a constant: slopes,
 curvatures and loss scans would be wrong without an error.
 """
 
@@ -22,8 +22,8 @@ def modules_with_memory(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def forgetting(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """On exit, every module whose attributes, buffers, or lists and dicts in its attributes hold other tensors than on
-    entry has all of these as they were. Tensors that were written in place, and other changes, stay."""
+    """On exit, a module that holds other tensors than on entry is restored: its attributes, its buffers, and the lists
+    and dicts in its attributes. Tensors that were written in place, and other changes, stay."""
     before = [_contents(vars(module)) for module in modules]
     try:
         yield

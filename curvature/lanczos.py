@@ -19,10 +19,10 @@ class ExtremeEigenvalues:
     `magnitude_eigenvalue`. `products`: matrix-vector products spent on both values together. NaN if a product was not
     finite.
 
-    `converged`: the residual is at most tolerance * |value|, or as small as rounding makes it beside the matrix' norm;
-    and with a probability of 99 % over the random starts, no eigenvalue exceeds the value by more than 25 tolerances
-    (or half) of it. `magnitude_converged`: the same for the magnitude. An eigenvalue that exceeds the value by less may
-    be missed: by 1 % in none of 360 trials, by 0.3 % in 4 of 120."""
+    `converged`: the residual is at most tolerance * |value|, or as small as rounding makes it relative to the matrix'
+    norm; and with a probability of 99 % over the random starts, no eigenvalue exceeds the value by more than 25
+    tolerances (or half) of it. `magnitude_converged`: the same for the magnitude. An eigenvalue that exceeds the value
+    by less may be missed: by 1 % in none of 360 trials, by 0.3 % in 4 of 120."""
 
     eigenvalue: float
     residual: float

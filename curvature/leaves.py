@@ -1,7 +1,7 @@
 """The point of a measurement as leaves of autograd's graph, told from those of other measurements.
 
-A model that keeps a tensor from one forward pass to the next hands on a graph that ends in the leaves of back then.
-Autograd would take such a tensor for a constant, without an error.
+Some models keep a tensor from one forward pass to the next. Its graph ends in the leaves of the earlier pass, and
+autograd would treat it as a constant, without an error.
 """
 
 from collections.abc import Collection, Iterator
@@ -46,8 +46,8 @@ def graph_of(losses: Tensor) -> Iterator[Any]:
 
 
 def check_sources(losses: Tensor, leaves: Params) -> None:
-    """Raises: OutOfDate if the losses depend on `leaves` and besides on those of another measurement, or on a tensor in
-    the same memory, such as the module's own parameter."""
+    """Raises: OutOfDate if the losses depend on `leaves` and also on leaves of another measurement. A tensor in the
+    same memory, such as the module's own parameter, counts as one."""
     own = {id(leaf) for leaf in leaves.values()}
     names = {leaf.data_ptr(): name for name, leaf in leaves.items() if leaf.numel()}
     sources = [node.variable for node in graph_of(losses) if hasattr(node, "variable")]

@@ -56,8 +56,9 @@ def trainable_parameters(model: nn.Module) -> Params:
 
 
 def halves(batch: Batch, per_example: Collection[str]) -> list[Batch]:
-    """The first and the second half of the examples, which lie along the first dimension of the entries `per_example`;
-    the other entries go with both. The batch itself where it has a single example, or none of these entries."""
+    """The first and the second half of the examples. They lie along the first dimension of the entries `per_example`;
+    both halves get the other entries whole. The batch itself where it has a single example, or none of these
+    entries."""
     size = examples_of(batch, per_example)
     if size < 2:
         return [batch]
@@ -117,8 +118,8 @@ class Objective:
 
 
 def objective_at(model: nn.Module, losses: ModelLosses, batches: list[Batch], dtype: torch.dtype) -> Objective:
-    """The objective at the model's present parameters. Where these have another number type it takes a copy of the
-    model, buffers included."""
+    """The objective at the model's present parameters. Where these have another dtype it takes a copy of the model,
+    buffers included."""
     if any(p.dtype != dtype for p in model.parameters()):
         model = deepcopy(model).to(dtype)
     return Objective(model, losses, batches)

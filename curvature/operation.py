@@ -18,8 +18,8 @@ class NotTraceable(RuntimeError):
 
 @contextmanager
 def refusing(task: str) -> Iterator[None]:
-    """Turns any error in this context into NotTraceable, so that a defect here ends in the other route and not in a
-    traceback. Memory that runs out stays what it is, and so does what both routes would get wrong."""
+    """Turns any error in this context into NotTraceable: a defect here leads to the fallback and not to a traceback.
+    Memory that runs out stays what it is, and so does what both routes would get wrong."""
     try:
         yield
     except (NotTraceable, OutOfDate, torch.OutOfMemoryError, MemoryError):
@@ -151,8 +151,8 @@ def flatten(args: Sequence) -> list:
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """Sum of a * b, []; pairwise summation keeps float32 rounding near 1e-7. Complex numbers count as two real ones, as
-    for autograd, whose adjoint of z = x + iy is d loss / dx + i d loss / dy."""
+    """Sum of a * b, []; pairwise summation keeps float32 rounding near 1e-7. A complex number counts as two real ones,
+    as for autograd. Its adjoint of z = x + iy is d loss / dx + i d loss / dy."""
     if a.is_complex():
         a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
     return (a * b).sum()

@@ -41,8 +41,8 @@ FIGURES: dict[str, tuple[Callable[[RunTables], Iterator[tuple[str, Figure]]], ..
 def draw_all(folder: str | Path) -> list[Path]:
     """Draw every figure that the folder's tables allow into its figures/, as PNG and PDF; the paths of what was drawn.
 
-    The same tables give the same bytes. Raises ValueError, in one line, if the folder is not a run folder, or a
-    table does not fit, or a figure cannot be written.
+    The same tables give the same bytes. Raises ValueError, in one line, if the folder is not a run folder, a table does
+    not fit, or a figure cannot be written.
     """
     run, paths = read_run(folder), []
     with matplotlib.rc_context(RC):

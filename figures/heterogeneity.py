@@ -3,7 +3,7 @@ several runs in one figure.
 
 A point is a parameter tensor: the mean over the batches of its gradient's norm and of its block's largest eigenvalue.
 An eigenvalue that its residual does not tell from 0 counts as 0. The axes are logarithmic: a negative eigenvalue stands
-at its size with a bar through it, and a tensor whose eigenvalue or gradient is 0 is left out and counted in the title.
+at its size with a bar through it. A tensor whose eigenvalue or gradient is 0 is left out, and the title counts it.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class TensorPoint:
     gradient_norm: float
     eigenvalue: float  # 0 where it cannot be told from 0
     converged: bool
-    rounding: bool  # zero but for rounding errors, as the bias of attention's keys
+    rounding: bool  # zero up to rounding errors, as the bias of attention's keys
 
     @property
     def drawable(self) -> bool:

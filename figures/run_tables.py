@@ -56,8 +56,8 @@ class RunTables:
     def table(self, name: str, columns: str) -> list[Row]:
         """The rows of a table, which must have these columns; none where the run did not write it.
 
-        Raises: ValueError naming a column that is missing, a cell that is no number where one belongs, or an algorithm
-            that config.json does not list.
+        Raises: ValueError naming a missing column, a cell that should be a number, or an algorithm that config.json
+            does not list.
         """
         path = self.folder / f"{name}.csv"
         rows = read_table(path) if path.exists() else []

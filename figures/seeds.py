@@ -125,7 +125,7 @@ def draw_curves(ax: Axes, curves: Iterable[AlgorithmCurves], top: float = math.i
 
 
 def _draw_band(ax: Axes, style: Style, curves: Sequence[SeedCurve], first_mark: float) -> None:
-    """Mean and range over the seeds, as far as all of them came: so a run that still goes on has no false steps."""
+    """Mean and range over the seeds, as far as all of them came, so that an unfinished run has no false steps."""
     places = sorted(set.intersection(*map(set, curves))) if curves else []
     columns = [[curve[place] for curve in curves] for place in places]
     if len(curves) > 1:

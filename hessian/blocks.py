@@ -43,7 +43,7 @@ def block_curvatures(
     r"""Yield the extreme eigenvalues of each tensor's diagonal Hessian block, one tensor at a time.
 
     f is the mean of `loss_fn` over all examples of `batches`, at `params`. A Hessian-vector product with block b is the
-    gradient of <g_b, u> with respect to x_b alone, so it runs only through the layers above x_b.
+    gradient of <g_b, u> with respect to x_b alone. It runs only through the layers above x_b.
 
     Memory: the graph of every micro-batch until the last tensor is done, and one vector of x_b's size per product spent
     on the current tensor. The exact GELU's derivatives are kept with the graph.
@@ -61,7 +61,7 @@ def block_curvatures(
         keep_graphs: True builds each micro-batch's graph once and keeps them all. False rebuilds one for every product
             and micro-batch: the memory of a single graph, for two to three times the time.
 
-    A block that is zero but for rounding (the bias of attention's keys, which softmax cancels) does not converge: its
+    A block that is zero up to rounding (the bias of attention's keys, which softmax cancels) does not converge: its
     value is smaller than its residual. A block that is not finite is NaN, with a warning.
 
     Raises: ValueError for an unknown name, no batch, an argument out of range; FloatingPointError for a loss or

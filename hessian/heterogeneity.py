@@ -1,8 +1,8 @@
 """How unevenly gradient and curvature are spread over parameter blocks, and whether they go together.
 
-A block b is one parameter tensor. Every measure here takes three numbers per block (`hessian.blocks.block_curvatures`):
-the norm of its gradient ||g_b||, the largest eigenvalue lambda_b of its Hessian block, and its number of elements P_b.
-The theory is Tomihari & Sato's, arXiv:2502.00213.
+A block b is one parameter tensor. Every measure here takes three numbers per block (`hessian.blocks.block_curvatures`).
+They are the norm of its gradient ||g_b||, the largest eigenvalue lambda_b of its Hessian block, and its number of
+elements P_b. The theory is Tomihari & Sato's, arXiv:2502.00213.
 
 How special values are treated:
 
@@ -13,7 +13,7 @@ How special values are treated:
     not finite              The block is left out of everything.
     nothing to compare      If all values are zero or equal, or blocks too few, the measure is NaN, never 0 or 1.
 
-Give a block that is zero but for rounding as 0: see `resolved`."""
+Give a block that is zero up to rounding as 0: see `resolved`."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -28,8 +28,8 @@ RESAMPLES = 1000
 
 
 def resolved(eigenvalue: float, residual: float) -> float:
-    """An eigenvalue for the statistics: 0 where its residual does not tell it from 0, as in a block that is zero but
-    for rounding (`hessian.blocks.block_curvatures`)."""
+    """An eigenvalue for the statistics: 0 where its residual cannot separate it from 0, as in a block that is zero up
+    to rounding (`hessian.blocks.block_curvatures`)."""
     return 0.0 if abs(eigenvalue) <= residual else eigenvalue
 
 
@@ -80,9 +80,10 @@ def complexities(gradient_norms: Sequence[float], eigenvalues: Sequence[float], 
 
         Lam_G = sum_b lambda_b ||g_b||^2 / ||g||^2       Lam_P = sum_b lambda_b P_b / P
 
-    With the Hessian bounded by its diagonal blocks, a gradient step of length eta lowers the loss by at least
-    eta ||g||^2 (1 - eta Lam_G / 2), a sign step by at least eta ||g||_1 - eta^2 P Lam_P / 2 [after arXiv:2502.00213;
-    the constants are this project's derivation]. Lam_G > Lam_P says that the steep blocks are also the curved ones.
+    Let the Hessian be bounded by its diagonal blocks. Then a gradient step of length eta lowers the loss by at least
+    eta ||g||^2 (1 - eta Lam_G / 2), and a sign step by at least eta ||g||_1 - eta^2 P Lam_P / 2. [After
+    arXiv:2502.00213; the constants are this project's derivation.] Lam_G > Lam_P says that the steep blocks are also
+    the curved ones.
 
     Negative eigenvalues count with their sign, as in the bounds. Lam_G is NaN if every gradient is zero. The ratio is
     NaN unless Lam_P > 0, since a bound without curvature gives no step length to compare."""

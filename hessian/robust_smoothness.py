@@ -18,7 +18,7 @@ from torch import Tensor
 
 from curvature.objective import Batch, LossFunction, Params
 
-STEEP = 2.0  # columns longer than so many mean column norms are removed
+STEEP = 2.0  # columns longer than this many mean column norms are removed
 RANDOM_SHARE = 0.02  # of the columns, removed at random as a control
 CHUNK = 2**27  # numbers of G that are held at once: half a gigabyte
 

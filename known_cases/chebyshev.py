@@ -1,8 +1,8 @@
 """The edge of stability: full-batch gradient descent on Chebyshev polynomials (arXiv:2103.00065, sec. 3 and app. C).
 
 A network with one hidden layer of tanh units learns 20 values of a Chebyshev polynomial under mean squared error. The
-largest eigenvalue of the Hessian rises until 2/lr and stays there. The gradient then lies mostly along its eigenvector:
-the directional sharpness of the sgd row settles at the same number, and the realized edge at 1 on average.
+largest eigenvalue of the Hessian rises until 2/lr and stays there. The gradient then lies mostly along its eigenvector.
+The sgd row's directional sharpness settles at the same number, and its realized edge at 1 on average.
 """
 
 import numpy as np

@@ -46,7 +46,7 @@ def near(
     within: float = 1e-9,
     text: str = "",
 ) -> Row:
-    """Each number should be the expected one but for the share `within` of it.
+    """Each number may differ from the expected one by the share `within` of it.
 
     `text`: the numbers as the source writes them.
     """

@@ -9,7 +9,7 @@ from known_cases.rows import Row, above, below, near
 from known_cases.trajectory import Step, Trajectory
 from torch_optimizer import Algorithm
 
-STEPS = 300  # other modes than the one that loses its stability have died long before
+STEPS = 300  # other modes than the one that loses its stability have decayed long before
 MEASURED = 20  # of the steps behind the first half
 
 # lr times curvature, by the rule x' = z x: the row loses its stability where z = -1 solves the rule
@@ -68,8 +68,8 @@ def _measured(options: dict, lr: float) -> tuple[list[Step], float]:
 def _edge_of_all(steps: list[Step]) -> float:
     """What the curvature takes back over several steps beside what the slopes promise, sum s'Hs / 2 over sum -g's.
 
-    Below 1 if the quadratic loss falls over all of them. The edge number of a single step goes up and down near the
-    limit, where x turns by almost half a turn per step, and does not exist for a step uphill.
+    Below 1 if the quadratic loss falls over all of them. Near the limit, x turns by almost half a turn per step. There
+    the edge number of a single step goes up and down, and it does not exist for a step uphill.
     """
     taken_back = sum(0.5 * step.quadratic.sharpness * step.length * step.length for step in steps)
     return taken_back / -sum(step.quadratic.slope * step.length for step in steps)

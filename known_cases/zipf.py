@@ -1,8 +1,8 @@
 """Softmax regression on classes with Zipf's frequencies: what gradient descent and sign descent do to rare classes.
 
-The setting of arXiv:2402.19449, where every class has one input of its own, W starts from 0, and class k has the
-frequency pi_k, proportional to 1 / k. By symmetry p, the probability of the right class, is all that matters: with
-a = W_kk and gamma = c / (c - 1), the loss is l_k = log(1 + (c - 1) exp(-gamma a)). Then
+The setting of arXiv:2402.19449. Every class has one input of its own, and W starts from 0. Class k has the frequency
+pi_k, proportional to 1 / k. By symmetry p, the probability of the right class, is all that matters: with a = W_kk and
+gamma = c / (c - 1), the loss is l_k = log(1 + (c - 1) exp(-gamma a)). Then
 
     gradient flow   a' = pi_k (1 - p)   so that   l_k -> 1 / (gamma pi_k t)
     sign descent    a' = 1, the other logits fall as fast   so that   l_k = log(1 + (c - 1) exp(-2 t))

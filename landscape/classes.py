@@ -1,8 +1,8 @@
 """Loss, slope and sharpness of each frequency class of the targets: is it the rare tokens that tell optimizers apart?
 
-The targets of a task, token ids or labels, are sorted by their frequency in the training data, the most frequent first,
-and cut into classes that hold about as many targets each: a class of frequent tokens has few of them, one of rare
-tokens many (arXiv:2402.19449). With f_k the part of the objective that comes from the targets of class k,
+The targets of a task, token ids or labels, are sorted by their frequency in the training data, the most frequent first.
+Then they are cut into classes that hold about as many targets each: a class of frequent tokens has few of them, one of
+rare tokens many (arXiv:2402.19449). With f_k the part of the objective that comes from the targets of class k,
 
     f = sum_k f_k,    g = sum_k g_k,    H = sum_k H_k
 

@@ -75,7 +75,7 @@ def check_at_point(directions: dict[str, Direction], objective: Objective) -> st
 def check_sharpness(
     loss_fn: LossFunction, params: Params, directions: Sequence[Params], batches: Sequence[Batch]
 ) -> list[tuple[float, float]]:
-    """Directional sharpness by brute force beside the fast one: (v'Hv / v'v from the full Hessian, ours), per
+    """Directional sharpness by brute force and by the fast route: (v'Hv / v'v from the full Hessian, ours), per
     direction.
 
     The Hessian is formed column by column: for tiny models only.

@@ -222,8 +222,8 @@ def shown_name(label: str, trained_by: str) -> str:
 
 
 def last_epoch(rows: list[dict], reference: str | None, trained_by: str = "") -> str:
-    """The ratio beside what it says nothing of: how steep the direction is, how far the loss could fall along it, and
-    how near the row's own step is to its edge."""
+    """The ratio, and what it leaves open: how steep the direction is, how far the loss could fall along it, and how
+    near the row's own step is to its edge."""
     epoch = max(row["epoch"] for row in rows)
     rows = [row for row in rows if row["epoch"] == epoch]
     batches = [first_batch(rows)]

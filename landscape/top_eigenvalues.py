@@ -51,7 +51,7 @@ def stability_of(optimizer: Optimizer, params: Params, lr: float) -> Stability:
 
 @dataclass(frozen=True)
 class TopEigenvalue:
-    """The largest eigenvalue of one matrix at a point, beside the thresholds that are told in its unit."""
+    """The largest eigenvalue of one matrix at a point, with the thresholds in its unit."""
 
     matrix: str  # PLAIN or PRECONDITIONED
     found: ExtremeEigenvalues
@@ -62,8 +62,8 @@ class TopEigenvalue:
 def top_eigenvalues(objective: Objective, stability: Stability) -> list[TopEigenvalue]:
     """lambda_max(H) at the objective's point and, where the training optimizer has a P, lambda_max(P^-1 H).
 
-    In the number type of the objective. The graph of the gradient is kept where the examples are one micro-batch; else
-    it is built anew for every product, so that memory stays that of one micro-batch. Where loss, gradient or P is not
+    In the dtype of the objective. The graph of the gradient is kept where the examples are one micro-batch; else
+    it is built again for every product, so that memory stays that of one micro-batch. Where loss, gradient or P is not
     finite there is nothing to find: a warning, and no eigenvalue.
     """
     inverses = {PLAIN: None}

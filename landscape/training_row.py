@@ -1,7 +1,7 @@
 """The optimizer that really trains, as one more row: its next step, and the training batch that it comes from.
 
-With plain SGD and without dropout the step's direction is -g_B, g_B the gradient of the loss f_B of the training batch,
-and v'H_B v / |v|^2 is the batch sharpness of that batch [Andreyev & Beneventano, arXiv:2412.20553].
+With plain SGD and without dropout the step's direction is -g_B, where g_B is the gradient of the training batch's loss
+f_B. Then v'H_B v / |v|^2 is the batch sharpness of that batch [Andreyev & Beneventano, arXiv:2412.20553].
 """
 
 from dataclasses import replace
@@ -59,8 +59,8 @@ def training_batch(
     """The micro-batches of the batch that the gradient at `point` was computed from, as the step saw them: pictures
     are the same random variants.
 
-    most: measure at most so many of its examples, a random choice. It decides neither slope nor v'H v on average, since
-        their mean over all choices is the number of the whole batch. None: all.
+    most: measure at most this many of its examples, a random choice. It decides neither slope nor v'H v on average,
+        since their mean over all choices is the number of the whole batch. None: all.
     """
     indices = examples_of_batch(plan, len(task.examples), point.epoch, point.batch)[:most]  # in random order already
     seed = step_seed(plan.seed, point.iteration)

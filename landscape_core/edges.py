@@ -57,7 +57,7 @@ def edge_of(
 
 
 def moved_by(params: Mapping[str, Tensor], direction: Direction, learning_rate: float) -> dict[str, Tensor]:
-    """x + lr v, in the number types of x."""
+    """x + lr v, in the dtypes of x."""
     return {name: torch.add(p, direction[name].to(p), alpha=learning_rate) for name, p in params.items()}
 
 

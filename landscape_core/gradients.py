@@ -53,14 +53,14 @@ def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) ->
 
 
 def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tensor]:
-    """name -> whether each coordinate's gradient is 0 but for rounding, on all of a few single examples.
+    """name -> whether each coordinate's gradient is 0 up to rounding, on all of a few single examples.
 
     The softmax of attention cancels the bias of its keys, so that their true gradient is 0. In float32 it is rounding
     noise, which methods that divide by a gradient's size (sign, Adam, normalized steps) raise to full size. There a
     gradient in float32 is more than 1 / `NOISE` times that in float64.
 
     Args:
-        objective: in any number type. Call outside of `measuring`: it would keep float64.
+        objective: in any dtype. Call outside of `measuring`: it would keep float64.
 
     Returns: no coordinate is noise where single examples cannot be had.
     """

@@ -33,7 +33,7 @@ class Measurement:
     step_max: float  # largest |v_i|
     sharpness_error: float  # bound on float32 rounding, in the unit of the sharpness; NaN if measured in float64
     gradient_norm: float  # |grad f| on the test batch
-    noise_share: float  # of |v|^2, in coordinates whose gradient is 0 but for rounding
+    noise_share: float  # of |v|^2, in coordinates whose gradient is 0 up to rounding
     spectral_length: float = math.nan  # largest singular value of any of its matrices, length of any of its vectors
     edge: Edge = Edge()
     histogram: Sequence[tuple[float, float, int]] = ()  # (lower end, upper end, coordinates in between)
@@ -63,7 +63,7 @@ class Measurement:
         return cls(label, QuadraticModel(*[math.nan] * 3), *[math.nan] * 5)
 
     def row(self, reference: float) -> dict[str, Any]:
-        """The columns of sharpness.csv from `algorithm` on, but for its scan and the like.
+        """The columns of sharpness.csv from `algorithm` on, without its scan and histogram.
 
         reference: the absolute sharpness of the row that ratios refer to; NaN or 0 where there is none."""
         q, edge = self.quadratic, self.edge

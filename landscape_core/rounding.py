@@ -51,7 +51,7 @@ def rounding_errors(
 
 
 def single_examples(objective: Objective, examples: int) -> list[Batch]:
-    """So many examples of the objective's batches, evenly spaced, each as a batch of its own; none if its batches have
+    """`examples` of the objective's batches, evenly spaced, each as a batch of its own; none if its batches have
     no entry per example."""
     split = objective.per_example
     places = [(batch, i) for batch in objective.batches for i in range(examples_of(batch, split))]

@@ -2,10 +2,10 @@
 
     checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.save(120, {"model": model.state_dict(), "records": "text"})
-    number, state = checkpoints.load()                   # of the newest whole one; None if there is none
+    number, state = checkpoints.load()                   # of the newest intact one; None if there is none
 
-Each is a file for `torch.load(weights_only=True)`, which runs no code, and a JSON file with its SHA-256 that is written
-after it: a checkpoint without one was never finished.
+Each is a file for `torch.load(weights_only=True)`, which runs no code, and a JSON file with its SHA-256. The latter is
+written last: a checkpoint without one was never finished.
 """
 
 import errno
@@ -40,24 +40,24 @@ class Checkpoints:
         path = self.folder / f"checkpoint-{number:08d}.pt"
         save_tensors(path, state)
         paths = self._paths()
-        newest = paths.index(path)  # those of higher numbers were damaged, or `load` would have gone on from them
+        newest = paths.index(path)  # higher numbers are damaged, otherwise `load` would have used them
         for old in paths[:newest] + paths[newest + KEPT :]:
             old.with_suffix(".json").unlink()
             old.unlink(missing_ok=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """(number, state) of the newest checkpoint that is whole, on the CPU. A damaged one is named in the log."""
+        """(number, state) of the newest intact checkpoint, on the CPU. A damaged one is named in the log."""
         for path in self._paths():
             try:
                 return int(path.stem.removeprefix("checkpoint-")), load_tensors(path)
             except ValueError as error:
-                log.warning("%s; going back to the one before it, or to the start", error)
+                log.warning("%s; falling back to the one before it, or to the start", error)
         return None
 
     def remove(self) -> None:
         """Remove every checkpoint, and the folder if nothing else is in it. A link to another disk stays.
 
-        What the system does not let go of is named in the log: it harms no result.
+        The log names what the system refuses to delete; it harms no result.
         """
         try:
             for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
@@ -77,14 +77,13 @@ class CannotRead(OSError):
 
 
 class DoesNotFit(ValueError):
-    """A checkpoint is of another model or other optimizers than the run that it was to continue."""
+    """A checkpoint does not fit the run: it has another model or other optimizers."""
 
 
 @contextmanager
 def fitting(what: str) -> Iterator[None]:
-    """Around the use of a stored state. Raises: DoesNotFit, in one line, if the state is damaged or of something else.
-
-    A state that another script stored can be of any shape, so it may fail at any step of its use.
+    """Wraps the use of a stored state. Raises: DoesNotFit, in one line, if the state is damaged or of something else. A
+    state of another script can have any shape, so any step of its use may fail.
     """
     try:
         yield
@@ -95,7 +94,7 @@ def fitting(what: str) -> Iterator[None]:
 
 
 def restore(checkpoints: Checkpoints, stored: Any) -> int:
-    """Bring `stored` to the newest whole checkpoint; returns its iteration, 0 where there is none."""
+    """Load the newest intact checkpoint into `stored`; returns its iteration, 0 where there is none."""
     found = checkpoints.load()
     if found is None:
         return 0

@@ -60,7 +60,7 @@ def record_resumption(
     changes: Sequence[str],
     machine: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Bring config.json up to date as a run is resumed; what it was started with, and each change, stay in it."""
+    """Update config.json when a run is resumed; it keeps what the run was started with, and each change."""
     before, now = read_config(folder), _configuration(settings, algorithms, data, machine)
     continued = {"at": now["started"], "command": now["command"], "git": now["git"], "changes": list(changes)}
     kept = {key: before[key] for key in ("command", "started", "git", "notes") if key in before}
@@ -194,8 +194,8 @@ def recorded(settings: argparse.Namespace) -> dict[str, Any]:
 
 
 def numbered(rows: Sequence[Mapping[str, Any]], earlier: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The rows, each with a number of its own, from 1. A row keeps it however often the run is resumed, and the number
-    of a row that is gone is never given again: files named after it stay its own.
+    """The rows, each with a number of its own, from 1. A row keeps its number however often the run is resumed. The
+    number of a removed row is never reused, so files named after it stay its own.
 
     earlier: the config.json of the run that is resumed.
     """

@@ -23,7 +23,7 @@ def one_line(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory could not be had, for Python, a library or torch, on any device."""
+    """Whether an error says that memory ran out, in Python, a library or torch, on any device."""
     words = "allocate memory", "out of memory", "not enough memory"
     return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(w in str(error) for w in words)
 

@@ -1,6 +1,6 @@
 """What the entry scripts share on the command line: flags and their ranges.
 
-torch is imported only where a device or a number type is asked for, so that wrong input is answered at once.
+torch is imported only where a device or a dtype is asked for, so that wrong input is answered at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class NumberTypes(Mapping):
-    """Name of a number type -> torch's."""
+    """Name of a dtype -> torch's."""
 
     NAMES = ("float32", "float64")
 
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         self.needs = tuple(needs)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
-        """As argparse does, but for `--` as a value, and for what the papers' released code calls otherwise."""
+        """As argparse does, except for `--` as a value, and for the names of the papers' released code."""
         args = sys.argv[1:] if args is None else list(args)
         for word in args:
             if word == "--" or word.endswith("=--"):  # argparse drops it, and then misses the value

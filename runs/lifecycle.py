@@ -83,7 +83,7 @@ def execute(
 
 
 def clean_up(folder: Path) -> None:
-    """Remove from a finished run what a kill in its last moment has left. On a read-only disk it stays."""
+    """Remove checkpoints that a kill during shutdown left in a finished run. On a read-only disk they stay."""
     checkpoints = Checkpoints(folder / "checkpoints")
     if not checkpoints.folder.exists():
         return
@@ -194,7 +194,7 @@ def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machin
 
 
 def _written(row: dict) -> dict:
-    """What of a row stands in algorithm_list.py."""
+    """The part of a row that stands in algorithm_list.py."""
     return {key: row.get(key) for key in ("name", "options", "step_size", "groups")}
 
 

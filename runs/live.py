@@ -1,7 +1,7 @@
 """The numbers of a run as they come, sent to a logger such as TensorBoard or Weights & Biases (`--log`).
 
 A metric is called after table, column and row: `sharpness/edge_quadratic/adam`, `training/loss`. The tables themselves
-are written all the same. A logger that fails is told off once, and the run goes on without it.
+are written all the same. If a logger fails, a warning says so once, and the run continues without it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class LiveLog:
             self.target.log({**metrics, "iteration": step})
 
     def _give_up(self, error: Exception) -> None:
-        log.warning("--log: %s; the run goes on without it", " ".join(str(error).split()) or type(error).__name__)
+        log.warning("--log: %s; the run continues without it", " ".join(str(error).split()) or type(error).__name__)
         self.target = None
 
     def close(self) -> None:

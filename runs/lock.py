@@ -1,4 +1,4 @@
-"""One process per run folder: the lock is a file, which the system lets go of however the process ends."""
+"""One process per run folder. The lock is on a file, and the system releases it however the process ends."""
 
 import errno
 import fcntl
@@ -74,7 +74,7 @@ def _is_plain(descriptor: int) -> bool:
 
 
 def unlock(folder: str | Path) -> None:
-    """Let go of the folder, if this process has it."""
+    """Release the folder, if this process has it."""
     path = Path(folder) / LOCK_FILE
     file = _held.pop(path, None)
     if file is not None:

@@ -1,4 +1,4 @@
-"""The machine is made ready: reproducible kernels, memory that is kept."""
+"""Prepare the machine: reproducible kernels, and freed memory kept for reuse."""
 
 import ctypes
 import os
@@ -6,10 +6,10 @@ import sys
 
 
 def prepare_machine() -> None:
-    """Reproducible kernels where there is a choice (CUDA; those of the CPU are), and memory that is kept.
+    """Choose reproducible kernels on CUDA (those of the CPU are reproducible), and keep freed memory.
 
-    glibc returns large blocks to the system at every free, and taking them anew costs a page fault every 4 KiB, which
-    can take longer than the arithmetic. So: no blocks by mmap, and up to 2 GiB of freed heap kept.
+    glibc returns large blocks to the system at every free. Allocating them again costs a page fault every 4 KiB, which
+    can take longer than the arithmetic. So no blocks come from mmap, and up to 2 GiB of freed heap are kept.
     """
     import torch
 

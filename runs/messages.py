@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @contextmanager
 def answering_input_errors(parser: Parser) -> Iterator[None]:
-    """Around everything before the work starts: what is wrong with the input is said in one line, exit status 2."""
+    """Wraps everything before the work starts: wrong input is answered in one line, exit status 2."""
     try:
         yield
     except (ValueError, OSError) as error:
@@ -55,8 +55,8 @@ def answer_wrong_flags(parser: Parser, check_paths: Callable[[Namespace], None])
 
 
 def start_logging(verbose: bool) -> None:
-    """Messages go to standard error, above the progress bars: ours from INFO on, or DEBUG if `verbose`; those of
-    libraries from WARNING on."""
+    """Send messages to standard error, above the progress bars. Ours count from INFO on, or DEBUG if `verbose`; those
+    of libraries from WARNING on."""
     open_closed_streams()
     handler = _BarHandler()
     handler.addFilter(_is_worth_showing)
@@ -93,7 +93,7 @@ class _FileHandler(logging.FileHandler):
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Meanwhile every message goes to this file, too, each with its time; a file that is there is continued."""
+    """While active, every message also goes to this file, with its time; an existing file is appended to."""
     try:
         handler = _FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError:  # the work itself will say what is wrong with the disk
@@ -124,7 +124,7 @@ class Unbreakable:
         with suppress(OSError, ValueError):  # ValueError: it is closed
             try:
                 self.stream.write(text)
-            except UnicodeEncodeError:  # a terminal without some letter
+            except UnicodeEncodeError:  # a terminal that lacks a letter
                 self.stream.write(text.encode("ascii", "backslashreplace").decode())
         return len(text)
 
@@ -187,13 +187,13 @@ class TimeLeft:
         self.began = clock()
 
     def update(self, count: int = 1) -> None:
-        """So much more is done."""
+        """This much more is done."""
         self.done += count
         if self.bar is not None:
             self.bar.update(count)
 
     def skip(self, count: int) -> None:
-        """So much was done by an earlier process."""
+        """An earlier process did this much."""
         self.before += count
         self.update(count)
 

@@ -67,7 +67,7 @@ class Earlier:
 
 
 def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.Namespace, Earlier | None]:
-    """The settings of the command line, with `--resume` on top of the folder's; and the run that it continues.
+    """The settings of the command line, with `--resume` on top of the folder's; and the run that is resumed.
 
     Raises: ValueError, in one line, for a flag that cannot act; with `--resume`, if the folder holds no run of this
         script, or for a flag that contradicts it, unless `--allow_changes` is given: then `changes` names it.
@@ -152,7 +152,7 @@ def stored_settings(
 
 
 def value_of_flag(flag: argparse.Action, value: Any) -> Any:
-    """What the flag makes of a value that JSON holds: true or false, a number or text, or a list of those.
+    """A value of JSON as the flag would parse it: true or false, a number or text, or a list of those.
 
     Raises: ValueError or argparse.ArgumentTypeError for a value that the flag would not take.
     """

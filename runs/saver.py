@@ -9,7 +9,7 @@ from runs.stopping import Stopped, StopRequest
 
 
 class Saver:
-    """Stores a run where that is due, and ends it where a signal has asked for that.
+    """Stores a run where that is due, and stops it after a signal.
 
         saver = Saver(folder, every=100, stop=stop)
         done = saver.restore(stored)                      # iterations that the newest checkpoint holds; 0: a new run
@@ -19,7 +19,7 @@ class Saver:
 
     Args:
         folder: the run folder; checkpoints go to folder/checkpoints.
-        every: store after so many, besides every milestone; None: at milestones only.
+        every: store after this many units of work, besides every milestone; None: at milestones only.
         stop: what a signal sets.
     """
 
@@ -27,7 +27,7 @@ class Saver:
         self.checkpoints, self.every, self.stop = Checkpoints(folder / "checkpoints"), every, stop
 
     def restore(self, stored: Any) -> int:
-        """Bring `stored` to the newest whole checkpoint; returns its number, 0 where there is none."""
+        """Load the newest intact checkpoint into `stored`; returns its number, 0 where there is none."""
         return restore(self.checkpoints, stored)
 
     def after(
@@ -46,7 +46,7 @@ class Saver:
             milestone: store in any case.
             number: of the checkpoint, larger than all before; None: `count`.
 
-        Raises: Stopped, with the run stored, if a signal has asked for that; CannotWrite.
+        Raises: Stopped, with the run stored, after a signal; CannotWrite.
         """
         signal = self.stop.signal  # read once: a signal that comes later waits for the next call
         if signal or milestone or (self.every and count % self.every == 0):

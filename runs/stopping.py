@@ -22,7 +22,7 @@ class StopRequest:
             if stop.signal: ...
 
     The signals are SIGTERM (a scheduler's), SIGINT (Ctrl-C) and SIGHUP (the terminal is closed). A process that was
-    started with `nohup` goes on ignoring SIGHUP.
+    started with `nohup` still ignores SIGHUP.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

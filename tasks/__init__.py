@@ -89,7 +89,7 @@ def load_task(
         name: a key of TASKS.
         dataset, model: a hub id, a local path (a file in the hub data set's schema; a saved model's folder)
             or "toy".
-        dataset_size: the first so many examples are used.
+        dataset_size: this many examples are used, the first ones.
         seed: of generated data, masks and splits.
         hf_key: Hugging Face access token; None uses HF_TOKEN or the stored login.
         max_length: tokens, of the input and of the target each; longer texts are cut, and still end in the
@@ -102,8 +102,8 @@ def load_task(
         model_seed: of freshly initialized weights; None: `seed`.
     None takes the task's default (`task_defaults`).
 
-    Raises: ValueError, in one line, for an unknown name, a file or folder that cannot be read, a row that
-        does not fit the schema, or a hub that does not answer.
+    Raises: ValueError, in one line, for an unknown name, an unreadable file or folder, a row that does not fit the
+    schema, or a silent hub.
     """
     from tasks.loading.pretrained import check_runs_examples
 

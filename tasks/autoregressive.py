@@ -55,7 +55,7 @@ class Autoregressive(Task):
 def load(request: Request) -> Autoregressive:
     """The first windows of the data set's files, and the model.
 
-    With one window per file, an example is the beginning of a file, and those too short for a target are left out.
+    With one window per file, an example is the beginning of a file. Files too short for a target are left out.
     """
     one_each = request.windows_per_file == 1 and request.dataset != "toy"
     if request.dataset == "toy":

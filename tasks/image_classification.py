@@ -34,7 +34,7 @@ class Spec:
 
     evaluation_share: float
     augmented: bool  # a random crop, mirrored or not, in training; the middle of the picture elsewhere
-    rotation: float = 0.0  # before the crop, turned by up to so many degrees either way
+    rotation: float = 0.0  # before the crop, turned by up to this many degrees either way
 
 
 SPECS = {
@@ -158,7 +158,7 @@ def random_view(image, side: int, random: np.random.Generator, rotation: float =
 
 def random_part(width: int, height: int, random: np.random.Generator) -> tuple[int, int, int, int]:
     """(left, top, width, height) of 8 to 100 % of a picture's area, with sides of 3:4 to 4:3. If ten draws do not fit
-    into the picture, it is the largest part in its middle whose sides are of such a ratio."""
+    into the picture, the crop is the largest central part with such a ratio of sides."""
     for _ in range(10):
         area, ratio = random.uniform(0.08, 1) * width * height, np.exp(random.uniform(np.log(3 / 4), np.log(4 / 3)))
         w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)

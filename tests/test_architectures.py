@@ -16,7 +16,7 @@ from tasks import load_task
 from tasks.architectures import TINY
 from tasks.loading.pretrained import check_runs_examples
 
-# model class -> a task that takes it; its configuration's defaults but for the size, which `Task.tiny` sets
+# model class -> a task that takes it; its configuration's defaults except for the size, which `Task.tiny` sets
 MODELS = {
     "T5ForConditionalGeneration": "machine_translation",
     "RobertaForMaskedLM": "masked_language_modeling",

@@ -115,7 +115,7 @@ def rows(table, count, before):
 
 
 def found(pattern, count, before=0):
-    """So many files."""
+    """Makes this many files."""
     return lambda run, base: [len(list(each.folder.glob(pattern))) for each in (run, base)] == [count, before]
 
 

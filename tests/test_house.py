@@ -59,7 +59,7 @@ def sources():
 
 
 def imports(path):
-    """(module, line) of every import, but for those that only a type checker reads."""
+    """(module, line) of every import, except those that only a type checker reads."""
     tree = ast.parse(path.read_text())
     skipped = {
         id(node)

@@ -1,5 +1,5 @@
 """run_convergence.py from the command line to the files: a fair start, curves that nothing else can change, tables that
-follow from each other, learning rates searched and found, and one line for wrong input."""
+follow from each other, learning rates, and one line for wrong input."""
 
 import json
 import math
@@ -60,7 +60,7 @@ def folder(lists, tmp_path_factory):
 
 
 def curves(folder):
-    """(algorithm, seed) -> its rows of losses.csv but for the seconds."""
+    """(algorithm, seed) -> its rows of losses.csv without the seconds."""
     found = defaultdict(list)
     for row in read_table(folder / "losses.csv"):
         row.pop("seconds")

@@ -141,7 +141,7 @@ def test_a_checkpoint_restores_what_is_still_the_same():
 
     changed = rows | {"adam": Algorithm("adam", lr=0.25)}
     fresh = restored(Algorithm("sgd", lr=3.0), changed, dict(state))
-    assert fresh.parts["pseudo_updates"].state == {"sgd": "state of sgd"}, "a changed row starts anew"
+    assert fresh.parts["pseudo_updates"].state == {"sgd": "state of sgd"}, "a changed row starts with a fresh state"
     assert fresh.optimizer.state == "optimizer" and fresh.optimizer.param_groups == [{"lr": 3.0, "momentum": 0.9}]
 
     other = restored(Algorithm("adam", lr=3.0), rows, dict(state))

@@ -75,7 +75,7 @@ def whole(start, tmp_path_factory):
 
 
 def interrupt(start, script, folder, signals, seconds, rng, most):
-    """Run to the end through at most so many signals at random moments; (how many hit, everything that was said)."""
+    """Run to the end through at most this many signals at random moments; (how many hit, everything that was said)."""
     run, log, hits = folder / "run", folder / "log", 0
     arguments = [*COMMANDS[script], "--output_dir", run]
     while True:

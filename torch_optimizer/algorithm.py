@@ -147,8 +147,8 @@ class Algorithm:
         return Algorithm(self.optimizer, step_size=self.step_size, groups=self.groups, **{**self.options, **options})
 
     def check(self) -> None:
-        """Raises ValueError, in one line, if the optimizer is unknown, does not take an option, rejects a value, or
-        cannot do what a run asks of it (see `rehearse`)."""
+        """Raises ValueError, in one line, if the optimizer is unknown, refuses an option or a value, or cannot do what
+        a run asks of it (see `rehearse`)."""
         import torch
 
         from torch_optimizer.rehearsal import rehearse

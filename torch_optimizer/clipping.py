@@ -3,9 +3,9 @@
     tau = |g|_(floor(k n)),  the magnitude at that index when all n are sorted in descending order
     c   = sign(g) min(|g|, tau)                                        [Pan & Li, arXiv:2306.00204]
 
-The n magnitudes are those of all tensors together. They are not sorted: two entries of a small sample bracket tau, one
-pass over the data counts what lies above the bracket and collects what lies inside it, and tau is picked among those
-few. The counts prove the answer; where they do not (constants, repeated values, a sample that was not typical) a slower
+The n magnitudes are those of all tensors together. They are not sorted: two entries of a small sample bracket tau. One
+pass over the data counts what lies above the bracket and collects what lies inside it. tau is picked among those few.
+The counts prove the answer; where they do not (constants, repeated values, a sample that was not typical) a slower
 exact selection takes over. So tau is always an entry of the data, never an estimate.
 """
 
@@ -151,8 +151,8 @@ def _count_and_collect(flats: Sequence[Tensor], low: float, high: float) -> list
 def _count_and_collect_numpy(
     pieces: Sequence[Sequence[Tensor]], dtype: torch.dtype, low: float, high: float
 ) -> tuple[Tensor, Tensor]:
-    """The same on a CPU, where NumPy compares and gathers several times faster than torch, most of all when all that
-    it writes stays in the cache."""
+    """The same on a CPU. There NumPy compares and gathers several times faster than torch, most of all when its output
+    stays in the cache."""
     count, inside = 0, []
     size = max((sum(v.numel() for v in views) for views in pieces), default=0)
     magnitudes = torch.empty(size, dtype=dtype).numpy()

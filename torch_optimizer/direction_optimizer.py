@@ -50,7 +50,7 @@ def require_betas(options: Group) -> None:
 
 
 def _in_cache_sizes(p: Tensor, grad: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Flat views of `p` and its gradient that fit a CPU's cache together, and one place for each clipped piece in turn,
+    """Flat views of `p` and its gradient that fit a CPU's cache together. One buffer holds each clipped piece in turn,
     which then never goes to memory."""
     if not (p.is_cpu and p.is_contiguous() and grad.is_contiguous()):
         yield p, grad, None
@@ -107,8 +107,8 @@ class DirectionOptimizer(Optimizer):
     def load_state_dict(self, state_dict: Group) -> None:
         """As torch.optim.Optimizer, but state is copied, and comes in the dtype that the rule computes in.
 
-        The base class shares tensors with `state_dict`, and casts them to the parameter's dtype, which would round the
-        float32 second moments of half-precision parameters, or drop them to zero.
+        The base class shares tensors with `state_dict`, and casts them to the parameter's dtype. That would round the
+        float32 second moments of half-precision parameters, or set them to zero.
         """
         seen: list[Group] = []  # the dictionary as other hooks leave it
         handle = self.register_load_state_dict_pre_hook(lambda _, final: seen.append(final))

@@ -2,8 +2,8 @@
 
 A float32 parameter of size 100 that moves by 1e-6 has not moved at all: x' - x loses the small coordinates. Stepping on
 float64 copies keeps them, but then the rule itself may be another one: it may read the parameters' dtype (an epsilon
-that follows it) or keep state in float32. So the optimizer steps on copies in the parameters' own dtype, and whatever
-it computes from them is computed once more in float64 beside it.
+that follows it) or keep state in float32. So the optimizer steps on copies in the parameters' own dtype. Each of its
+operations is computed once more in float64.
 """
 
 import logging
@@ -28,7 +28,7 @@ class ExactMoves(TorchDispatchMode):
     state that the optimizer sees, and on the twins. All tensors on one storage share a twin, so views need nothing.
     Draws of random numbers, and casts to a narrower dtype, are part of the rule: what they give has no twin.
 
-    The twin of x' is believed where it agrees with x' but for rounding. Elsewhere (a sign that falls on the other side
+    The twin of x' is believed where it agrees with x' up to rounding. Elsewhere (a sign that falls on the other side
     of zero, a kernel that PyTorch does not see) the move is x' - x as it stands.
 
     Args:
@@ -55,8 +55,8 @@ class ExactMoves(TorchDispatchMode):
     def of(self, p: Tensor) -> Tensor:
         """x' - x of one of the parameters, float64, same shape.
 
-        Each coordinate is as exact as the optimizer's own arithmetic, about 1e-6 of itself for a float32 parameter,
-        however small it is beside x. For a float64 parameter it is the plain difference.
+        Each coordinate is as exact as the optimizer's own arithmetic: about 1e-6 of itself for a float32 parameter,
+        however small it is relative to x. For a float64 parameter it is the plain difference.
         """
         x, moved = self.before[p].to(torch.float64), p.detach().to(torch.float64)
         if not self._has_twin(p):
@@ -135,7 +135,7 @@ class ExactMoves(TorchDispatchMode):
             self._twin(t).copy_(exact)
 
     def _forget_the_dead(self) -> None:
-        """Free the twins of intermediate results that are gone. Their keys were held, so none was given out anew."""
+        """Free the twins of intermediate results that are gone. Their keys were held, so none was given out again."""
         for storage in [s for s in self.twins if s.expired()]:
             del self.twins[storage]
 

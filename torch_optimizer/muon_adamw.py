@@ -17,10 +17,10 @@ OUTER = (  # embeddings by the usual names, then output heads, which are modules
 class MuonAdamW(Optimizer):
     r"""torch.optim.Muon on the hidden matrices of a model, torch.optim.AdamW on all its other parameters.
 
-    A matrix is hidden if its name does not match `adamw_names`. Embeddings and the output head are matrices, too, but
+    A matrix is hidden if its name does not match `adamw_names`. Embeddings and the output head are matrices, too. But
     their rows stand for tokens or classes, and orthogonalizing them does harm [Jordan et al. 2024,
-    kellerjordan.github.io/posts/muon]. With the default `adjust_lr_fn`, Muon's step has the root mean square of a
-    usual AdamW step, so that both take one lr and one weight decay [Liu et al., arXiv:2502.16982].
+    kellerjordan.github.io/posts/muon]. With the default `adjust_lr_fn`, Muon's step has the root mean square of a usual
+    AdamW step. So both take one lr and one weight decay [Liu et al., arXiv:2502.16982].
 
     Args:
         params: (name, parameter) pairs, e.g. `model.named_parameters()`.

@@ -15,8 +15,8 @@ class ShadowStep:
         v = (x' - x) / lr,   x' where its step would go
 
     The copies have the parameters' own dtype, so the rule and its state are those of a real run. The difference is
-    taken beside it in float64 (`exact_moves`): each coordinate of v has the precision of the optimizer's arithmetic,
-    about 1e-6 of itself in float32, however small it is beside x. The methods are those of `DirectionOptimizer`.
+    taken beside it in float64 (`exact_moves`): each coordinate of v has the precision of the optimizer's arithmetic:
+    about 1e-6 of itself in float32, however small it is relative to x. The methods are those of `DirectionOptimizer`.
 
     Args:
         build: makes the optimizer, any torch.optim.Optimizer, on the copies (name -> copy).
@@ -59,7 +59,7 @@ class ShadowStep:
         return latest_rate(self.optimizer)
 
     def state_dict(self) -> dict:
-        return self.optimizer.state_dict()  # the copies are made anew at every step
+        return self.optimizer.state_dict()  # the copies are made again at every step
 
     def load_state_dict(self, state: dict) -> None:
         self.optimizer.load_state_dict(state)

@@ -6,8 +6,8 @@
         training.step()           # x_{t+1}
 
 Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks and
-the augmentation of a step on (seed, iteration). So nothing done between two steps can change the run, every algorithm
-sees the same data and the same masks, and a run can be resumed at any iteration.
+the augmentation of a step on (seed, iteration). So nothing done between two steps can change the run, and every
+algorithm sees the same data and the same masks. A run can be resumed at any iteration.
 """
 
 import logging
@@ -85,7 +85,7 @@ class TrainingPlan:
     micro_batch_size: int
     seed: int = 0
     max_grad_norm: float | None = None  # longer gradients are scaled down to this Euclidean norm; None: never
-    autocast: torch.dtype | None = None  # number type of the matrix products; None: float32 throughout
+    autocast: torch.dtype | None = None  # dtype of the matrix products; None: float32 throughout
 
 
 def examples_of_batch(plan: TrainingPlan, num_examples: int, epoch: int, batch: int) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 def is_local(name: str) -> bool:
     """Whether `name` means a file or folder rather than a hub id (`owner/name` or `name`).
 
-    A name of two parts is local, too, if its first part is a folder here, whether or not the second is in it."""
+    A name of two parts is also local if its first part is a folder here, even without the second."""
     repository = name.partition(":")[0]
     if name.startswith((".", "/", "~")) or repository.count("/") > 1 or Path(name).exists():
         return True

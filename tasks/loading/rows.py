@@ -228,7 +228,7 @@ def _parquet_rows(path: Path) -> int:
 def _text_fault(path: Path) -> str | None:
     """What is wrong with a JSON file and on which line, or None where each line is an object.
 
-    The library that reads it next makes rows of anything, and dies of a first line `null`.
+    The library that reads it next makes rows of anything, and fails at a first line `null`.
     """
     number, lines, empty = 0, [], True
     try:

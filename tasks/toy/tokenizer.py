@@ -10,7 +10,7 @@ PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"  # ids 0, 1, 2, as in T5
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 2_000):
     """A unigram tokenizer with at most `vocabulary_size` pieces (fewer where the texts do not hold as many).
 
-    It normalises to NFKC, splits on white space and ends every text with </s>. The same texts give the same
+    It normalizes to NFKC, splits on white space and ends every text with </s>. The same texts give the same
     pieces. Returns a `transformers.PreTrainedTokenizerFast`.
     """
     # Imported here, so that `import tasks` stays quick.
@@ -19,9 +19,8 @@ def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 2_000):
     from transformers import PreTrainedTokenizerFast
 
     texts = [unicodedata.normalize("NFKC", text) for text in texts]
-    # Sentencepiece only considers strings found in two different words, so a word with no relatives would
-    # fall to pieces however frequent it is ("tran s late"). Each word once more, with a full stop, makes all
-    # of them candidates.
+    # Sentencepiece only considers strings found in two different words. So a word without relatives would be split
+    # however frequent it is ("tran s late"). Each word once more, with a full stop, makes all of them candidates.
     relatives = sorted({f"{word}." for text in texts for word in text.split()})
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

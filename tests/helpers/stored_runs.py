@@ -26,7 +26,7 @@ KILL, ASK = signal.SIGKILL, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
 def tables(folder):
-    """The bytes of every table, but for the seconds of a run, which end each line of losses.csv."""
+    """The bytes of every table, without the seconds of a run, which end each line of losses.csv."""
     found = {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.csv"))}
     if "losses.csv" in found:
         found["losses.csv"] = b"\n".join(line.rpartition(b",")[0] for line in found["losses.csv"].splitlines())
