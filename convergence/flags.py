@@ -52,7 +52,7 @@ def make_parser(description: str = "") -> Parser:
     )
     group.add_argument(
         "--dtype",
-        type=one_of("number type", ["float32", "bfloat16"]),
+        type=one_of("dtype", ["float32", "bfloat16"]),
         default="float32",
         help="float32, or bfloat16 for matrix products (autocast)",
     )

@@ -38,9 +38,9 @@ class KeepPrecision(TorchFunctionMode):
 @contextmanager
 def measuring(model: nn.Module) -> Iterator[None]:
     """Borrow `model` for a measurement: no dropout, batch norm on its running statistics, full float32 products (no
-    TF32). A float64 model computes in float64 throughout. What a model has cached in evaluation mode is dropped. On exit,
-    also by an exception, the train/eval mode of every module and the random state are as they were; parameters and
-    their gradients are never written to."""
+    TF32). A float64 model computes in float64 throughout. What a model has cached in evaluation mode is dropped. On
+    exit, also by an exception, the train/eval mode of every module and the random state are as they were; parameters
+    and their gradients are never written to."""
     modes = [(module, module.training) for module in model.modules()]
     cuda = sorted({p.device.index for p in model.parameters() if p.is_cuda})
     in_float64 = any(p.dtype == torch.float64 for p in model.parameters())

@@ -90,9 +90,9 @@ def make_parser(description: str = "") -> Parser:
     )
     group.add_argument(
         "--dtype",
-        type=one_of("number type", DTYPES),
+        type=one_of("dtype", DTYPES),
         default="float32",
-        help="number type of the measurement: float32 or float64",
+        help="dtype of the measurement: float32 or float64",
     )
     add_machine_flags(parser)
     add_resume_flags(parser, "tensors", "batch of data")

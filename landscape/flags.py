@@ -141,7 +141,7 @@ def make_parser(description: str = "") -> Parser:
     )
     group.add_argument(
         "--dtype",
-        type=one_of("number type", DTYPES),
+        type=one_of("dtype", DTYPES),
         default="float32",
         help="of the measurement: float32 or float64; training is in float32",
     )

@@ -178,7 +178,7 @@ def device(text: str) -> torch.device:
         text = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text):
-            raise RuntimeError("it is none of cpu, cuda, cuda:N, mps")
+            raise RuntimeError("known are cpu, cuda, cuda:N, mps")
         chosen = torch.device(text)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:

@@ -103,7 +103,7 @@ def load_task(
     None takes the task's default (`task_defaults`).
 
     Raises: ValueError, in one line, for an unknown name, an unreadable file or folder, a row that does not fit the
-    schema, or a silent hub.
+        schema, or a hub that does not answer.
     """
     from tasks.loading.pretrained import check_runs_examples
 

@@ -1,6 +1,6 @@
 """A label for a text or a pair of texts: IMDb reviews (Pan & Li), seven tasks of GLUE and SuperGLUE (Tomihari & Sato).
 
-Local files have the fields of the hub's data set. Otherwise they have {"text", "label"} for one text and {"sentence1",
+Local files have the fields of the hub's data set, or {"text", "label"} for one text and {"sentence1",
 "sentence2", "label"} for a pair. The number of labels is that of the data."""
 
 from collections.abc import Sequence

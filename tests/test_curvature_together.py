@@ -253,7 +253,7 @@ def test_fewer_go_together_where_memory_runs_out(monkeypatch, caplog):
         assert tried == [5, 3, 2, 2, 1]
         vhv_by_recording(loss_fn, params, directions, batch, pushes)
     assert tried[5:] == [2, 2, 1]  # it is remembered
-    assert [r.message.split("going on with ")[1] for r in caplog.records] == [
+    assert [r.message.split("continuing with ")[1] for r in caplog.records] == [
         "3 directions at once",
         "2 directions at once",
     ]

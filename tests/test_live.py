@@ -158,7 +158,7 @@ def test_a_logger_that_fails_is_given_up_with_one_line(tmp_path, caplog):
         table.append(iteration=iteration, loss=0.5)
     assert (target.calls, len(table.rows)) == (1, 2)
     assert [record.getMessage() for record in caplog.records] == [
-        "--log: no network at all; the run goes on without it"
+        "--log: no network at all; the run continues without it"
     ]
 
 
