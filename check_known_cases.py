@@ -1,4 +1,4 @@
-"""Measure cases whose numbers are known from elsewhere, and print both beside each other.
+"""Measure cases whose numbers are known from elsewhere, and print both side by side.
 
     python check_known_cases.py           # exact cases: seconds
     python check_known_cases.py --slow    # these and the published training runs: minutes

@@ -41,7 +41,7 @@ def tune(train: Callable[[float], float], lr: float, factors: Sequence[float]) -
 
 
 def round_lr(lr: float) -> float:
-    """To three digits, so that the table shows the very rate that was tried."""
+    """To three digits, so that the table shows exactly the rate that was tried."""
     return float(f"{lr:.3g}")
 
 

@@ -69,14 +69,14 @@ def math_attention():
 
 
 def weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> tuple[Tensor, Tensor]:
-    """g v / |v| and |v|, |.| the norm over all dimensions but `dim`. The second derivative of torch's own fused
+    """g v / |v| and |v|, |.| the norm over all dimensions except `dim`. The second derivative of torch's own fused
     operation is wrong (torch 2.13; its first is right): 9 % off along a random direction of a 3 x 4 matrix."""
     norms = torch.norm_except_dim(v, 2, dim)
     return v * (g / norms), norms
 
 
 class RightSecondDerivatives(TorchFunctionMode):
-    """While active, what torch 2.13 differentiates wrongly the second time, without a word, is made of other
+    """While active, what torch 2.13 differentiates wrongly the second time, without an error, is made of other
     operations: weight norm, and the chunked cross entropy of a linear layer, which treats its gradient as a
     constant."""
 

@@ -1,4 +1,4 @@
-"""What callers hand in, checked: each error is a ValueError of one line that says what is wanted."""
+"""Checks of what callers pass in. Each error is a ValueError of one line that says what is wanted."""
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -55,7 +55,7 @@ def extreme_eigenvalues(
     rounding errors (of an H that vanishes), and the residual is not below any value. The basis is orthogonalized in
     full, twice per step.
 
-    A small residual does not tell that theta is the largest: the start vector q_1 may hold little of a larger
+    A small residual does not prove that theta is the largest: the start vector q_1 may hold little of a larger
     eigenvalue's vector z, and much of theta's. The next basis vector is a polynomial of H times the start vector:
 
         q_{m+1} = p(H) q_1,   p(x) = prod_j (x - theta_j) / beta_j,   hence   |p(x)| |<q_1, z>| <= 1   if  H z = x z

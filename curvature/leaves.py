@@ -1,4 +1,4 @@
-"""The point of a measurement as leaves of autograd's graph, told from those of other measurements.
+"""The point of a measurement as leaves of autograd's graph, kept apart from those of other measurements.
 
 Some models keep a tensor from one forward pass to the next. Its graph ends in the leaves of the earlier pass, and
 autograd would treat it as a constant, without an error.

@@ -59,6 +59,6 @@ def push_relu(op: Operation, tangents: list):
 
 
 def push_max_pool(op: Operation, tangents: list):
-    """y picks one entry of x a window; the tangent picks the same."""
+    """y picks one entry of x per window; the tangent picks the same."""
     dx, picked = tangents[0], op.results[1]
     return dx.flatten(-2).gather(-1, picked.flatten(-2)).view(picked.shape), None

@@ -12,4 +12,4 @@ def planned_bytes(device: torch.device) -> int | None:
         return None
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory // SHARE
-    return 2**30  # a device that does not tell
+    return 2**30  # a device that does not report it

@@ -18,7 +18,7 @@ ModelLosses = Callable[[Any, Batch], Tensor]  # the same of a model and a micro-
 
 
 class Derivatives(NamedTuple):
-    """Of the summed loss of one micro-batch along K directions v, as long as they are."""
+    """Of the summed loss of one micro-batch along K directions v, which keep their lengths."""
 
     losses: Tensor  # [B]
     slopes: Tensor  # <grad f, v>, [K] in float64

@@ -1,4 +1,4 @@
-"""What loss, slope and curvature along a direction say of a step."""
+"""What loss, slope and curvature along a direction say about a step."""
 
 import math
 from dataclasses import dataclass

@@ -49,7 +49,7 @@ def vhv_by_recording(
     with torch.enable_grad():
         losses = record(tape, loss_fn, leaves, batch)
         tape.finish(losses)
-    losses = losses.detach()  # lets go of what is left of autograd's graph
+    losses = losses.detach()  # releases what is left of autograd's graph
     together = together if isinstance(together, Together) else Together(together)
     with torch.no_grad():
         return Derivatives(losses, *together.push(tape, directions))
@@ -71,8 +71,8 @@ def record(tape: "Tape", loss_fn: LossFunction, leaves: Params, batch: Batch) ->
 class Tape(TorchDispatchMode):
     """Records every operation that autograd follows from `leaves` on, and keeps only the values that rules will read.
 
-    Autograd is the judge of what depends on the parameters. A tensor that it follows but no recorded operation made (a
-    custom autograd.Function did, or checkpointing, or a write through a view) is refused, not taken for a constant.
+    Autograd decides what depends on the parameters. A tensor that it follows but no recorded operation made (a
+    custom autograd.Function did, or checkpointing, or a write through a view) is refused, not treated as a constant.
     """
 
     def __init__(self, leaves: Params) -> None:
@@ -162,7 +162,7 @@ class Tape(TorchDispatchMode):
             y.__dict__[SLOT] = slot
 
     def release(self, written: list) -> None:
-        """Let go of outputs that are about to be written over. Counts of writes do not tell: `linear` hands on its
+        """Release outputs that are about to be overwritten. Counts of writes do not show it: `linear` hands on its
         product under a new name and a new count."""
         for tensor in written:
             op = self.spare.pop(tensor.untyped_storage().data_ptr(), None) if isinstance(tensor, Tensor) else None

@@ -33,8 +33,8 @@ class Together:
     """How many directions are pushed at once through the recordings of one measurement.
 
     Args:
-        size: so many, stacked; 1 pushes them one by one. None: pairs, not stacked, on a CPU. On another device as many
-            as a quarter of its memory holds, found at the first recording.
+        size: this many, stacked; 1 pushes them one by one. None: pairs, not stacked, on a CPU. On another device as
+            many as a quarter of its memory holds, found at the first recording.
     """
 
     def __init__(self, size: int | None = None) -> None:
@@ -59,7 +59,7 @@ class Together:
             # here the error is gone, and with its traceback what it held
             self.size = (size + 1) // 2
             torch.cuda.empty_cache()
-            log.warning("out of memory while measuring: going on with %d directions at once", self.size)
+            log.warning("out of memory while measuring: continuing with %d directions at once", self.size)
         return torch.cat(parts, 1)
 
     def _size_and_route(self, tape: "Tape", most: int) -> tuple[int, Callable[[Sequence[Params]], Tensor]]:

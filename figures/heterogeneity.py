@@ -2,8 +2,9 @@
 several runs in one figure.
 
 A point is a parameter tensor: the mean over the batches of its gradient's norm and of its block's largest eigenvalue.
-An eigenvalue that its residual does not tell from 0 counts as 0. The axes are logarithmic: a negative eigenvalue stands
-at its size with a bar through it. A tensor whose eigenvalue or gradient is 0 is left out, and the title counts it.
+An eigenvalue that its residual cannot separate from 0 counts as 0. The axes are logarithmic: a negative eigenvalue
+stands at its size with a bar through it. A tensor whose eigenvalue or gradient is 0 is left out, and the title counts
+it.
 """
 
 from __future__ import annotations

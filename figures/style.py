@@ -1,4 +1,4 @@
-"""What all figures share: one look per optimizer, axes over a legend, saving."""
+"""What all figures share: one look per optimizer, axes above a legend, saving."""
 
 from __future__ import annotations
 

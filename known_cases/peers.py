@@ -1,4 +1,4 @@
-"""v'Hv beside two packages that multiply with the Hessian: curvlinops and pytorch-hessian-eigenthings.
+"""v'Hv compared with two packages that multiply with the Hessian: curvlinops and pytorch-hessian-eigenthings.
 
 Neither is among this project's requirements; a package that is not installed is skipped:
 

@@ -1,4 +1,4 @@
-"""Loss, slope and sharpness of each frequency class of the targets: is it the rare tokens that tell optimizers apart?
+"""Loss, slope and sharpness of each frequency class of the targets: do rare tokens separate the optimizers?
 
 The targets of a task, token ids or labels, are sorted by their frequency in the training data, the most frequent first.
 Then they are cut into classes that hold about as many targets each: a class of frequent tokens has few of them, one of
@@ -61,7 +61,7 @@ def frequency_classes(task: Task, test_examples: Sequence[int], count: int) -> l
         count: a target is in class floor(count * s) + 1, s the share of all targets before the middle of its own, so a
             target that is more frequent than 1 / count may leave no room for the next class. Such a class is left out.
 
-    Raises: ValueError for a task that does not tell its targets.
+    Raises: ValueError for a task without targets.
     """
     frequencies = Counter(target for index in range(len(task.examples)) for target in task.targets(index))
     weights = Counter()  # of each target in the objective

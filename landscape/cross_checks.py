@@ -1,4 +1,4 @@
-"""The measured numbers beside numbers that were found another way: the tables of --check_sharpness."""
+"""Compare the measured numbers with the same numbers by other routes: the tables of --check_sharpness."""
 
 from collections.abc import Sequence
 
@@ -31,8 +31,8 @@ def check_on_tiny_model(task: Task, algorithms: dict[str, Algorithm]) -> str:
 
 
 def check_at_point(directions: dict[str, Direction], objective: Objective) -> str:
-    """At a measured point: the whole test batch in float64 by double backward; and one example alone beside loss
-    values. (More examples would put too many kinks of a ReLU network inside the differences; v'Hv does not see them.)
+    """At a measured point: the whole test batch in float64 by double backward; and one example alone by loss values.
+    (More examples would put too many kinks of a ReLU network inside the differences; v'Hv does not see them.)
 
     `objective` is as it was measured; directions without a length are left out.
     """

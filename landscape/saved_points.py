@@ -87,7 +87,7 @@ class MeasuredPoint:
     point: Point
     directions: dict[str, Direction]  # label -> update direction; TRAINING -> that of the optimizer that trains
     scan: bool  # whether the loss is scanned along them
-    lost: list[str] = field(default_factory=list)  # labels of the algorithms that ceased to be finite here
+    lost: list[str] = field(default_factory=list)  # labels of the algorithms whose step or state is not finite here
     learning_rates: dict[str, float] = field(default_factory=dict)  # label -> lr of its step
     stability: Stability | None = None  # of the optimizer that trains, where eigenvalues may be asked for
 
@@ -115,7 +115,7 @@ def point_files(folder: str | Path) -> list[Path]:
 
 
 def load_points(paths: Iterable[Path], model: nn.Module, labels: Container[str]) -> Iterator[MeasuredPoint]:
-    """Bring `model` to each point in turn.
+    """Load each point into `model` in turn.
 
     labels: of the run's rows; a direction of another one is refused.
 

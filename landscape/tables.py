@@ -37,7 +37,7 @@ BESIDE = ("slope", "predicted_decrease", "edge_quadratic", "edge_realized", "sha
 
 
 def mean(rows: Iterable[dict], column: str) -> float | None:
-    """Over the rows that have a number there; None if none has."""
+    """The mean of a column over the rows that have a number there; None if none has."""
     values = [row[column] for row in rows if row[column] is not None]
     return statistics.fmean(values) if values else None
 
@@ -84,7 +84,7 @@ class PointTables:
             if math.isnan(m.quadratic.slope) and m.label not in self.warned:
                 self.warned.add(m.label)
                 log.warning(
-                    "%s: its step is zero or not finite in %s; such cells stay empty (said once)", m.label, where
+                    "%s: its step is zero or not finite in %s; such cells stay empty (reported once)", m.label, where
                 )
             if sharpness:
                 self.tables["sharpness"].append(**at, measured_on=measured_on, **m.row(reference))

@@ -64,7 +64,7 @@ def top_eigenvalues(objective: Objective, stability: Stability) -> list[TopEigen
 
     In the dtype of the objective. The graph of the gradient is kept where the examples are one micro-batch; else
     it is built again for every product, so that memory stays that of one micro-batch. Where loss, gradient or P is not
-    finite there is nothing to find: a warning, and no eigenvalue.
+    finite, the result is a warning and no eigenvalue.
     """
     inverses = {PLAIN: None}
     if stability.inverse is not None:

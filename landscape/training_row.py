@@ -1,4 +1,4 @@
-"""The optimizer that really trains, as one more row: its next step, and the training batch that it comes from.
+"""The optimizer that trains, as one more row: its next step, and the training batch that it comes from.
 
 With plain SGD and without dropout the step's direction is -g_B, where g_B is the gradient of the training batch's loss
 f_B. Then v'H_B v / |v|^2 is the batch sharpness of that batch [Andreyev & Beneventano, arXiv:2412.20553].

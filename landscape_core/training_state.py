@@ -76,7 +76,7 @@ def is_unscaled(scaler: Any, optimizer: Any) -> bool:
 
 
 def called_by_scaler() -> bool:
-    """Whether a GradScaler is stepping an optimizer now. Torch tells nobody, so the callers are looked through."""
+    """Whether a GradScaler is stepping an optimizer now. Torch does not report it, so the call stack is searched."""
     frame = sys._getframe()
     while frame := frame.f_back:
         if isinstance(frame.f_locals.get("self"), torch.amp.GradScaler):

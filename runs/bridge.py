@@ -1,4 +1,4 @@
-"""What the flags and names of the two papers' released code are called here. Data, and two functions that read it.
+"""The flags and names of the two papers' released code, and their names here. Data, and two functions that read it.
 
 "There" is the code of Pan & Li (github.com/panyan7/adam-vs-sgd) or of Tomihari & Sato
 (github.com/tom4649/gradient-heterogeneity). A parser answers a flag of theirs with the line that fits.

@@ -58,8 +58,8 @@ def execute(
 ) -> int:
     """Run a script from its command line to its exit status.
 
-    0: it came to its end. 2: the input is wrong; nothing was written. 128 + n: signal n stopped it, and it is stored.
-    1: it ended early; what was done before is in the folder.
+    0: it finished. 2: the input is wrong; nothing was written. 128 + n: signal n stopped it, and it is stored.
+    1: it ended early; earlier results are in the folder.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     start_logging("--verbose" in arguments)

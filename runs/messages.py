@@ -1,6 +1,6 @@
 """What a script says while it works: log lines, progress bars, one-line answers to wrong input.
 
-None of it can end a run: a line that cannot be written, because the disk is full or nobody reads any more, is dropped.
+None of it can end a run. A line that cannot be written is dropped: the disk may be full, or the reader gone.
 """
 
 import atexit

@@ -1,6 +1,6 @@
 """What a run trains on: `load_task(name)` gives data, model and the loss of each example.
 
-A new task is one file beside this one and one line in TASKS."""
+A new task is one more file in this folder and one line in TASKS."""
 
 from __future__ import annotations
 

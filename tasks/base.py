@@ -53,7 +53,7 @@ class Task:
         raise NotImplementedError
 
     def targets(self, index: int) -> list[int]:
-        """What one example is scored on: the token ids, or its label. ValueError for a task that does not tell them."""
+        """What one example is scored on: the token ids, or its label. ValueError for a task without them."""
         raise ValueError(f"the task {self.name} does not tell the targets of its examples")
 
     def scores(self, model: nn.Module, split: str, micro_batch_size: int = 32) -> dict[str, float]:

@@ -63,7 +63,7 @@ def load(request: Request) -> MachineTranslation:
     pairs = [(prefix + row["translation"]["en"], row["translation"]["fr"]) for row in rows]
     if request.model == "toy":
         tokenizer = train_tokenizer(text for pair in pairs for text in pair)
-        # the generated sentences need less room than people's, and their run is to end in a minute
+        # generated sentences are shorter than people's, and their run should take a minute
         width = 64 if request.dataset == "toy" else 128
         network = toy_model(len(tokenizer), width, request.model_seed)
     else:

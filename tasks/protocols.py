@@ -1,6 +1,6 @@
-"""What every task does where its user says nothing: data, model, sizes, epochs, learning rates.
+"""The defaults of every task: data, model, sizes, epochs, learning rates.
 
-Here is no torch, so that a command line can be checked at once.
+This module needs no torch, so that a command line can be checked at once.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class Defaults:
-    """The protocol of a task where its user says nothing. It is the papers' as far as they report one; where it is ours
+    """The default protocol of a task. It is the papers' as far as they report one; where it is ours
     or differs, `docs/paper_protocols.json` says so. The defaults here are those of Pan & Li's machine translation.
 
     Sizes count examples, epochs count from 1. A `dataset_size` of None means all there is.
@@ -30,7 +30,7 @@ class Defaults:
     max_grad_norm: float = 0.0  # longer gradients are scaled down to it there; 0: never
     max_length: int | None = 128  # tokens, of the input and of the target each; None: the task has no texts
     windows_per_file: int | None = None  # examples from one file at most, 0: all; None: files are no texts to be cut
-    zipf: float | None = None  # exponent of the frequencies in generated data; None: nothing in the data is drawn so
+    zipf: float | None = None  # exponent of the frequencies in generated data; None: not drawn by rank
 
 
 ROLES = ("input", "input2", "target")  # what --columns calls the fields of a task

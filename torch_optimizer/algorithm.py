@@ -134,7 +134,7 @@ class Algorithm:
         return [{"params": list(left.values())}, *found] if left else found
 
     def build_pseudo(self, params: Mapping[str, Tensor]) -> DirectionOptimizer | ShadowStep:
-        """What tells the steps that the optimizer would take on these parameters, without taking them."""
+        """An object that gives the steps which the optimizer would take on these parameters, without taking them."""
         from torch_optimizer.direction_optimizer import DirectionOptimizer
         from torch_optimizer.shadow_step import ShadowStep
 
@@ -210,7 +210,8 @@ def set_mode(optimizer: Any, training: bool) -> None:
 
 
 def _imported(place: str) -> Any:
-    """What "package.module:Name" says. Raises ValueError, in one line, naming the part that is not there."""
+    """The object that "package.module:Name" names. Raises ValueError, in one line, naming the part that is not
+    there."""
     module, _, name = place.partition(":")
     try:
         found = import_module(module)
@@ -223,6 +224,6 @@ def _imported(place: str) -> Any:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A question that names the closest match, with a blank behind it; "" where nothing is close."""
+    """A question that names the closest match, with a trailing space; "" where nothing is close."""
     near = get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]!r}? " if near else ""

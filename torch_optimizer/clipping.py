@@ -118,7 +118,7 @@ def _sample(flats: Sequence[Tensor], n: int) -> Tensor:
         stride += 1  # rows often have an even length: an even stride would stay in the same columns
     taken, seen = [], 0
     for t in flats:
-        first = (-seen) % stride  # goes on where the tensor before ended
+        first = (-seen) % stride  # continues where the tensor before ended
         taken.append(t[first::stride].to(flats[0].device, _common_dtype(flats)))
         seen += t.numel()
     return _nan_last(torch.cat(taken).abs_())

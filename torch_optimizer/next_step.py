@@ -65,7 +65,7 @@ def next_steps(optimizers: Sequence[Optimizer], params: Mapping[str, Tensor]) ->
 
 
 def unwrapped(optimizer: Any) -> Optimizer:
-    """The optimizer inside of what Accelerate or Lightning makes of it."""
+    """The optimizer inside the wrapper of Accelerate or Lightning."""
     while type(optimizer).__module__.startswith(WRAPPERS) and isinstance(
         inside := getattr(optimizer, "optimizer", None), Optimizer
     ):

@@ -17,11 +17,11 @@ Build = Callable[[Mapping[str, Tensor]], Any]  # parameters, name -> tensor, -> 
 
 
 def rehearse(build: Build, build_pseudo: Build, more: Sequence[str] = ()) -> None:
-    """Go the way of a run: float32 parameters, a schedule, two steps and two pseudo-updates, each stored and restored.
+    """Do what a run does: float32 parameters, a schedule, two steps and two pseudo-updates, each stored and restored.
 
     Args:
         build: makes the optimizer that trains, as `Algorithm.build`.
-        build_pseudo: makes what tells the steps of the same row, as `Algorithm.build_pseudo`.
+        build_pseudo: makes the object that gives the steps of the same row, as `Algorithm.build_pseudo`.
         more: names of further matrices that they are to have, beside a matrix and a vector.
     Raises: ValueError, in one line, for what the row lacks; and whatever the optimizer itself objects with.
     """

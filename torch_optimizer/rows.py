@@ -1,4 +1,4 @@
-"""Lists of rows: what makes a list usable, and how its rows are called in tables and figures."""
+"""Lists of rows: what makes a list usable, and the labels of its rows in tables and figures."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class ShadowStep:
 
     @torch.no_grad()
     def advance(self, collect: bool = True, thresholds: object = None) -> dict[Tensor, Tensor]:
-        """Advance the state on the present `p.grad`. `thresholds` are of no use to it: its rule is its own.
+        """Advance the state on the present `p.grad`. It does not use `thresholds`: its rule is its own.
 
         Returns: parameter -> v, new tensors; empty if not `collect`. Without a gradient, or where the optimizer has not
             the parameter (Muon has matrices only), it is left out.

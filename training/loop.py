@@ -71,7 +71,7 @@ def micro_batches(
 
 
 def _to_device(batch: dict[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    if device.type == "cuda":  # a copy from pinned memory runs beside the computation
+    if device.type == "cuda":  # a copy from pinned memory overlaps with the computation
         batch = {k: t.pin_memory() for k, t in batch.items()}
     return {k: t.to(device, dtype if t.is_floating_point() else None, non_blocking=True) for k, t in batch.items()}
 

@@ -1,4 +1,4 @@
-"""Text to token ids, kept in the cache of `datasets` so that a second start is quick."""
+"""Text to token ids, kept in the cache of `datasets`, so that a second start is quick."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""What data and models have in common: is a name a local path or a hub id, and why did the hub not deliver."""
+"""What data and models share: whether a name is a local path or a hub id, and why the hub did not deliver."""
 
 import os
 import sys

@@ -106,7 +106,7 @@ def load_splits(source: str, hf_key: str | None = None, count: int | None = None
 
 @contextmanager
 def explained(source: str) -> Iterator[None]:
-    """Around reading `source`: whatever a library raises becomes a ValueError in one line."""
+    """Wraps reading `source`: whatever a library raises becomes a ValueError in one line."""
     try:
         yield
     except Refused:
@@ -119,7 +119,7 @@ def explained(source: str) -> Iterator[None]:
 
 
 class Refused(ValueError):
-    """A complete line for the user; nothing need be added to it."""
+    """A complete line for the user."""
 
 
 def require_text(row: dict, *path: str) -> None:
