@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from figures.run_tables import Row, RunTables
-from figures.style import PALETTE, key, label_outside, new_figure, readable_decades, whole_numbers
+from figures.style import PALETTE, Style, key, label_outside, new_figure, readable_decades, whole_numbers
 from runs.tables import TEST, TRAINING, first_batch, on_batch
 
 QUADRATIC = {"linestyle": "-", "linewidth": 1.1}
@@ -117,37 +117,41 @@ def _limits(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def _critical_learning_rates(run: RunTables, rows: Sequence[Row]) -> Figure | None:
-    """Every row's learning rate against the rate that brings its quadratic model back to its start, on equal axes."""
+    """Every row's learning rate against the rate that brings its quadratic model back to its start, on equal scales."""
     rows = [row for row in on_batch(rows, first_batch(rows)) if row["learning_rate"] and row["critical_lr"]]
     labels = _by_label(run, rows)
     if not labels:
         return None
-    handles = [
-        key(label, linestyle="", color=run.styles[label].color, **run.styles[label].points()) for label in labels
-    ]
+    handles = [key(label, **_point(run.styles[label])) for label in labels]
     handles += [
         key("critical rate: edge number 1", **EDGE),
         key("best rate: edge number 1/2", **BEST),
     ]
-    figure, (ax,) = new_figure(1, 1, handles, width=6.4, height=4.9)
+    rates, critical = ([row[column] for row in rows] for column in ("learning_rate", "critical_lr"))
+    low, right, top = min(rates + critical) / 2.5, max(critical) * 2.5, max(rates) * 4
+    shape = math.log(top / low) / math.log(right / low)
+    figure, (ax,) = new_figure(1, 1, handles, width=6.4, height=min(max(5.4 * shape, 1.8), 5.4) + 0.3)
     for label, of_one in labels.items():
-        style, critical = run.styles[label], [row["critical_lr"] for row in of_one]
-        rates = [row["learning_rate"] for row in of_one]
-        ax.plot(critical, rates, linestyle="", color=style.color, alpha=0.45, zorder=3, **style.points(2.6))
-        mean = geometric_mean(critical), geometric_mean(rates)  # of a row with several rates, such as Adafactor's
-        ax.plot(*mean, linestyle="", color=style.color, zorder=4, **style.points(8))
-    both = [row[column] for row in rows for column in ("critical_lr", "learning_rate")]
-    low, high = min(both) / 2.5, max(both) * 2.5
-    ax.plot([low, high], [low, high], **EDGE)
-    ax.plot([low, high], [low / 2, high / 2], **BEST)
-    ax.fill_between([low, high], [low, high], [high, high], zorder=0, **BEYOND)
-    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
+        x, y = [row["critical_lr"] for row in of_one], [row["learning_rate"] for row in of_one]
+        ax.plot(x, y, alpha=0.45, zorder=3, **_point(run.styles[label], 2.6))
+        ax.plot(geometric_mean(x), geometric_mean(y), zorder=4, **_point(run.styles[label], 8))
+    far = max(right, top)
+    ax.plot([low, far], [low, far], **EDGE)
+    ax.plot([low, far], [low / 2, far / 2], **BEST)
+    ax.fill_between([low, far], [low, far], [far, far], zorder=0, **BEYOND)
+    ax.set(xscale="log", yscale="log", xlim=(low, right), ylim=(low, top), aspect="equal")
     for text, place, align in (("stepped too far", (0.03, 0.95), "left"), ("stepped too short", (0.97, 0.05), "right")):
         ax.text(*place, text, transform=ax.transAxes, ha=align, va="center", color="0.3", fontsize=9)
     ax.set_xlabel("critical learning rate $\\eta_c = 2\\,(-g^T v) \\,/\\, v^T H v$")
     ax.set_ylabel("learning rate $\\eta$ of the row")
     ax.set_title(f"{run.title}: small: one point each, large: geometric mean")
     return figure
+
+
+def _point(style: Style, size: float = 4.5) -> dict:
+    """A marker alone. Without a line, half a filling tells the second clipped row of an optimizer from the first."""
+    half = {"fillstyle": "left", "markerfacecolor": style.color, "markerfacecoloralt": "white"}
+    return {"linestyle": "", "color": style.color} | style.points(size) | (half if style.variant > 1 else {})
 
 
 # ---- the training row ----------------------------------------------------------------------------------------

@@ -90,25 +90,32 @@ def test_a_negative_edge_number_is_on_the_axis_and_a_missing_one_is_left_out(tmp
 def test_learning_rates_stand_against_the_critical_ones_with_the_diagonal_between(tmp_path):
     figure = drawn(tmp_path)["critical_learning_rates"]
     (ax,) = figure.axes
-    assert ax.get_xscale() == ax.get_yscale() == "log" and ax.get_xlim() == ax.get_ylim()
+    assert ax.get_xscale() == ax.get_yscale() == "log" and ax.get_aspect() == 1
     *rows, critical, best = ax.lines
     assert points(rows[0]) == [(pytest.approx(0.4), 0.1), (pytest.approx(0.025), 0.1)]  # sgd: lr / edge
     assert points(rows[1]) == [(pytest.approx(math.sqrt(0.4 * 0.025)), pytest.approx(0.1))]
     assert [line.get_marker() for line in rows[::2]] == ["o", "o", "s", (6, 1, 0)]
     assert all(x == y for x, y in points(critical)) and all(y == x / 2 for x, y in points(best))
-    assert points(critical)[0][0] == ax.get_xlim()[0] and points(critical)[1][0] == ax.get_xlim()[1]
+    (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    assert points(critical)[0] == (left, bottom) and left == bottom and points(critical)[1][0] == max(right, top)
     far, short = ax.texts
     assert (far.get_text(), short.get_text()) == ("stepped too far", "stepped too short")
     (beyond,) = ax.collections  # the half above the diagonal
     path = beyond.get_paths()[0]
-    low, high = ax.get_xlim()
-    assert path.contains_point((low * 1.1, high * 0.9)) and not path.contains_point((high * 0.9, low * 1.1))
+    assert path.contains_point((left * 1.1, top * 0.9)) and not path.contains_point((right * 0.9, bottom * 1.1))
     assert {label: look[0] for label, look in list(legend_looks(figure).items())[:4]} == {
         "sgd": "#D55E00", "sgd, coordinate_clip=0.1": "#D55E00", "adam": "#0072B2", "training": "#000000"}  # fmt: skip
     assert (
         ax.get_xlabel().startswith("critical learning rate") and ax.get_ylabel() == "learning rate $\\eta$ of the row"
     )
     assert_legend_is_clear(figure, 6)
+
+
+def test_two_clipped_rows_of_one_optimizer_are_told_apart(tmp_path):
+    labels = ["adam", "adam, coordinate_clip=0.1", "adam, clip_update=0.1"]
+    figure = drawn(tmp_path, [row(label, 10, 0.5) for label in labels], labels=labels)["critical_learning_rates"]
+    looks = [(mark.get_markerfacecolor(), mark.get_fillstyle()) for mark in figure.legends[0].legend_handles[:3]]
+    assert len(set(looks)) == 3
 
 
 def test_rows_without_a_critical_rate_are_left_out(tmp_path):
