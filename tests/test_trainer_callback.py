@@ -200,6 +200,46 @@ def test_the_trainer_logs_it_and_ends_in_the_same_bits(tmp_path):
         assert resumed["training"] == pytest.approx(row["sharpness"], rel=1e-4)
 
 
+def test_the_numbers_in_the_trainer_are_those_of_a_plain_loop(tmp_path):
+    pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    plan = TrainingArguments(
+        str(tmp_path),
+        max_steps=3,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        max_grad_norm=0,
+        per_device_train_batch_size=8,
+        report_to=[],
+        use_cpu=True,
+    )
+
+    def mean(outputs, labels, num_items_in_batch=None):  # the Trainer's own divides by the tokens before the shift
+        return nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    trainer = Trainer(gpt2(dropout=0).double(), plan, train_dataset=examples(8), compute_loss_func=mean)
+    callback = LandscapeCallback(trainer, examples(8), every=2)
+    trainer.add_callback(callback)
+    trainer.train()
+    model = gpt2(dropout=0).double()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
+    probe, expected = LandscapeProbe(model, example_losses, optimizer=optimizer), []
+    batch = {name: torch.stack([row[name] for row in examples(8)]) for name in ("input_ids", "labels")}
+    for step in range(3):
+        example_losses(model, batch).mean().backward()
+        probe.observe()
+        if step % 2 == 0:
+            expected += [{"step": step, **row} for row in probe.measure(batch)]
+        optimizer.step()
+        optimizer.zero_grad()
+    assert len(callback.rows) == len(expected) == 10
+    for ours, theirs in zip(callback.rows, expected, strict=True):
+        for name in ("step", "algorithm", "loss", "slope", "sharpness", "ratio", "step_norm", "edge_realized"):
+            wanted = theirs[name]
+            assert ours[name] == (wanted if isinstance(wanted, str) else pytest.approx(wanted, rel=1e-6)), name
+
+
 def test_lightning_recipe_of_the_page_runs(tmp_path):
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed")
     from tests.test_your_own_loop import program
