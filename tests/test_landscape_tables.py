@@ -1,6 +1,7 @@
 """Every number of a measurement lands in the column of its name, and the printed answer reads them right."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -107,6 +108,54 @@ def test_the_verdict_names_the_flattest_the_furthest_and_those_beyond_their_edge
         "In epoch 5, adam is flattest (0.25 of sgd), sgd could fall furthest (0.5); "
         "1 of 2 rows step beyond their edge (sgd)."
     )
+
+
+def test_the_printed_numbers_are_the_means_of_their_epoch(tmp_path):
+    """Three points in epoch 3, at the second of which adam leads uphill, and one in epoch 4."""
+    tables, edges = PointTables(tmp_path, "sgd"), (0.5, math.nan, 0.7)
+    for sharpness, slope, edge in zip((1.0, 2.0, 9.0), (-2.0, -4.0, -6.0), edges, strict=True):
+        adam = measurement("adam", sharpness, slope, Edge(0.1, edge / 2, edge, 1.0))
+        tables.add(POINT, [measurement("sgd", 4.0), adam])
+    tables.add(replace(POINT, epoch=4), [measurement("sgd", 4.0), measurement("adam", 2.0, edge=Edge(0.1, 0.2, 0.6))])
+    tables.add_ratios()
+    tables.add_ratios()  # as a resumed run does: nothing stands there twice
+    tables.save()
+    rows = read_table(tmp_path / "ratios.csv")
+    assert [(row["epoch"], row["algorithm"]) for row in rows] == [(3, "sgd"), (3, "adam"), (4, "sgd"), (4, "adam")]
+    assert rows[1]["mean_ratio"] == 1.0 and rows[1]["mean_edge_realized"] == pytest.approx(0.6)  # of the two that are
+    assert rows[1]["std"] == pytest.approx(math.sqrt((0.75**2 + 0.5**2 + 1.25**2) / 2)) and rows[1]["count"] == 3
+    means, last = answer(tmp_path, ["sgd", "adam"], "sgd").split("\n\n")
+    assert [line.split() for line in means.splitlines()[1:]][0] == ["algorithm", "epoch", "3", "epoch", "4"]
+    assert [line.split() for line in means.splitlines()[3:5]] == [
+        ["sgd", "1", "1"],
+        ["adam", "1", "~0.5"],
+    ]  # errors of 0.25 beside 2
+    header, _, _, adam, said = last.splitlines()[1:]
+    assert header.split()[1:4] == ["ratio", "std", "slope"]
+    # of epoch 4: the decrease is 9 / (2 * 2)
+    assert adam.split() == ["adam", "0.5", "-", "-3", "2.25", "0.2", "0.6", "1"]
+    assert said == (
+        "In epoch 4, adam is flattest (0.5 of sgd), adam could fall furthest (2.2); 0 of 1 rows step beyond their edge."
+    )
+
+
+def test_a_step_without_length_is_warned_of_once_and_an_uphill_scan_is_noted(tmp_path, caplog):
+    caplog.set_level("INFO")
+    tables = PointTables(tmp_path, "sgd")
+    scans = {"up": [ScanPoint(0.0, 7.0), ScanPoint(0.1, 7.5)], "down": [ScanPoint(0.0, 7.0), ScanPoint(0.1, 6.5)]}
+    for _ in range(2):
+        tables.add(POINT, [measurement("zero", math.nan, math.nan)])
+    tables.add(POINT, [measurement(label, 1.0, scan=scan) for label, scan in scans.items()])
+    assert [message.split(":")[0] for message in caplog.messages] == ["zero", "up"]
+    assert caplog.messages[1] == "up: uphill in epoch 3, batch 2"
+
+
+def test_stored_tables_are_restored_row_by_row(tmp_path):
+    tables, again = PointTables(tmp_path, "sgd"), PointTables(tmp_path, "sgd")
+    for iteration in (1, 2):
+        tables.add_training(replace(POINT, iteration=iteration))
+    again.load_state_dict(tables.state_dict())
+    assert again.tables["training"].rows == [{"epoch": 3, "iteration": i, "loss": 5.5} for i in (1, 2)]
 
 
 # ---- the row of the optimizer that trains -------------------------------------------------------------------------

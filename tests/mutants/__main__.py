@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, help="keep a line per mutant in this file; those in it are not tried again"
     )
-    parser.add_argument("--trust", action="store_true", help="do not try first whether the tests pass without a mutant")
+    parser.add_argument("--trust", action="store_true", help="take for granted that the tests pass without a mutant")
     arguments = parser.parse_args()
     chosen = [mutant for mutant in mutants() if arguments.only in str(mutant)]
     if arguments.list or not chosen:
@@ -46,7 +46,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = copied_tree(Path(folder))
         tests = sorted({test for mutant in chosen for test in mutant.tests})
-        if not arguments.trust and tested(tests, copy, limit=3600)[0] != SURVIVED:
+        if tested(tests, copy, 3600, *["--collect-only"] * arguments.trust)[0] != SURVIVED:
             print(f"the tests fail without any mutant:\n{(copy.parent / 'pytest.out').read_text()[-3000:]}")
             return 1
         return report(campaign(chosen, copy, output))
@@ -116,18 +116,18 @@ def prepare_process() -> None:
     gc.freeze()  # no fork looks through the libraries for garbage
 
 
-def tested(tests: Sequence[str], copy: Path, limit: int = LIMIT) -> tuple[str, float]:
+def tested(tests: Sequence[str], copy: Path, limit: int = LIMIT, *options: str) -> tuple[str, float]:
     """(verdict, seconds of processor time) of these tests on the copy. A signal ends those that exceed the limit."""
     child = os.fork()
     if child == 0:
-        run_tests(tests, copy, limit)
+        run_tests(tests, copy, limit, options)
     _, status, used = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     return OF_STATUS.get(code, BROKEN if code > 0 else NOTICED), used.ru_utime + used.ru_stime
 
 
-def run_tests(tests: Sequence[str], copy: Path, limit: int) -> None:
-    """In the child: run pytest in the copy and end. Compiled files of a mutant are not kept."""
+def run_tests(tests: Sequence[str], copy: Path, limit: int, options: Sequence[str]) -> None:
+    """In the child: run pytest in the copy and end. Compiled files of a mutant are not kept, those of the copy are."""
     resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
     os.chdir(copy)
     sys.path.insert(0, str(copy))
@@ -138,7 +138,7 @@ def run_tests(tests: Sequence[str], copy: Path, limit: int) -> None:
     for stream in (1, 2):
         os.dup2(said, stream)
     temporary = f"--basetemp={copy.parent / 'temporary'}"
-    os._exit(pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", temporary, *tests]))
+    os._exit(pytest.main(["-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", temporary, *options, *tests]))
 
 
 if __name__ == "__main__":
