@@ -25,7 +25,7 @@ MUTANTS = {
     ],
     ("tasks/machine_translation.py", "tasks"): [
         ("\"translate English to French: \"", "\"translate English to German: \"", "T5 is told another language"),
-        ("PREFIX + row[\"translation\"][\"en\"], row[\"translation\"][\"fr\"]", "PREFIX + row[\"translation\"][\"fr\"], row[\"translation\"][\"en\"]", "French is translated to English"),
+        ("prefix + row[\"translation\"][\"en\"], row[\"translation\"][\"fr\"]", "prefix + row[\"translation\"][\"fr\"], row[\"translation\"][\"en\"]", "French is translated to English"),
         ("english, french = zip(*pairs, strict=True)", "english, french = zip(*pairs[::-1], strict=True)", "the examples are in another order"),
         ("self.model.prepare_decoder_input_ids_from_labels(labels)", "labels.clamp_min(0)", "the decoder sees the token that it is to predict"),
         ("pad([example[\"labels\"] for example in examples], IGNORED)", "pad([example[\"labels\"] for example in examples], 0)", "padding of the target is scored"),
@@ -65,8 +65,8 @@ MUTANTS = {
         ("shuffled(rows, seed)[: None", "shuffled(rows, None)[: None", "the official test is cut without shuffling"),
     ],
     ("tasks/text_classification.py", "classification"): [
-        ("test_split=\"test\", shuffle=True)", "test_split=\"test\")", "IMDb is not shuffled, though its file is sorted by label"),
-        ("test_split=\"test\", shuffle=True)", "shuffle=True)", "IMDb's official test is not used"),
+        ("\"binary_classification\": Spec((\"text\",), test_split=\"test\", shuffle=True)", "\"binary_classification\": Spec((\"text\",), test_split=\"test\")", "IMDb is not shuffled, though its file is sorted by label"),
+        ("\"binary_classification\": Spec((\"text\",), test_split=\"test\", shuffle=True)", "\"binary_classification\": Spec((\"text\",), shuffle=True)", "IMDb's official test is not used"),
         ("EVALUATION_SHARE = 0.1", "EVALUATION_SHARE = 0.2", "a fifth of the data is held out"),
         ("(\"sentence\",), metric=\"matthews_correlation\")", "(\"sentence\",))", "CoLA is scored by its accuracy alone"),
         ("(\"premise\", \"hypothesis\"), metric=\"f1\", toy_labels=3)", "(\"premise\", \"hypothesis\"), toy_labels=3)", "CB is scored by its accuracy alone"),
@@ -75,7 +75,7 @@ MUTANTS = {
         ("(\"question\", \"passage\")", "(\"passage\", \"question\")", "BoolQ's passage comes before its question"),
         ("in (\"roberta\", \"roberta-prelayernorm\")", "in (\"roberta-prelayernorm\",)", "RoBERTa has transformers' head"),
         ("if question and rows and \"word\" in rows[0]:", "if False:", "WiC's question is not asked"),
-        ("request.dataset_size, EVALUATION_SHARE, seed, with_test=not own_test", "request.dataset_size, EVALUATION_SHARE, None, with_test=not own_test", "no data are shuffled"),
+        ("EVALUATION_SHARE, seed, with_test", "EVALUATION_SHARE, None, with_test", "no data are shuffled"),
     ],
     ("tasks/image_classification.py", "classification"): [
         ("\"flowers102\": Spec(evaluation_share=0.2, augmented=True, rotation=45.0)", "\"flowers102\": Spec(evaluation_share=0.2, augmented=True)", "flowers are not turned"),
