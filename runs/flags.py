@@ -247,7 +247,7 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
 
 
 def task_arguments(settings: argparse.Namespace) -> dict[str, Any]:
-    """What the task flags say, but for the name and the seeds: the arguments that `tasks.load_task` takes."""
+    """What the task flags say, without the name and the seeds: the arguments that `tasks.load_task` takes."""
     names = (
         "dataset", "model", "dataset_size", "hf_key", "max_length", "windows_per_file", "zipf", "columns", "config",
         "split", "eval_dataset",

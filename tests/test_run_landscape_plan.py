@@ -124,7 +124,7 @@ class Part:
 
 
 def restored(train_row, rows, state):
-    """The parts after a run with these rows took up the state of another."""
+    """The parts of a run with these rows, restored from the state of another."""
     stored = Stored(*(Part(f"new {name}") for name in ("model", "optimizer", "updates", "tables")), train_row, rows)
     stored.load_state_dict(state)
     return stored
