@@ -32,6 +32,7 @@ from algorithm_list import ALGORITHM_LISTS
 from curvature.borrowing import check_twice_differentiable
 from curvature.objective import Batch, objective_at
 from figures.drawing import draw_all
+from landscape.at_once import examples_at_once
 from landscape.classes import FrequencyClass, frequency_classes, measure_classes
 from landscape.cross_checks import check_at_point, check_on_tiny_model
 from landscape.decomposition import decompose
@@ -335,13 +336,16 @@ def training_examples(measured: MeasuredPoint, task: Task, plan: Plan) -> list[B
     """The batch that the steps come from: by default at most half as many examples as the test batch has, a bound for
     the time."""
     most = None if plan.settings.measure_on else math.ceil(plan.settings.test_batch_size / 2)
-    return training_batch(task, plan.training, measured.point, plan.settings.device, plan.measuring.dtype, most)
+    device, dtype = plan.settings.device, plan.measuring.dtype
+    size = examples_at_once(task, plan.settings, dtype)
+    return training_batch(task, plan.training, measured.point, device, dtype, most, micro_batch_size=size)
 
 
 def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:
     """The examples on which everything is measured, in micro-batches."""
     settings, chosen = plan.settings, test_examples(task, plan.settings)
-    return list(micro_batches(task, chosen, settings.micro_batch_size, settings.device, plan.measuring.dtype))
+    size = examples_at_once(task, settings, plan.measuring.dtype)
+    return list(micro_batches(task, chosen, size, settings.device, plan.measuring.dtype))
 
 
 def test_examples(task: Task, settings: argparse.Namespace) -> list[int]:

@@ -1,6 +1,6 @@
 """The recording of the loss, and the tangents pushed through it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -240,6 +240,18 @@ class Tape(TorchDispatchMode):
     def column(self, numbers: list[float]) -> Tensor:
         """The numbers in float64 on this device, without waiting for it."""
         return torch.tensor(numbers, dtype=torch.float64).to(self.device, non_blocking=True)
+
+    def bytes_kept(self, besides: Iterable[Tensor]) -> int:
+        """The memory that the recording holds until all directions are pushed, without the tensors `besides`."""
+        held = {}
+        for op in self.operations:
+            parts = op.prepared if isinstance(op.prepared, tuple) else [op.prepared]
+            for t in flatten([*op.values, *op.results, *op.adjoints, *parts]):
+                if isinstance(t, Tensor):
+                    held[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        for t in besides:
+            held.pop(t.untyped_storage().data_ptr(), None)
+        return sum(held.values())
 
     def bytes_per_direction(self) -> int:
         """The memory that the tangents of one direction take where they are most, with those of the parameters. What a

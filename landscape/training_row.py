@@ -4,6 +4,7 @@ With plain SGD and without dropout the step's direction is -g_B, where g_B is th
 f_B. Then v'H_B v / |v|^2 is the batch sharpness of that batch [Andreyev & Beneventano, arXiv:2412.20553].
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -55,13 +56,16 @@ def training_batch(
     device: torch.device,
     dtype: torch.dtype,
     most: int | None = None,
+    micro_batch_size: int | Callable[[int], int] | None = None,
 ) -> list[Batch]:
     """The micro-batches of the batch that the gradient at `point` was computed from, as the step saw them: pictures
     are the same random variants.
 
     most: measure at most this many of its examples, a random choice. It decides neither slope nor v'H v on average,
         since their mean over all choices is the number of the whole batch. None: all.
+    micro_batch_size: as in `micro_batches`; by default the plan's.
     """
     indices = examples_of_batch(plan, len(task.examples), point.epoch, point.batch)[:most]  # in random order already
     seed = step_seed(plan.seed, point.iteration)
-    return list(micro_batches(task, indices, plan.micro_batch_size, device, dtype, augmentation_seed=seed))
+    size = micro_batch_size or plan.micro_batch_size
+    return list(micro_batches(task, indices, size, device, dtype, augmentation_seed=seed))

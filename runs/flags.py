@@ -263,7 +263,8 @@ def add_training_flags(parser: Parser) -> Any:
         "--micro_batch_size",
         type=positive_int,
         metavar="N",
-        help="examples held at once: bounds memory; in training, batch norm sees as many",
+        help="examples held at once: bounds memory; in training, batch norm sees as many; on a GPU, run_landscape.py "
+        "measures on as many as its memory holds",
     )
     group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
     return group

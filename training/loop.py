@@ -53,21 +53,32 @@ def batches_per_epoch(num_examples: int, batch_size: int) -> int:
 def micro_batches(
     task: "Task",
     indices: Sequence[int],
-    micro_batch_size: int,
+    micro_batch_size: int | Callable[[int], int],
     device: torch.device,
     dtype: torch.dtype | None = None,
     augmentation_seed: int | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """The examples in padded groups of at most `micro_batch_size`, neighbors in length together: little padding.
 
+    A `micro_batch_size` may be a function of the length of a group's longest example, such as tokens over length.
     `dtype` replaces the type of floating-point inputs such as images. With an `augmentation_seed` the examples are the
     task's random variants of them, if it has any; None leaves every example as it is.
     """
-    ordered = sorted(indices, key=task.length)
-    for start in range(0, len(ordered), micro_batch_size):
-        group = [task.examples[i] for i in ordered[start : start + micro_batch_size]]
+    for indices_of_group in _groups(sorted(indices, key=task.length), task.length, micro_batch_size):
+        group = [task.examples[i] for i in indices_of_group]
         batch = task.collate(group) if augmentation_seed is None else task.training_collate(group, augmentation_seed)
         yield _to_device(batch, device, dtype)
+
+
+def _groups(ordered: Sequence[int], length: Callable[[int], int], size: int | Callable[[int], int]) -> Iterator[list]:
+    group = []
+    for index in ordered:  # the longest so far
+        if group and len(group) >= (size if isinstance(size, int) else size(length(index))):
+            yield group
+            group = []
+        group.append(index)
+    if group:
+        yield group
 
 
 def _to_device(batch: dict[str, Tensor], device: torch.device, dtype: torch.dtype | None) -> dict[str, Tensor]:
