@@ -17,15 +17,22 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from algorithm_list import ALGORITHM_LISTS
 from benchmarks._machine import report, start
 from curvature import products
 from curvature.borrowing import measuring
 from curvature.leaves import leaves_at
-from curvature.objective import Batch, functional_loss, trainable_parameters
+from curvature.objective import Batch, functional_loss, objective_at, trainable_parameters
 from curvature.tape import Tape, record
 from curvature.together import Together
+from landscape.measurements import MeasurementPlan, measure_point
+from landscape.saved_points import MeasuredPoint
+from landscape_utils import PseudoUpdates
 from tasks import load_task
 from tasks.base import Task
+from torch_optimizer import Algorithm
+from torch_optimizer.rows import choose_list
+from training.loop import Training, TrainingPlan, micro_batches
 
 GPT_NEO = [[["global", "local"], 6]]
 MODELS = {  # task, what makes its toy model as deep as the real one, and narrow
@@ -156,6 +163,33 @@ def count(name: str, together: Sequence[int]) -> dict:
     return row
 
 
+def reads_of_a_run(name: str) -> dict:
+    """Reads of one training iteration with its pseudo-updates, and of one measured and scanned point. The threshold of
+    clipping takes the CPU's own route here."""
+    task, _ = deep_task(name)
+    params = dict(task.model.named_parameters())
+    rows = choose_list(ALGORITHM_LISTS, "machine_translation")
+    updates = PseudoUpdates(params, rows)
+    training = iter(Training(task, Algorithm("adam", lr=1e-3).build(params), TrainingPlan(1, 8, 4)))
+    with Counting() as iteration, as_on_a_gpu():
+        point = next(training)
+        updates.advance(collect=False)
+    batches = list(micro_batches(task, range(8), 4, torch.device("cpu")))
+    plan = MeasurementPlan(torch.float32, True, True, False, dict.fromkeys(rows))
+    with Counting() as measured, as_on_a_gpu():
+        directions = updates.advance()
+        updates.not_finite(directions)
+        objective = objective_at(task.model, task.losses, batches, torch.float32)
+        found = MeasuredPoint(point, directions, True, learning_rates=updates.learning_rates())
+        measure_point(found, objective, plan)
+    return dict(
+        tensors=len(params),
+        rows=len(rows),
+        reads_per_iteration=iteration.counts["reads"],
+        reads_per_point=measured.counts["reads"],
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--together", type=int, nargs="+", default=[1, 12], help="directions pushed at once")
@@ -163,7 +197,7 @@ def main() -> None:
     args = parser.parse_args()
     start(threads=1)
     note = "counted on the route of a GPU; recording: forward and backward pass of one micro-batch"
-    report("launches", [count(name, args.together) for name in args.models], note)
+    report("launches", [count(name, args.together) | reads_of_a_run(name) for name in args.models], note)
 
 
 if __name__ == "__main__":
