@@ -113,7 +113,7 @@ class Objective:
     def on(self, batches: Iterable[Batch] | None, dtype: torch.dtype) -> "Objective":
         """The same loss on other batches (None: on its own), with batches and model in `dtype`."""
         batches = self.batches if batches is None else batches
-        cast = [{name: t.to(dtype) if _is_real(t) else t for name, t in b.items()} for b in batches]
+        cast: list[Batch] = [{name: t.to(dtype) if _is_real(t) else t for name, t in b.items()} for b in batches]
         return replace(objective_at(self.model, self.losses, cast, dtype), shared=self.shared)
 
 

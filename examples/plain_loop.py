@@ -26,7 +26,7 @@ def batches(steps: int, size: int = 8, length: int = 32):
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--steps", type=int, default=101)
     parser.add_argument("--every", type=int, default=50, help="updates between two measurements")
     parser.add_argument(

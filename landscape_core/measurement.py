@@ -60,7 +60,8 @@ class Measurement:
     @classmethod
     def without_numbers(cls, label: str) -> "Measurement":
         """Of an algorithm whose step or state is not finite."""
-        return cls(label, QuadraticModel(*[math.nan] * 3), *[math.nan] * 5)
+        nothing = QuadraticModel(math.nan, math.nan, math.nan)
+        return cls(label, nothing, math.nan, math.nan, math.nan, math.nan, math.nan)
 
     def row(self, reference: float) -> dict[str, Any]:
         """The columns of sharpness.csv from `algorithm` on, without its scan and histogram.

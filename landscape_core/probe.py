@@ -4,7 +4,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,14 @@ DEFAULT_ROWS = (  # Adam's is the only one that keeps a state
     Algorithm("sign_sgd", lr=1e-4),
     Algorithm("adam", lr=1e-3),
 )
+
+
+class Observed(NamedTuple):
+    """A gradient that the rows have not seen yet, by its marks."""
+
+    marks: list[tuple[int, int] | None]  # per parameter: which tensor its gradient is, and its count of writes
+    is_unscaled: bool  # whether the GradScaler had divided it
+    versions: list[int]  # the counts of writes of the parameters
 
 
 class LandscapeProbe:
@@ -114,7 +122,7 @@ class LandscapeProbe:
             raise ValueError(f"reference {reference!r} is no row; the rows are {', '.join(self.rows)}")
         self.measures_here = all_ranks or rank() == 0
         self.updates = PseudoUpdates(self.params, self.rows, optimizer_device, at_least=torch.float32)
-        self._observed: tuple | None = None  # marks of the gradients that the rows have not seen yet
+        self._observed: Observed | None = None
         self._directions: tuple[dict[str, Direction], dict[str, float], list[str]] | None = None  # of this update
         _watch_steps(self)
 
@@ -130,7 +138,7 @@ class LandscapeProbe:
         """
         if not self.measures_here:
             return
-        if self._observed and self._moved():
+        if self._observed and self._observed.versions != self._versions():
             self._observed = None
             raise ValueError(
                 "the parameters moved after observe(), and no torch.optim.Optimizer stepped them: call advance() after "
@@ -142,13 +150,13 @@ class LandscapeProbe:
             raise ValueError(f"{name} was made trainable or frozen after the probe was made: make a new probe")
         check_gradients(self.params)
         self._directions = None
-        self._observed = self._marks(), self._is_unscaled(), [p._version for p in self.params.values()]
+        self._observed = Observed(self._marks(), self._is_unscaled(), self._versions())
         self._samples = samples(self.params.values()) if self.scaler is None else []
 
     def advance(self) -> None:
         """Let the rows see the observed gradient now. A loop needs it only if it moves the parameters by itself."""
         if self._observed:
-            self._advance(collect=False)
+            self._advance(self._observed, collect=False)
 
     def measure(self, *batches: Any) -> list[dict[str, Any]]:
         """Measure the step of every row from here, and of "training", on the mean loss over all examples of `batches`.
@@ -166,7 +174,7 @@ class LandscapeProbe:
         if not batches:
             raise ValueError("measure() takes the test batch: measure(batch), or its micro-batches")
         if self._observed:
-            self._advance(collect=True)
+            self._advance(self._observed, collect=True)
         if self._directions is None:
             if self._skipped:
                 return []
@@ -174,7 +182,7 @@ class LandscapeProbe:
         directions, rates, lost = self._directions
         with left_as_it_was(self.model):
             found = self._measure(directions, rates, batches)
-        of_reference = {m.label: abs(m.quadratic.sharpness) for m in found}.get(self.reference, math.nan)
+        of_reference = {m.label: abs(m.quadratic.sharpness) for m in found}.get(self.reference or "", math.nan)
         return [m.row(of_reference) for m in found] + [
             Measurement.without_numbers(label).row(math.nan) for label in lost
         ]
@@ -203,11 +211,10 @@ class LandscapeProbe:
 
     # ---- the rows -----------------------------------------------------------------------------------------------
 
-    def _advance(self, collect: bool) -> None:
+    def _advance(self, observed: Observed, collect: bool) -> None:
         """Show the rows the observed gradient; keep their directions until the step if `collect`."""
-        marks, was_unscaled, _ = self._observed
         self._observed, self._skipped = None, False
-        if marks != self._marks() and self._is_unscaled() == was_unscaled:
+        if observed.marks != self._marks() and self._is_unscaled() == observed.is_unscaled:
             raise ValueError(CHANGED)
         scale = loss_scale(self.scaler, self.optimizers[0] if self.optimizers else None)
         with divided_gradients(self.params.values(), scale):
@@ -253,8 +260,8 @@ class LandscapeProbe:
         """What tells whether a gradient is still the same, without reading it."""
         return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.params.values()]
 
-    def _moved(self) -> bool:
-        return self._observed[2] != [p._version for p in self.params.values()]
+    def _versions(self) -> list[int]:
+        return [p._version for p in self.params.values()]
 
     def _is_unscaled(self) -> bool:
         return self.scaler is not None and bool(self.optimizers) and is_unscaled(self.scaler, self.optimizers[0])

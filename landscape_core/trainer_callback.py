@@ -69,9 +69,10 @@ class LandscapeCallback(TrainerCallback):
             )
         self.trainer, self.examples, self.every, self.columns = trainer, examples, every, tuple(columns)
         self.losses_of_batch, self.options = losses_of_batch or example_losses, options
-        self.probe: LandscapeProbe | None = None
         self.batches: list[Any] = []
         self.rows: list[dict[str, Any]] = []
+
+    probe: LandscapeProbe  # made when the training starts
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         cuda = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
