@@ -88,7 +88,9 @@ def test_a_direction_that_moves_no_matrix_is_measured_alike_at_any_length(model)
         assert found.sharpness * len(batch["input_ids"]) == pytest.approx(exact[1, 0].item() / length**2, rel=1e-4)
 
 
-def test_a_bias_that_drowns_the_product_costs_no_digit():
+@pytest.mark.parametrize("is_read", [True, False])  # the norm of the bias, by Python: not on another device
+def test_a_bias_that_drowns_the_product_costs_no_digit(is_read, monkeypatch):
+    monkeypatch.setattr(products, "is_free_to_read", lambda x: is_read)
     params = {"w": torch.rand(6, 4) * 1e-3, "b": 1e4 + torch.rand(4), "x": torch.rand(3, 6)}
     direction = {n: torch.randn(p.shape) for n, p in params.items()}
 

@@ -112,7 +112,7 @@ def test_every_model_of_a_task_has_the_numbers_of_directions_pushed_alone(name, 
     assert not one_by_one
 
 
-def test_an_operation_without_a_rule_takes_stacked_directions_one_by_one():
+def test_an_operation_without_a_rule_takes_stacked_directions_one_by_one(one_by_one):
     params = {"x": tensor(4), "m": tensor(3, 3) + 2 * torch.eye(3, dtype=torch.float64)}
     directions = [random_direction(params, seed) for seed in range(3)]
 
@@ -121,6 +121,7 @@ def test_an_operation_without_a_rule_takes_stacked_directions_one_by_one():
 
     alone = vhv_by_recording(loss_fn, params, directions, {}, together=1)
     assert_same(vhv_by_recording(loss_fn, params, directions, {}, together=3), alone)
+    assert not one_by_one  # it was known beforehand
 
 
 def test_a_parameter_that_the_loss_does_not_read_is_left_out():
