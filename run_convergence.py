@@ -24,6 +24,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ import torch
 from algorithm_list import ALGORITHM_LISTS
 from convergence.best_epochs import COLUMNS as BEST_EPOCHS
 from convergence.best_epochs import best_epochs
+from convergence.estimate import estimate, trials_at_least
 from convergence.journal import Journal
 from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from convergence.one_run import Losses, RunPlan, Start
@@ -75,7 +77,9 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
 
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     notes = task.training_notes(settings.micro_batch_size)
-    return Job(settings, work, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
+    plan = plan_of(settings).training
+    planned = partial(estimate, task, settings, algorithms, plan)
+    return Job(settings, work, planned, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
 
 
 def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
@@ -150,19 +154,16 @@ def run(
     plan = plan_of(settings)
     first = Start(task, plan, settings.device, journal)
     losses, scores = Table(folder / "losses.csv", LOSSES), Table(folder / "scores.csv", SCORES, live.row)
-    if settings.tune_lr:
-        seed, epochs = settings.seeds[0], settings.tune_epochs
-        algorithms = tune_rows(
-            algorithms,
-            lambda row: first.train(row, seed, epochs).final_loss,
-            settings.lr_grid,
-            Table(folder / "tuned_learning_rates.csv", TRIALS),
-            settings.task,
-        )
     runs, numbers = defaultdict(list), row_numbers(folder)
-    per_run = settings.num_epochs * batches_per_epoch(len(task.examples), settings.batch_size)
-    with progress(total=per_run * len(settings.seeds) * len(algorithms), desc="training") as bar:
+    per_epoch = batches_per_epoch(len(task.examples), settings.batch_size)
+    epochs = settings.num_epochs * len(settings.seeds) * len(algorithms)
+    if settings.tune_lr:
+        epochs += settings.tune_epochs * sum(trials_at_least(row, settings.lr_grid) for row in algorithms.values())
+    with progress(total=per_epoch * epochs, desc="training") as bar:
         left = TimeLeft(bar.total, bar=bar)
+        if settings.tune_lr:
+            table = Table(folder / "tuned_learning_rates.csv", TRIALS)
+            algorithms = tuned(settings, algorithms, first, table, left, per_epoch)
         for seed in settings.seeds:
             start = first
             if seed != settings.seeds[0]:
@@ -187,6 +188,26 @@ def run(
         summary.append(summarize(label, row, runs[label], runs[reference] if reference else []))
     summary.save()
     return summary
+
+
+def tuned(
+    settings: argparse.Namespace,
+    algorithms: Mapping[str, Algorithm],
+    start: Start,
+    table: Table,
+    left: TimeLeft,
+    per_epoch: int,
+) -> dict[str, Algorithm]:
+    """Every row at its best learning rate on the first seed; `left` learns of trials beyond the grids."""
+    seed, epochs = settings.seeds[0], settings.tune_epochs
+    return tune_rows(
+        algorithms,
+        lambda row: start.train(row, seed, epochs, left).final_loss,
+        settings.lr_grid,
+        table,
+        settings.task,
+        extended=lambda: left.expect(epochs * per_epoch),
+    )
 
 
 def record(label: str, seed: int, result: Losses, losses: Table, scores: Table) -> None:

@@ -24,6 +24,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -32,6 +33,7 @@ from curvature.borrowing import check_twice_differentiable, measuring, twice_dif
 from curvature.objective import objective_at
 from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
+from hessian.estimate import estimate
 from hessian.flags import ALL
 from hessian.heterogeneity import resolved
 from hessian.robust_smoothness import RobustSmoothness, robust_smoothness
@@ -323,8 +325,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         batch = task.collate(task.shortest_and_longest()[:1])
         check_twice_differentiable(task.model, task.losses, batch, settings.model)
     names = selected(task.model, settings.parameters)
-    batch_indices(settings, len(task.examples))
-
+    batches = batch_indices(settings, len(task.examples))
     if settings.robust_smoothness:
         check_two_classes(task, settings)
 
@@ -343,7 +344,9 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         )
 
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
-    return Job(settings, work, reads=reads, ends_in_one_line=(FloatingPointError, Refused))
+    ends = FloatingPointError, Refused
+    planned = partial(estimate, task, settings, names, batches)
+    return Job(settings, work, planned, reads=reads, ends_in_one_line=ends, says_estimate=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,10 +21,8 @@ if __name__ == "__main__":
     answer_wrong_flags(make_parser(__doc__), check_paths)  # at once: the imports below take seconds
 
 import argparse
-import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +34,9 @@ from landscape.at_once import examples_at_once
 from landscape.classes import FrequencyClass, frequency_classes, measure_classes
 from landscape.cross_checks import check_at_point, check_on_tiny_model
 from landscape.decomposition import decompose
+from landscape.estimate import estimate
 from landscape.measurements import MeasurementPlan, measure_point
+from landscape.plan import Plan, most_of_training_batch, test_examples
 from landscape.saved_points import MeasuredPoint, load_points, point_files, rows_of_run, save_point, settings_of_points
 from landscape.stored import Stored
 from landscape.tables import PointTables, answer
@@ -60,28 +60,12 @@ from torch_optimizer.algorithm import set_mode
 from torch_optimizer.rows import check_names, choose_list, plain_sgd
 from training.loop import (
     SAMPLE,
-    TEST_BATCH,
     Training,
     TrainingPlan,
     batches_per_epoch,
     micro_batches,
     random_stream,
 )
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run does, resolved from its settings and checked."""
-
-    settings: argparse.Namespace
-    train_row: Algorithm
-    algorithms: dict[str, Algorithm]  # label -> row
-    reference: str | None  # label of the row that ratios refer to
-    training: TrainingPlan
-    measuring: MeasurementPlan
-    sampled: dict[int, tuple[list[int], int]]  # test epoch -> (measured batches, the one that is scanned)
-    classes: list[FrequencyClass]  # of the targets; none unless asked for
-
 
 # ---- from the command line to a plan --------------------------------------------------------------------------------
 
@@ -134,7 +118,8 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
 
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     notes = task.training_notes(settings.micro_batch_size)
-    return Job(settings, work, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
+    planned = partial(estimate, task, plan)
+    return Job(settings, work, planned, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
 
 
 def resolve(settings: argparse.Namespace) -> tuple[Algorithm, dict[str, Algorithm]]:
@@ -333,10 +318,8 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
 
 
 def training_examples(measured: MeasuredPoint, task: Task, plan: Plan) -> list[Batch]:
-    """The batch that the steps come from: by default at most half as many examples as the test batch has, a bound for
-    the time."""
-    most = None if plan.settings.measure_on else math.ceil(plan.settings.test_batch_size / 2)
-    device, dtype = plan.settings.device, plan.measuring.dtype
+    """The batch that the steps come from, or a part of it."""
+    device, dtype, most = plan.settings.device, plan.measuring.dtype, most_of_training_batch(plan.settings)
     size = examples_at_once(task, plan.settings, dtype)
     return training_batch(task, plan.training, measured.point, device, dtype, most, micro_batch_size=size)
 
@@ -346,12 +329,6 @@ def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:
     settings, chosen = plan.settings, test_examples(task, plan.settings)
     size = examples_at_once(task, settings, plan.measuring.dtype)
     return list(micro_batches(task, chosen, size, settings.device, plan.measuring.dtype))
-
-
-def test_examples(task: Task, settings: argparse.Namespace) -> list[int]:
-    """Their numbers: a random subset of the training data, drawn once."""
-    seed = settings.seed if settings.test_seed is None else settings.test_seed
-    return random_stream(seed, TEST_BATCH).permutation(len(task.examples))[: settings.test_batch_size].tolist()
 
 
 def classes_of(task: Task, settings: argparse.Namespace) -> list[FrequencyClass]:

@@ -4,7 +4,6 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from runs.messages import progress
 from runs.tables import Table
 from torch_optimizer import Algorithm
 
@@ -15,7 +14,9 @@ HALF_DECADES = [0.1, 0.316, 1.0, 3.16, 10.0]
 MOST_EXTENSIONS = 12
 
 
-def tune(train: Callable[[float], float], lr: float, factors: Sequence[float]) -> dict[float, float]:
+def tune(
+    train: Callable[[float], float], lr: float, factors: Sequence[float], extended: Callable[[], None] = lambda: None
+) -> dict[float, float]:
     """Search the learning rate on a log grid.
 
     Args:
@@ -23,10 +24,11 @@ def tune(train: Callable[[float], float], lr: float, factors: Sequence[float]) -
         lr: the middle of the grid.
         factors: the grid is lr times each of them. While an end of the grid is the best rate, the grid is extended
             there, at most `MOST_EXTENSIONS` times. The ratio is that of the two outermost rates.
+        extended: called before every trial beyond the grid.
 
     Returns: lr -> final loss of every trial, in ascending order of lr.
     """
-    losses = {rate: train(rate) for rate in sorted(round_lr(lr * factor) for factor in set(factors))}
+    losses = {rate: train(rate) for rate in grid(lr, factors)}
     for _ in range(MOST_EXTENSIONS if len(losses) > 1 else 0):
         rates = sorted(losses)
         best = min(rates, key=losses.__getitem__)
@@ -36,8 +38,14 @@ def tune(train: Callable[[float], float], lr: float, factors: Sequence[float]) -
             further = rates[-1] * rates[-1] / rates[-2]
         else:
             break
+        extended()
         losses[round_lr(further)] = train(round_lr(further))
     return dict(sorted(losses.items()))
+
+
+def grid(lr: float, factors: Sequence[float]) -> list[float]:
+    """The rates that are tried in any case, in ascending order."""
+    return sorted({round_lr(lr * factor) for factor in factors})
 
 
 def round_lr(lr: float) -> float:
@@ -51,20 +59,22 @@ def tune_rows(
     factors: Sequence[float],
     table: Table,
     task: str,
+    extended: Callable[[], None] = lambda: None,
 ) -> dict[str, Algorithm]:
     """label -> row with the best learning rate of its trials; a row that sets its own rate stays as it is.
 
     Args:
         final_loss: trains a row; its final loss, inf where it diverged.
         table: gets a line per trial.
+        extended: called before every trial beyond a row's grid.
     """
     tuned = dict(rows)
-    for label, row in progress(list(rows.items()), desc="tuning"):
+    for label, row in rows.items():
         lr = row.lr
         if lr is None:
             log.info("%s sets its own learning rate; not tuned", label)
             continue
-        losses = tune(lambda rate, row=row: final_loss(row.with_options(lr=rate)), lr, factors)
+        losses = tune(lambda rate, row=row: final_loss(row.with_options(lr=rate)), lr, factors, extended)
         best = min(losses, key=losses.__getitem__)
         for rate, loss in losses.items():
             diverged = loss == math.inf

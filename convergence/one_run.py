@@ -83,21 +83,20 @@ class Start:
         """
         journal, model = self.journal, self.task.model
         key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
+        per_epoch = batches_per_epoch(len(self.task.examples), self.plan.training.batch_size)
+        left = left or TimeLeft(num_epochs * per_epoch)
         if journal and key in journal.ended:
-            if left is not None:
-                left.skip(len(journal.ended[key]["points"]))
+            left.skip(num_epochs * per_epoch)
             return Losses(**journal.ended[key])
         model.load_state_dict(self.state)
         plan = replace(self.plan.training, seed=seed, num_epochs=num_epochs)
         optimizer = row.build({name: p for name, p in model.named_parameters() if p.requires_grad})
-        per_epoch = batches_per_epoch(len(self.task.examples), plan.batch_size)
         scheduler = make_scheduler(self.plan.lr_scheduler, optimizer, num_epochs, per_epoch, self.plan.warmup_ratio)
         parts = {"model": model, "optimizer": optimizer}
         if scheduler is not None:
             parts["scheduler"] = scheduler
         done, notes = journal.resume(key, parts) if journal else (0, None)
         points, scores = notes or ([], [])
-        left = left or TimeLeft(num_epochs * per_epoch)
         left.skip(done)
         training = Training(
             self.task, optimizer, plan, scheduler=scheduler, forward=self.forward, first_iteration=done + 1
@@ -124,6 +123,7 @@ class Start:
             diverged = not all(torch.isfinite(p).all() for p in model.parameters())
         except FloatingPointError:
             diverged = True
+        left.skip(num_epochs * per_epoch - len(points))  # of a run that diverged
         result = Losses(points, per_epoch, diverged, scores)
         if self.plan.save_model and folder is not None and not diverged:
             set_mode(optimizer, training=False)

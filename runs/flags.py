@@ -278,6 +278,11 @@ def add_machine_flags(parser: Parser) -> Any:
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
     group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="say what would be done, how long it would take and how much memory it needs; write nothing",
+    )
+    group.add_argument(
         "--log",
         type=nonempty,
         metavar="LOGGER",

@@ -25,6 +25,7 @@ from runs.config import (
     versions,
     write_config,
 )
+from runs.estimate import Estimate
 from runs.files import CannotWrite, is_out_of_memory, one_line
 from runs.flags import Parser
 from runs.folder import LOG_FILE, create_run_folder, remove_leftovers
@@ -44,10 +45,12 @@ class Job:
 
     settings: argparse.Namespace  # as config.json records them; with `output_dir`, `overwrite` and `allow_changes`
     work: Callable[[Path, StopRequest, LiveLog], str]  # does it in the run folder; returns what to print at the end
+    estimate: Callable[..., Estimate]  # what it will do; `memory=False` leaves the memory out
     algorithms: Mapping[str, Any] = field(default_factory=dict)  # label -> row of the algorithm list
     reads: Sequence[str] = ()  # local files and folders that decide the results
     notes: Sequence[str] = ()  # sentences for config.json
     ends_in_one_line: tuple[type[Exception], ...] = (FloatingPointError,)  # errors of the work that need no traceback
+    says_estimate: bool = True  # whether a run begins with the line of its estimate
 
 
 def execute(
@@ -72,6 +75,9 @@ def execute(
         live_log = logger_named(settings.log)
         prepare_machine()
         job = prepare(settings, earlier)
+        if settings.dry_run:
+            say(job.estimate().report())
+            return 0
         folder = open_folder(job, earlier)
     with log_file(folder / LOG_FILE):
         status, text = to_its_end(folder, script, job, live_log)
@@ -132,6 +138,8 @@ def to_its_end(
     try:
         with StopRequest() as stop:
             with closing(live_log(folder, recorded(job.settings))) as live:
+                if job.says_estimate:
+                    log.info("%s", job.estimate(memory=False).line())
                 text = job.work(folder, stop, live)
             mark_finished(folder)
             Checkpoints(folder / "checkpoints").remove()

@@ -168,7 +168,11 @@ def _drop_what_cannot_be_written() -> None:
 
 
 def progress(iterable=None, **options) -> tqdm:
-    """A progress bar that is silent when standard error is not a terminal."""
+    """A progress bar that is silent when standard error is not a terminal. One that is not left on the screen is of a
+    part of the work, and shows no time: what is left of the whole run stands in the bar above it."""
+    if not options.get("leave", True):
+        options["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt}"
+    options.setdefault("smoothing", 0)  # measured points take long: the latest pace says little of what is left
     return tqdm(iterable, disable=None, dynamic_ncols=True, file=Unbreakable(sys.stderr), **options)
 
 
@@ -195,7 +199,18 @@ class TimeLeft:
     def skip(self, count: int) -> None:
         """An earlier process did this much."""
         self.before += count
-        self.update(count)
+        self.done += count
+        if self.bar is not None and not self.bar.disable:
+            self.bar.initial += count  # no measure of the speed for it, either
+            self.bar.n += count
+            self.bar.last_print_n += count
+            self.bar.refresh()
+
+    def expect(self, count: int) -> None:
+        """So much more is to be done than was known."""
+        self.total += count
+        if self.bar is not None:
+            self.bar.total = self.total
 
     def note(self, text: str) -> None:
         """Say what is done, with the time left."""

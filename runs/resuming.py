@@ -26,6 +26,7 @@ OF_THIS_COMMAND = (
     "resume",
     "allow_changes",
     "overwrite",
+    "dry_run",
     "output_dir",
     "verbose",
     "hf_key",
@@ -78,6 +79,8 @@ def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.
             raise ValueError("--allow_changes is for --resume, which is not given")
         refuse_without_effect(given_settings(parser, arguments), settings, parser.needs)
         return settings, None
+    if settings.dry_run:
+        raise ValueError("--dry_run tells of a whole run, not of what is left of one: leave out --resume")
     if settings.overwrite or settings.output_dir:
         raise ValueError("--resume continues in its own folder: leave out --overwrite and --output_dir")
     folder = settings.resume

@@ -151,6 +151,7 @@ OF_ALL = {
     "task": ("", lambda run, base: base.asked[0].name == "tiny"),
     "output_dir": ("--output_dir TMP/new", lambda run, base: (run.folder.parent / "new" / "config.json").exists()),
     "device": ("--device cpu", lambda run, base: run.settings["device"] == "cpu"),
+    "dry_run": ("--dry_run", lambda run, base: "Nothing was written" in run.out and not run.folder.exists()),
     "help": ("--help", lambda run, base: "--task" in run.out and run.status == 0),
     "verbose": ("--resume TMP/nowhere --verbose", lambda run, base: "Traceback" in run.err and run.status == 2),
     "log": ("", None),

@@ -42,7 +42,13 @@ MAY_IMPORT = {
     "run_convergence": {"convergence", "training", "runs", "tasks", "algorithm_list", "figures", "torch_optimizer"},
     "run_hessian": {"hessian", "curvature", "training", "runs", "tasks", "figures"},
 }
-FLAGS = {"runs", "tasks", "algorithm_list", "torch_optimizer", "training"}  # of the flags.py of a script's wing
+FLAGS = {
+    "runs",
+    "tasks",
+    "algorithm_list",
+    "torch_optimizer",
+    "training",
+}  # of a wing's flags.py and estimate.py
 SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases"}
 GROUND_FLOOR = {"algorithm_list", "landscape_probe", "landscape_utils", *SCRIPTS}
 
@@ -83,7 +89,7 @@ def forbidden(module, path, root=ROOT):
         if room(target) == room(module):
             continue
         known = room(target) in MAY_IMPORT or room(target) in ("tests", "benchmarks")
-        below = MAY_IMPORT[room(module)] | (FLAGS if module.endswith(".flags") else set())
+        below = MAY_IMPORT[room(module)] | (FLAGS if module.endswith((".flags", ".estimate")) else set())
         if known and room(target) not in below:
             yield f"{path.relative_to(root)}:{line} imports {target}"
 

@@ -51,7 +51,7 @@ MUTANTS = {
         ("settings.num_epoch_to_save,\n    )", "settings.num_epochs,\n    )", "--num_epoch_to_save has no effect"),
         ("{label: algorithms[label] for label in settings.only}", "algorithms", "--only has no effect"),
         ("settings.seeds[0], settings.tune_epochs", "settings.seeds[-1], settings.tune_epochs", "rates are tuned on the last seed"),
-        ("lambda row: first.train(row, seed, epochs)", "lambda row: first.train(row, seed, settings.num_epochs)", "--tune_epochs has no effect"),
+        ("lambda row: start.train(row, seed, epochs, left)", "lambda row: start.train(row, seed, settings.num_epochs, left)", "--tune_epochs has no effect"),
         ("load(settings, seed), plan", "load(settings, settings.seeds[0]), plan", "all seeds start from the same weights"),
         ("result = start.train(row, seed, settings", "result = start.train(row, settings.seeds[0], settings", "all seeds have one order of the data"),
         ("seed=settings.seeds[0], model_seed=model_seed", "seed=model_seed, model_seed=model_seed", "every seed has other generated data"),
