@@ -3,12 +3,20 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points"): [
-        ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
-        ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
+    ("landscape/plan.py", "run_landscape_plan; every_flag; dry_run"): [
         ("seed = settings.seed if settings.test_seed is None else settings.test_seed", "seed = settings.seed", "--test_seed has no effect"),
         ("random_stream(seed, TEST_BATCH).permutation(len(task.examples))[", "random_stream(seed, TEST_BATCH).permutation(settings.test_batch_size)[",
          "the test batch is the first examples"),
+        ("dict.fromkeys([*plan.algorithms, TRAINING])", "dict.fromkeys(plan.algorithms)", "--dry_run does not count the row training"),
+        ("if kept is None or iteration in kept", "if True", "--dry_run counts points that were not kept"),
+    ],
+    ("landscape/estimate.py", "dry_run"): [
+        ("if batch == TEST:\n        return", "if True:\n        return", "--dry_run takes the training batch for as long as the test batch"),
+        ("(1 + count) * pace.rounding", "count * pace.rounding", "the time of the bound of rounding leaves out its recordings"),
+    ],
+    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points"): [
+        ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
+        ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(0, SAMPLE, epoch)", "the sampled batches do not depend on --seed"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(settings.seed, SAMPLE)", "every epoch samples the same batches"),
         ("sorted(set(batches)), batches[0]", "sorted(set(batches)), min(batches)", "not the first of --sample_iterations is scanned"),
