@@ -11,6 +11,7 @@ from convergence.flags import make_parser
 from convergence.learning_rates import HALF_DECADES
 from convergence.one_run import Losses
 from run_convergence import plan_of, resolve
+from runs.live import LiveLog
 from runs.stopping import StopRequest
 from runs.tables import read_table
 from torch_optimizer import Algorithm
@@ -85,7 +86,7 @@ def trained(monkeypatch, tmp_path):
         def __init__(self, task, plan, device, journal):
             self.model_seed = task.model_seed
 
-        def train(self, row, seed, num_epochs, left=None, folder=None):
+        def train(self, row, seed, num_epochs, left=None, folder=None, follow=None):
             asked.append((self.model_seed, row.name, row.lr, seed, num_epochs, folder and folder.name))
             if row.name == "sgd" and seed == 7:
                 return losses(9.0, diverged=True)
@@ -104,7 +105,7 @@ def trained(monkeypatch, tmp_path):
     def trained(*flags):
         settings, algorithms = resolved("--num_epochs", "2", "--batch_size", "4", *flags)
         task = run_convergence.load(settings, settings.seeds[0])
-        run_convergence.run(settings, algorithms, task, tmp_path, StopRequest())
+        run_convergence.run(settings, algorithms, task, tmp_path, StopRequest(), LiveLog())
         return asked, loaded, tmp_path
 
     return trained
