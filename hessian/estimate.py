@@ -99,5 +99,5 @@ def held_in_memory(
                       device=device))  # fmt: skip
     if kept is not None:
         count = 1 if settings.rebuild_graphs else micro_batches
-        found.append(Part(f"gradient graphs of {count} micro-batches", nbytes=count * kept, device=device))
+        found.append(Part(f"gradient graphs, micro-batches: {count}", nbytes=count * kept, device=device))
     return found

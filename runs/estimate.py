@@ -59,9 +59,9 @@ class Estimate:
         return sum(known) if known else None
 
     def line(self) -> str:
-        """What is logged when a run begins: "About 3 min: 50 updates, 6 measured points"."""
+        """What is logged when a run begins: "About 3 min in all: 50 updates, 6 measured points"."""
         counted = ", ".join(f"{part.number:,} {part.what}" for part in self.parts if part.number is not None)
-        return f"{self.time()}: {counted}"
+        return f"{self.time()}{'' if self.seconds is None else ' in all'}: {counted}"
 
     def time(self) -> str:
         if self.seconds is None:
