@@ -128,10 +128,15 @@ def list_name(lists: Any) -> Callable[[str], str]:
     return lambda text: text if is_place(text) else known(text)
 
 
+def own_list(settings: argparse.Namespace) -> str | None:
+    """FILE.py:NAME, where the algorithm list lies in a Python file of the user's."""
+    name = getattr(settings, "algorithm_list", None)
+    return name if name and is_place(name) else None
+
+
 def refuse_foreign_code(settings: argparse.Namespace, given: Mapping[str, Any]) -> None:
     """Raises: ValueError, in one line, if a config.json, which may come from elsewhere, names a Python file to run."""
-    name = getattr(settings, "algorithm_list", None)
-    if name is not None and is_place(name) and "algorithm_list" not in given:
+    if (name := own_list(settings)) and "algorithm_list" not in given:
         raise ValueError(f"the run's algorithm list is a Python file: give it again, --algorithm_list {name}")
 
 

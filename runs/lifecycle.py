@@ -27,7 +27,7 @@ from runs.config import (
 )
 from runs.estimate import Estimate
 from runs.files import CannotWrite, is_out_of_memory, one_line
-from runs.flags import Parser
+from runs.flags import Parser, own_list
 from runs.folder import LOG_FILE, create_run_folder, remove_leftovers
 from runs.live import LiveLog, logger_named
 from runs.lock import lock, unlock
@@ -135,6 +135,8 @@ def to_its_end(
 ) -> tuple[int, str]:
     """(exit status, what to print): 0 when the work came to its end, 128 + the signal that stopped it, else 1."""
     again = f"continue with: python {script} --resume {shlex.quote(str(folder))}"
+    if name := own_list(job.settings):  # a file that would run is never taken from a folder
+        again += f" --algorithm_list {shlex.quote(name)}"
     try:
         with StopRequest() as stop:
             with closing(live_log(folder, recorded(job.settings))) as live:

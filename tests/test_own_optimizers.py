@@ -57,7 +57,7 @@ def test_a_list_in_a_file_is_measured_resumed_and_kept_with_its_groups(own_file,
     assert [row["label"] for row in rows] == ["sgd", "signed", "adamw"]
     assert rows[2]["groups"] == [{"params": "bias", "weight_decay": 0.0}] and "groups" not in rows[0]
     assert {"sgd", "signed", "adamw"} < {row["algorithm"] for row in read_table(folder / "sharpness.csv")}
-    capfd.readouterr()
+    assert f"--resume {folder} --algorithm_list {name}\n" in capfd.readouterr().err
     refused(["--resume", folder], f"is a Python file: give it again, --algorithm_list {name}", folder, capfd)
     own_file.write_text(FILE.replace('"weight_decay": 0.0', '"weight_decay": 0.25'))
     answer = r"row 'adamw' is \(.*'weight_decay': 0.25.*was .*'weight_decay': 0.0"

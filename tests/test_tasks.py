@@ -226,7 +226,7 @@ BAD_FILES = [
     ("plain.jsonl.gz", GOOD, "not a gzip file"),
     ("latin.jsonl", GOOD * 2 + b'{"translation": {"en": "\xe9t\xe9", "fr": "x"}}\n', "line 3 is not UTF-8"),
     ("syntax.jsonl", GOOD * 2 + b'{"translation": \n', "line 3 is not JSON"),
-    ("list.json", b"[" + GOOD + b",\n]", "line 3 is not JSON"),
+    ("list.json", b"[" + GOOD + b",\n]", "line [23] is not JSON"),
     ("text.jsonl", GOOD + b'"hello"\n', "line 2 is not a JSON object"),
     ("broken.parquet", b"PAR1nothing", "broken.parquet: .*"),
     ("table.xml", b"en,fr\n", "no data file; wanted a file ending in .jsonl, "),
