@@ -1,6 +1,6 @@
 # One word per habit. `make toy` needs requirements.txt installed and nothing else.
 PYTHON ?= python
-TYPED := torch_optimizer curvature landscape_utils.py training tasks runs convergence hessian algorithm_list.py
+TYPED := torch_optimizer curvature landscape_utils.py training tasks/base.py runs convergence hessian
 
 .PHONY: toy test slow lint types known bench mutants
 toy:    ## the three scripts on the toy task, about two minutes

@@ -167,7 +167,7 @@ def is_free_to_read(x: Tensor) -> bool:
 
 def is_stacked(x: Tensor) -> bool:
     """Whether x stands for the tangents of several directions, under torch.vmap."""
-    return torch._C._functorch.is_batchedtensor(x)
+    return torch._C._functorch.is_batchedtensor(x)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def add_product(c: Tensor, a: Tensor, b: Tensor) -> Tensor:

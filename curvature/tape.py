@@ -81,7 +81,7 @@ class Tape(TorchDispatchMode):
         self.device = next(iter(leaves.values())).device
         self.leaves = {name: Slot(leaf, leaf._version, self.mark) for name, leaf in leaves.items()}
         for name, slot in self.leaves.items():
-            leaves[name].__dict__[SLOT] = slot
+            leaves[name].__dict__[SLOT] = slot  # pyright: ignore[reportIndexIssue]
         self.operations: list[Operation] = []
         self.kept: list[tuple[Tensor, int]] = []  # (tensor that a rule will read, its count of writes)
         self.spare: dict[int, Operation] = {}  # address of an output that its rule could use -> its operation
@@ -159,7 +159,7 @@ class Tape(TorchDispatchMode):
             self.spare[result.untyped_storage().data_ptr()] = op
         self.operations.append(op)
         for y, slot in zip(results, op.outputs, strict=True):
-            y.__dict__[SLOT] = slot
+            y.__dict__[SLOT] = slot  # pyright: ignore[reportIndexIssue]
 
     def release(self, written: list) -> None:
         """Release outputs that are about to be overwritten. Counts of writes do not show it: `linear` hands on its
@@ -209,9 +209,9 @@ class Tape(TorchDispatchMode):
                     raise NotTraceable(f"autograd's backward pass goes around {op.func}, whose output the loss reads")
                 with refusing(f"the rule of {op.func}"):
                     op.prepare(given)
-            unread = [op for op in curved if isinstance(op.drops_results, Tensor)]
-            flags = torch.stack([op.drops_results for op in unread]).tolist() if unread else []  # the only wait
-        for op, drops in zip(unread, flags, strict=True):
+            unread = [(op, op.drops_results) for op in curved if isinstance(op.drops_results, Tensor)]
+            flags = torch.stack([drops for _, drops in unread]).tolist() if unread else []  # the only wait
+        for (op, _), drops in zip(unread, flags, strict=True):
             if drops:
                 op.results = []
 

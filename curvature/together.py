@@ -106,7 +106,7 @@ def _push_stacked(tape: "Tape", directions: Sequence[Params]) -> Tensor:
         bends += (_each_alone if alone else _all_at_once)(operations, tangents)
     factors, terms = zip(*bends, strict=True)
     slopes = tangents[tape.loss].sum(-1, dtype=torch.float64) if tape.loss in tangents else terms[0]
-    terms = torch.stack(terms).double() * tape.column(factors).unsqueeze(-1)
+    terms = torch.stack(terms).double() * tape.column(list(factors)).unsqueeze(-1)
     return torch.stack([slopes, terms.sum(0), terms.abs().sum(0)])
 
 
@@ -150,7 +150,7 @@ def _each_alone(operations: list[Operation], tangents: Tangents) -> list[tuple[f
         bends = [op.push_through(known) for known in each]
         for slot in op.outputs:
             if each[0].get(slot) is not None:
-                tangents[slot] = torch.stack([known[slot] for known in each])
+                tangents[slot] = torch.stack([known[slot] for known in each])  # pyright: ignore[reportArgumentType]
         for slot in op.expiring:
             tangents.pop(slot, None)
         if bends[0] is not None:

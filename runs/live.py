@@ -24,7 +24,7 @@ class LiveLog:
     """Sends rows to an object with `log(metrics)` or `add_scalar(name, value, step)`; None: to nobody."""
 
     def __init__(self, target: Any = None) -> None:
-        self.target = target
+        self.target: Any = target
         self.count = 0  # rows sent so far: the step where a row has no iteration
 
     def row(self, table: str, row: Mapping[str, Any]) -> None:
@@ -35,7 +35,7 @@ class LiveLog:
         words = [str(cell) for cell in row.values() if isinstance(cell, str)]
         words += [f"seed {row['seed']}"] if "seed" in row else []
         step = row["iteration"] if isinstance(row.get("iteration"), int) else self.count
-        metrics = {
+        metrics: dict[str, float] = {
             "/".join([table, column, *words]): cell
             for column, cell in row.items()
             if column not in PLACES and isinstance(cell, (int, float)) and math.isfinite(cell)

@@ -96,8 +96,9 @@ def moves_of_step(optimizer: Optimizer, copies: Iterable[Tensor]) -> dict[Tensor
 
 def latest_rate(optimizer: Optimizer) -> float:
     """The lr by which a step is divided to give v; 1 where the rate is None or 0."""
-    if hasattr(optimizer, "latest_rate"):  # a DirectionOptimizer may set its own
-        return float(optimizer.latest_rate()) or 1.0
+    own = getattr(optimizer, "latest_rate", None)  # a DirectionOptimizer may set its own
+    if own is not None:
+        return float(own()) or 1.0
     return float(optimizer.param_groups[0].get("lr") or 1.0)
 
 
@@ -107,7 +108,7 @@ def _parameters(optimizer: Optimizer) -> Iterable[Tensor]:
 
 def _copy_of(p: Tensor) -> Tensor:
     made = torch.nn.Parameter(p.detach().clone(), requires_grad=p.requires_grad)
-    made.__dict__.update(p.__dict__)  # marks that some optimizers read
+    made.__dict__.update(p.__dict__)  # marks that some optimizers read  # pyright: ignore[reportAttributeAccessIssue]
     made.grad = None if p.grad is None else p.grad.detach().clone()
     return made
 

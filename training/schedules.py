@@ -23,8 +23,9 @@ def make_scheduler(
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULERS)}")
     if any(group["lr"] is None for group in optimizer.param_groups):  # Adafactor with relative steps
         return None
+    ratio = warmup_ratio or 0.0  # None: a schedule without a warm-up
     if name == "epoch_warmup":
-        rising = math.ceil(warmup_ratio * num_epochs)  # epochs below the full rate
+        rising = math.ceil(ratio * num_epochs)  # epochs below the full rate
 
         def share(step: int) -> float:
             return min(1.0, 1 / 3 + 2 / 3 * (step // steps_per_epoch) / rising) if rising else 1.0
@@ -35,5 +36,5 @@ def make_scheduler(
     from transformers import get_scheduler  # slow to import
 
     num_steps = num_epochs * steps_per_epoch
-    warmup_steps = math.ceil(warmup_ratio * num_steps) if name == "linear_with_warmup" else 0
+    warmup_steps = math.ceil(ratio * num_steps) if name == "linear_with_warmup" else 0
     return get_scheduler(name.removesuffix("_with_warmup"), optimizer, warmup_steps, num_steps)
