@@ -51,7 +51,7 @@ class Direction(Mapping[str, Tensor]):
     @cached_property
     def largest(self) -> float:
         """max |v_i|"""
-        return max((v.abs().max().item() for v in self.values() if v.numel()), default=0.0)
+        return max(numbers([v.abs().max() for v in self.values() if v.numel()]), default=0.0)
 
     @property
     def has_length(self) -> bool:
@@ -123,3 +123,14 @@ def norm(tensors: Params) -> float:
     """Euclidean norm over all tensors together, accumulated in float64."""
     norms = [torch.linalg.vector_norm(t, dtype=torch.float64) for t in tensors.values()]
     return torch.linalg.vector_norm(torch.stack(norms)).item() if norms else 0.0
+
+
+def numbers(tensors: Sequence[Tensor]) -> list[float]:
+    """0-d tensors as floats. The host waits once for each device, however many tensors there are."""
+    found = [0.0] * len(tensors)
+    for device in dict.fromkeys(t.device for t in tensors):
+        places = [i for i, t in enumerate(tensors) if t.device == device]
+        together = torch.stack([tensors[i].detach().double() for i in places])
+        for i, number in zip(places, together.tolist(), strict=True):
+            found[i] = number
+    return found

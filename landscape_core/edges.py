@@ -1,13 +1,13 @@
 """How far each optimizer's real step s = lr v is from the edge, and its curvature in norms that fit the step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from curvature.direction import Direction
+from curvature.direction import Direction, numbers
 from curvature.objective import Objective
 from curvature.quadratic import QuadraticModel
 from landscape_utils import mean_loss
@@ -64,27 +64,50 @@ def moved_by(params: Mapping[str, Tensor], direction: Direction, learning_rate: 
 # ---- norms ----------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
 def spectral_length(direction: Mapping[str, Tensor], tolerance: float = 1e-4) -> float:
     """max_b |v_b|_2: the largest singular value of any matrix of the direction, the length of any vector.
 
-    A tensor of more than two dimensions, such as a convolution's kernel, counts as a matrix of its outputs."""
-    return max((_spectral_norm(v, tolerance) for v in direction.values() if v.numel()), default=0.0)
+    A tensor of more than two dimensions, such as a convolution's kernel, counts as a matrix of its outputs. The
+    matrices' power iterations go in step, so that the host's waits for a device do not grow with their number.
+    """
+    tensors = [v for v in direction.values() if v.numel()]
+    matrices = [v.flatten(1).float() if v.dim() > 1 else v.reshape(-1, 1) for v in tensors]
+    largest = numbers([matrix.abs().max() for matrix in matrices])
+    iterated = [i for i, m in enumerate(matrices) if min(m.shape) > 1 and 0 < largest[i] < math.inf]
+    lengths = [torch.linalg.vector_norm(v, dtype=torch.float64) for i, v in enumerate(tensors) if i not in iterated]
+    scaled = [matrices[i] / largest[i] for i in iterated]  # float32 can square it
+    values = [value * largest[i] for i, value in zip(iterated, _spectral_norms(scaled, tolerance), strict=True)]
+    return max([*numbers(lengths), *values], default=0.0)
 
 
-@torch.no_grad()
-def _spectral_norm(v: Tensor, tolerance: float, most: int = 200) -> float:
-    """By power iteration on v'v from a fixed start, until the value changes by less than `tolerance` of itself."""
-    matrix = v.flatten(1).float() if v.dim() > 1 else v.reshape(-1, 1)
-    largest = matrix.abs().max().item()
-    if min(matrix.shape) == 1 or not 0 < largest < math.inf:
-        return torch.linalg.vector_norm(v, dtype=torch.float64).item()
-    matrix = matrix / largest  # float32 can square it
-    x = torch.randn(matrix.shape[1], generator=torch.Generator().manual_seed(0)).to(matrix)
-    before = 0.0
-    for _ in range(most):
-        y = matrix @ (x / torch.linalg.vector_norm(x))
-        value = torch.linalg.vector_norm(y).item()
-        if abs(value - before) <= 0.1 * tolerance * value:
+def _spectral_norms(
+    matrices: Sequence[Tensor], tolerance: float, at_once: int | None = None, most: int = 200
+) -> list[float]:
+    """By power iteration on m'm from a fixed start, until each value changes by less than `tolerance` of itself.
+
+    at_once: iterations between two waits for the device; the values do not depend on it.
+    """
+    x = [torch.randn(m.shape[1], generator=torch.Generator().manual_seed(0)).to(m) for m in matrices]
+    values, open_ones = [0.0] * len(matrices), list(range(len(matrices)))
+    at_once = at_once or (1 if all(m.is_cpu for m in matrices) else 10)
+    for _ in range(0, most, at_once):
+        found = []
+        for i in open_ones:
+            for _ in range(at_once):
+                y = matrices[i] @ (x[i] / torch.linalg.vector_norm(x[i]))
+                found.append(torch.linalg.vector_norm(y))
+                x[i] = matrices[i].T @ y
+        read = iter(numbers(found))
+        still_open = []
+        for i in open_ones:
+            settled = False
+            for value in [next(read) for _ in range(at_once)]:
+                if not settled:
+                    settled, values[i] = abs(value - values[i]) <= 0.1 * tolerance * value, value
+            if not settled:
+                still_open.append(i)
+        open_ones = still_open
+        if not open_ones:
             break
-        before, x = value, matrix.T @ y
-    return value * largest
+    return values

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from curvature.borrowing import measuring
-from curvature.direction import norm
+from curvature.direction import norm, numbers
 from curvature.objective import Objective, halves
 from landscape_core.rounding import single_examples
 
@@ -48,8 +48,10 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
 def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> float:
     """Share of |v|^2 in the coordinates `noisy` (of `noise_coordinates`); NaN for a direction without length."""
     squares = [(v.detach().double().square(), noisy[name].to(v.device)) for name, v in direction.items()]
-    total = sum(s.sum().item() for s, _ in squares)
-    return sum(s[mask].sum().item() for s, mask in squares) / total if total else math.nan
+    total = sum(numbers([s.sum() for s, _ in squares]))
+    if not total:
+        return math.nan
+    return sum(numbers([s.masked_fill(~mask, 0).sum() for s, mask in squares])) / total
 
 
 def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from algorithm_list import ALGORITHM_LISTS
 from curvature.direction import Direction
 from curvature.objective import Objective
 from curvature.quadratic import QuadraticModel
-from landscape_core.edges import Edge, edge_of, spectral_length
+from landscape_core.edges import Edge, _spectral_norms, edge_of, spectral_length
 from landscape_core.measurement import Measurement
 from landscape_utils import PseudoUpdates, directional_sharpness, mean_loss
 from torch_optimizer import Algorithm
@@ -107,6 +107,14 @@ def test_direction_times_rate_is_the_move_of_a_real_step_for_every_row():
                 move = rates[label] * directions[label][n]
                 moved = p.detach() - ours[n].detach()
                 torch.testing.assert_close(moved, move, rtol=1e-4, atol=3e-7, msg=f"{label} {n}")
+
+
+def test_power_iterations_give_the_same_however_many_are_made_between_two_waits():
+    torch.manual_seed(0)
+    matrices = [torch.randn(9, 5), torch.diag(torch.tensor([3.0, 2.9, 1.0])), torch.eye(4)]
+    one_by_one = _spectral_norms(matrices, 1e-4, at_once=1)
+    assert _spectral_norms(matrices, 1e-4, at_once=7) == one_by_one == _spectral_norms(matrices, 1e-4)
+    assert one_by_one == pytest.approx([torch.linalg.matrix_norm(m, 2).item() for m in matrices], rel=1e-3)
 
 
 def test_spectral_length_is_the_largest_singular_value_of_any_matrix_or_length_of_any_vector():
