@@ -7,10 +7,13 @@ import pytest
 
 from curvature.interpolation import ScanPoint
 from curvature.quadratic import QuadraticModel
+from landscape import cross_checks
 from landscape.tables import PointTables, answer, verdict
 from landscape_core.edges import Edge
 from landscape_core.measurement import Measurement
 from runs.tables import read_table
+from tests.helpers.task_examples import toy
+from torch_optimizer import Algorithm
 from training.loop import Point
 
 POINT = Point(epoch=3, batch=2, iteration=22, loss=5.5, learning_rate=0.1, examples=64)
@@ -208,3 +211,10 @@ def test_a_run_on_the_training_batch_alone_prints_its_numbers(tmp_path):
     text = answer(tmp_path, ["sgd", "adam"], "sgd", "lion")
     assert "sharpness of sgd|, on the training batches" in text and "adam is flattest (0.5 of sgd)" in text
     assert "training (lion)" in text
+
+
+def test_a_check_that_fails_shows_by_how_much(monkeypatch):
+    task = toy("machine_translation")
+    monkeypatch.setattr(cross_checks, "check_sharpness", lambda *_: [(2.0, 3.0)])
+    *_, line = cross_checks.check_on_tiny_model(task, {"sgd": Algorithm("sgd", lr=1.0)}).splitlines()
+    assert line.split() == ["sgd", "2", "3", "0.5"]

@@ -116,6 +116,19 @@ def test_the_last_batch_of_an_epoch_is_smaller_and_its_mean_is_over_its_own_exam
         (1, 1, 1), (1, 2, 2), (1, 3, 3), (2, 1, 4), (2, 2, 5), (2, 3, 6),
     ]  # fmt: skip
     assert [len(group) for group in task.seen] == [2, 2, 2, 2, 2] * 2
+    assert [(p.examples, p.ends_epoch) for p in points] == [(4, False), (4, False), (2, True)] * 2
+
+
+def test_a_step_sees_the_random_variants_of_its_own_iteration():
+    class Varied(Line):
+        def training_collate(self, examples, seed):
+            seeds.append(seed)
+            return self.collate(examples)
+
+    seeds = []
+    run(Varied())
+    by_step = [set(seeds[:2]), set(seeds[2:4]), set(seeds[4:5]), set(seeds[5:7])]  # in micro-batches of two
+    assert len(seeds) == 10 and all(len(of_step) == 1 for of_step in by_step) and len(set(seeds)) == 6
 
 
 def test_neighbors_in_length_share_a_micro_batch():

@@ -84,7 +84,7 @@ MUTANTS = {
         ("r.sharpness - t.sharpness", "r.slope - t.slope", "the rounding error is that of the slope"),
         ("places[:: max(1, len(places) // examples)]", "places", "the rounding error is that of the first two examples"),
     ],
-    ("landscape/cross_checks.py", "landscape_utils; run_landscape"): [
+    ("landscape/cross_checks.py", "landscape_tables; landscape_utils; run_landscape"): [
         ("abs(ours / brute - 1)}", "0.0}", "--check_sharpness always says that there is no error"),
         ("\"measured\": found[k].sharpness", "\"measured\": by_float64[k].item()", "--check_sharpness compares float64 with itself"),
         ("\"differences\": sharpness", "\"differences\": alone[k].sharpness", "--check_sharpness does not take differences"),
@@ -98,7 +98,7 @@ MUTANTS = {
         ("1 + 2 * beta if", "1 + beta if", "the threshold of Nesterov's step is too high"),
         ("dampening = float(group.get(\"dampening\", 0))", "dampening = float(0)", "the threshold ignores dampening"),
     ],
-    ("landscape_utils.py", "landscape_utils"): [
+    ("landscape_utils.py", "landscape_numbers; landscape_utils"): [
         ("slope / v.length, curvature", "slope, curvature", "the slope is that along v, not v / |v|"),
         ("curvature / v.length**2, magnitude", "curvature / v.length, magnitude", "the sharpness depends on the length of the step"),
         ("2.5 * turn if", "0.25 * turn if", "a scan ends before the minimum"),
