@@ -12,6 +12,7 @@ from tasks.base import Task
 from torch_optimizer import Algorithm
 from training.loop import TrainingPlan, batches_per_epoch
 from training.timing import (
+    PEAK,
     Clock,
     activation_bytes,
     gradient_seconds,
@@ -116,8 +117,8 @@ def counted(
 def held_in_memory(
     task: Task, settings: argparse.Namespace, algorithms: Mapping[str, Algorithm], kept: int | None
 ) -> list[Part]:
-    """What is held in the middle of an update; of the rows' states, one at a time. `kept`: bytes of a micro-batch, None
-    where it did not fit."""
+    """What is held in the middle of an update; of the rows' states, one at a time. `kept`: bytes that a
+    forward pass keeps, None where it did not fit."""
     params, device = trainable(task.model), str(settings.device)
     states = {}
     for label, row in algorithms.items():
@@ -132,4 +133,4 @@ def held_in_memory(
         Part("gradients", nbytes=size_of(params), device=device),
         Part(f"state of {largest}, the largest", nbytes=states[largest], device=device),
     ]
-    return found if kept is None else [*found, Part("one micro-batch", nbytes=kept, device=device)]
+    return found if kept is None else [*found, Part("one micro-batch", nbytes=int(PEAK * kept), device=device)]

@@ -22,6 +22,7 @@ from tasks.base import Task
 from torch_optimizer.shadow_step import ShadowStep
 from training.loop import batches_per_epoch, micro_batches
 from training.timing import (
+    PEAK,
     Clock,
     activation_bytes,
     gradient_seconds,
@@ -41,7 +42,6 @@ from training.timing import (
 
 EVALUATIONS = {"few": 8, "full": 20}  # of the loss, per scan
 PER_DECOMPOSITION = 5  # times a measurement of slope and sharpness
-RECORDING = 1.4  # times the memory of a forward and backward pass (see `directional_sharpness`)
 TIMED = "estimated from one timed micro-batch of {} examples, its recording and the directions along it"
 
 
@@ -237,7 +237,7 @@ def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
     found.append(Part(f"{count} directions", nbytes=count * size, device=there))
     found.append(Part("direction of the optimizer that trains", nbytes=size, device=here))
     if kept is not None:
-        found.append(Part("one recording", nbytes=int(RECORDING * kept * wider), device=here))
+        found.append(Part("one recording", nbytes=int(PEAK * kept * wider), device=here))
     return found
 
 
