@@ -18,7 +18,7 @@ lint:   ## what CI asks of the text
 	ruff check .
 	ruff format --check .
 
-types:  ## the type checker, on the measuring core and the storage
+types:  ## the type checker, on the core, the loop, the storage and two wings
 	basedpyright --level error $(TYPED)
 
 known:  ## numbers known from elsewhere beside what is measured here, seconds

@@ -14,7 +14,7 @@ from curvature.forgetting import forgetting, modules_with_memory
 Params = Mapping[str, Tensor]  # name -> tensor
 Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
 LossFunction = Callable[[Params, Batch], Tensor]  # per-example losses [B]
-ModelLosses = Callable[[Any, Batch], Tensor]  # the same of a model and a micro-batch, see `functional_loss`
+ModelLosses = Callable[[Any, Any], Tensor]  # the same of a model and a micro-batch, see `functional_loss`
 
 
 class Derivatives(NamedTuple):

@@ -150,9 +150,9 @@ def _each_alone(operations: list[Operation], tangents: Tangents) -> list[tuple[f
         bends = [op.push_through(known) for known in each]
         for slot in op.outputs:
             if each[0].get(slot) is not None:
-                tangents[slot] = torch.stack([known[slot] for known in each])  # pyright: ignore[reportArgumentType]
+                tangents[slot] = torch.stack([known[slot] for known in each])
         for slot in op.expiring:
             tangents.pop(slot, None)
         if bends[0] is not None:
-            found.append((op.rule.factor, torch.stack(bends)))
+            found.append((op.rule.factor, torch.stack(bends)))  # pyright: ignore[reportArgumentType]
     return found

@@ -9,7 +9,7 @@ import torch
 
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
-from curvature.objective import Objective, objective_at
+from curvature.objective import Batch, Objective, objective_at
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.flags import DTYPES
 from tasks.base import Task
@@ -44,7 +44,7 @@ def estimate(
     graph = product = kept = None
     try:
         with trial_of(task, device) as trial:
-            inputs = list(micro_batches(trial, indices, len(indices), device, dtype))
+            inputs: list[Batch] = list(micro_batches(trial, indices, len(indices), device, dtype))
             objective = objective_at(trial.model, trial.losses, inputs, dtype)
             with measuring(objective.model), twice_differentiable():
                 graph, product = pace(objective, list(names), clock)
@@ -54,7 +54,7 @@ def estimate(
     each = min(PRODUCTS, settings.max_iterations)
     basis = NO_TIME.format(len(indices), device)
     took = None
-    if graph is not None:
+    if graph is not None and product is not None:
         smoothness = ", robust smoothness" if settings.robust_smoothness else ""
         basis = f"{TIMED.format(len(indices), each)}, {LEFT_OUT.format(smoothness)}"
         rebuilt = graph if settings.rebuild_graphs else 0.0
