@@ -4,6 +4,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from landscape.classes import FrequencyClass
 from landscape.measurements import MeasurementPlan
@@ -47,7 +48,7 @@ def planned_parts(plan: Plan, examples: int) -> Iterator[tuple[str, MeasuredPoin
     kept = None
     if settings.from_points:  # their run may have ended early
         kept = {int(path.stem.removeprefix("point-")) for path in point_files(settings.from_points)}
-    directions = dict.fromkeys([*plan.algorithms, TRAINING])
+    directions: dict[str, Any] = dict.fromkeys([*plan.algorithms, TRAINING])
     for epoch, (batches, scanned) in plan.sampled.items():
         for batch in batches if plan.measuring.sharpness else [scanned]:
             iteration = (epoch - 1) * per_epoch + batch
