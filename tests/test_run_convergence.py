@@ -311,6 +311,12 @@ def tuned(tmp_path, lr, *grid):
     return read_table(tmp_path / "tuned_learning_rates.csv"), rows["sgd"]
 
 
+def test_a_last_step_to_weights_that_are_not_finite_is_a_divergence():
+    start = start_of(Bowl(), settings_for("--batch_size", "4"))
+    run = start.train(Algorithm("sgd", lr=1e38), 0, 1)  # one update, by 12e38
+    assert [point[3] for point in run.points] == [18.0] and run.diverged
+
+
 def test_tuning_finds_the_optimum_of_a_quadratic(tmp_path):
     trials, row = tuned(tmp_path, 0.25, 0.25, 0.5, 1, 2)
     assert [trial["lr"] for trial in trials] == [0.0625, 0.125, 0.25, 0.5]

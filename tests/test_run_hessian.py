@@ -208,6 +208,15 @@ def test_rows_of_heterogeneity_leave_out_what_is_not_finite_and_take_the_unresol
         assert row["spearman_low"] == spearman(norms, values, seed=11).low
 
 
+def test_the_intervals_are_drawn_from_the_seed():
+    draw = torch.Generator().manual_seed(0)
+    numbers = torch.rand(12, 2, generator=draw).tolist()
+    rows = [dict(block=f"h.{i}.mlp", gradient_norm=norm, eigenvalue=value, residual=0.0, numel=4)
+            for i, (norm, value) in enumerate(numbers)]  # fmt: skip
+    one, again, other = (heterogeneity_rows(rows, "mean", seed)[0] for seed in (11, 11, 12))
+    assert one == again and one["log_log_low"] != other["log_log_low"]
+
+
 def test_flags_reach_the_measurement(tmp_path, monkeypatch, capsys):
     seen = {}
 

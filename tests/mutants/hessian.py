@@ -5,7 +5,8 @@
 MUTANTS = {
     ("hessian/tables.py", "run_hessian::test_a_row_of_blocks_has_every_field_of_the_measurement_under_its_name; "
      "run_hessian::test_rows_of_heterogeneity_leave_out_what_is_not_finite_and_take_the_unresolved_for_zero; "
-     "run_hessian::test_mean_is_empty_where_a_batch_has_no_number_and_unconverged_where_one_is; run_hessian"): [
+     "run_hessian::test_mean_is_empty_where_a_batch_has_no_number_and_unconverged_where_one_is; "
+     "run_hessian::test_the_intervals_are_drawn_from_the_seed; run_hessian"): [
         ("products=sum(row[\"products\"] for row in rows)", "products=max(row[\"products\"] for row in rows)", "products of the mean are not the sum"),
         ("mean[column] = all(row[column] for row in rows)", "mean[column] = any(row[column] for row in rows)", "one converged batch counts for all"),
         ("statistics.fmean(values)", "statistics.median_low(values)", "the mean over the batches is one of them"),

@@ -69,7 +69,8 @@ MUTANTS = {
         ("split=split, metric=metric, value=value)", "split=metric, metric=split, value=value)", "split and metric are swapped in scores.csv"),
         ("settings.warmup_ratio = 0.1 if", "settings.warmup_ratio = 0.0 if", "schedules do not warm up by default"),
     ],
-    ("convergence/one_run.py", "run_convergence::test_a_run_of_known_losses_is_summarized_by_hand; run_convergence"): [
+    ("convergence/one_run.py", "run_convergence::test_a_run_of_known_losses_is_summarized_by_hand; "
+     "run_convergence::test_a_last_step_to_weights_that_are_not_finite_is_a_divergence; run_convergence"): [
         ("statistics.fmean(losses[end - n : end], sizes[end - n : end])", "statistics.fmean(losses[end - n : end])", "a small last batch counts in full"),
         ("if f <= target), None)", "if f < target), None)", "a row that reaches SGD's loss exactly never gets there"),
         ("self.batches_per_epoch + i for", "i for", "steps to SGD's loss are an epoch too few"),
