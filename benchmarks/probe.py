@@ -39,7 +39,7 @@ def batch_of(seed: int) -> dict:
 
 
 def same_bits(steps: int, every: int = 50) -> bool:
-    """Whether so many steps of a small model end in the same parameters with a probe and without."""
+    """Whether this many steps of a small model end in the same parameters with a probe and without."""
     ends = []
     for probed in (False, True):
         model = model_of(width=32, layers=2)

@@ -94,7 +94,7 @@ def counted(
     per_epoch = batches_per_epoch(examples, plan.batch_size)
 
     def updates(what: str, epochs: Mapping[str, int]) -> Part:
-        """So many epochs of each row."""
+        """This many epochs of each row."""
         of_all = None
         if gradient is not None:
             of_all = sum(n * (examples * gradient + per_epoch * steps[label]) for label, n in epochs.items())

@@ -40,7 +40,7 @@ def vhv_by_recording(
         params: name -> tensor, the point. Not modified.
         directions: each name -> tensor, with the shapes and types of `params`. Where one lacks a tensor, that tensor
             stands still, and only the operations that the others reach cost anything.
-        together: how many directions are pushed at once, as in `Together`. It changes no number but for rounding.
+        together: how many directions are pushed at once, as in `Together`. It changes no number beyond rounding.
 
     Raises: NotTraceable, with the reason, if an operation cannot be followed; double backward may still serve.
     """

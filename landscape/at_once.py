@@ -28,7 +28,7 @@ def examples_at_once(task: Task, settings: Namespace, dtype: torch.dtype) -> int
 
     On a CPU it is `micro_batch_size`. A GPU wants large ones: as many tokens as a quarter of its memory records, at
     most `RECORDED_TOKENS` in each half. The longest example is recorded once to see what a token takes. The choice
-    depends on the machine, the model and the data, and not on the memory that is free. It changes no number but for
+    depends on the machine, the model and the data, and not on the memory that is free. It changes no number beyond
     rounding; where memory runs out nevertheless, micro-batches are halved (`within_memory`).
     """
     budget = planned_bytes(settings.device)
@@ -46,7 +46,7 @@ def examples_at_once(task: Task, settings: Namespace, dtype: torch.dtype) -> int
 
 
 def _recorded_bytes(task: Task, index: int, device: torch.device) -> int:
-    """What a recording of this example keeps, in the number type of the model."""
+    """What a recording of this example keeps, in the dtype of the model."""
     (batch,) = micro_batches(task, [index], 1, device)
     leaves = leaves_at(trainable_parameters(task.model))
     tape = Tape(leaves)

@@ -24,7 +24,7 @@ NO_TIME = "since a micro-batch of {} examples does not fit into the memory of {}
 
 @dataclass(frozen=True)
 class Part:
-    """A row of the table: so many of something, or something that is held in memory. None: does not apply.
+    """A row of the table: a count of something, or something that is held in memory. None: does not apply.
 
     seconds: of all of them together.  nbytes: on `device`.
     """

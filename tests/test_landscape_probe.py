@@ -70,7 +70,7 @@ def by_label(rows):
 
 
 def close(row, other, rtol=1e-9):
-    """Whether two rows agree in every number; those that are 0 but for rounding are left out."""
+    """Whether two rows agree in every number; those that are 0 up to rounding are left out."""
     assert row.keys() == other.keys()
     for name in row.keys() - {"algorithm", "sharpness_error", "noise_share"}:
         assert row[name] == pytest.approx(other[name], rel=rtol, abs=1e-300, nan_ok=True), name
