@@ -139,7 +139,14 @@ def test_a_flag_is_written_out_and_its_default_shown_unless_it_is_off(capsys):
 
 def test_what_the_task_is_asked_for_is_what_the_flags_say():
     asked = dict(dataset="d", model="m", dataset_size=3, hf_key="k", max_length=5, windows_per_file=0)
-    assert asked.items() <= task_arguments(argparse.Namespace(**asked, zipf=None, task="t", seed=4)).items()
+    assert (
+        asked.items()
+        <= task_arguments(
+            argparse.Namespace(
+                **asked, zipf=None, columns=None, config=None, split=None, eval_dataset=None, task="t", seed=4
+            )
+        ).items()
+    )
 
 
 def test_only_what_was_left_out_takes_the_tasks_default():
