@@ -68,8 +68,8 @@ MUTANTS = {
         ("alpha=learning_rate)", "alpha=-learning_rate)", "the realized edge is that of the step backwards"),
         ("- start_loss\n", "- quadratic.slope\n", "the realized change is from the slope"),
         ("v.flatten(1).float()", "v.flatten(0, -2).float()", "a kernel is a matrix of its inputs' columns"),
-        ("return max((_spectral_norm", "return min((_spectral_norm", "the spectral length is that of the smallest tensor"),
-        ("return value * largest", "return value", "the spectral length is relative to the largest entry"),
+        ("return max([*numbers(lengths), *values]", "return min([*numbers(lengths), *values]", "the spectral length is that of the smallest tensor"),
+        ("[value * largest[i] for i, value", "[value for i, value", "the spectral length is relative to the largest entry"),
     ],
     ("landscape_core/gradients.py", "landscape_gradients"): [
         ("sum_ / examples for", "sum_ / len(objective.batches) for", "the gradient's length is that of a sum over examples"),

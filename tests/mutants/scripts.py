@@ -111,7 +111,7 @@ MUTANTS = {
     ],
     ("training/schedules.py", "training"): [
         ("1 / 3 + 2 / 3 *", "1 / 2 + 1 / 2 *", "the warm-up of images starts at half of the rate"),
-        ("math.ceil(warmup_ratio * num_steps) if name == \"linear_with_warmup\" else 0", "0", "there is no warm-up"),
+        ("math.ceil(ratio * num_steps) if name == \"linear_with_warmup\" else 0", "0", "there is no warm-up"),
         ("step // steps_per_epoch", "step", "the warm-up of images ends within an epoch"),
     ],
     ("run_hessian.py", "run_hessian::test_flags_reach_the_measurement; run_hessian::test_flags_left_out_have_the_values_that_help_names; "
