@@ -10,6 +10,7 @@ from tasks import TASKS, columns_of, load_task
 from tasks.protocols import OWN
 from tests.helpers.stored_runs import refused
 
+pytestmark = pytest.mark.usefixtures("tiny_task")
 SENTIMENTS = [(f"the film number {i} was {'dull' if i % 2 else 'bright'}, said Q{i}", i % 2) for i in range(60)]
 WORDS = ("glad", "angry")
 

@@ -15,6 +15,7 @@ from tests.helpers.tiny_run import FLAGS, main
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import check_rows, labeled, labels_of
 
+pytestmark = pytest.mark.usefixtures("tiny_task")
 FILE = """
 import torch
 from torch_optimizer import Algorithm
@@ -46,7 +47,6 @@ def own_file(tmp_path):
 # ---- a list in a file --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("tiny_task")
 def test_a_list_in_a_file_is_measured_resumed_and_kept_with_its_groups(own_file, tmp_path, monkeypatch, capfd):
     name, folder, whole = f"{own_file}:MINE", tmp_path / "run", tmp_path / "whole"
     assert landscape(*LANDSCAPE, "--algorithm_list", name, "--output_dir", whole) == 0
@@ -74,7 +74,6 @@ def test_a_list_in_a_file_is_measured_resumed_and_kept_with_its_groups(own_file,
     ({"class Signed": "klass Signed"}, "MINE", "cannot be run: SyntaxError"),
     ({'"bias"': '"nothing"'}, "MINE", "row 'adamw': adamw: 'nothing' of groups is in none of the names left: 0.weight"),
 ])  # fmt: skip
-@pytest.mark.usefixtures("tiny_task")
 def test_a_wrong_file_is_answered_in_one_line(change, name, answer, own_file, tmp_path, capfd):
     text = FILE
     for old, new in change.items():
@@ -91,7 +90,6 @@ def test_a_file_that_is_not_there_is_answered_in_one_line(tmp_path, capfd):
     assert files(tmp_path) == {}
 
 
-@pytest.mark.usefixtures("tiny_task")
 def test_a_file_that_a_config_names_is_never_run(own_file, tmp_path, capfd):
     folder = tmp_path / "run"
     assert landscape(*LANDSCAPE, "--output_dir", folder) == 0
@@ -232,7 +230,6 @@ class TwoSets(torch.optim.SGD):
         return super().step(closure)
 
 
-@pytest.mark.usefixtures("tiny_task")
 def test_a_model_is_saved_and_scored_with_the_weights_that_are_to_be_used(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.helpers.tiny_run.ROWS", [Algorithm("sgd", lr=0.1), Algorithm(TwoSets, lr=0.1)])
     flags = [*FLAGS.split(), "--num_epochs", "1", "--save_model", "--output_dir", str(tmp_path / "run")]
