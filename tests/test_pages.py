@@ -104,6 +104,12 @@ def test_readme_installs_the_torch_of_the_requirements():
     assert re.findall(r"torch==\S+", text_of("README.md")) == [version]
 
 
+def test_ci_finds_the_test_command_of_readme():
+    pattern = re.search(r"grep -m1 -E '([^']+)' README.md", text_of(".ci/run"))[1]
+    (command,) = re.findall(f"{pattern}.*$", text_of("README.md"), re.MULTILINE)
+    assert command.endswith("python -m pytest")
+
+
 def test_files_page_explains_every_column_of_every_table_in_order():
     sections = re.findall(r"^### `(\w+)\.csv`\n(.*?)(?=^##|\Z)", text_of("docs/files.md"), re.MULTILINE | re.DOTALL)
     explained = {name: re.findall(r"^\| `(\w+)` \| \S", body, re.MULTILINE) for name, body in sections}
