@@ -69,3 +69,9 @@ def test_measuring_switches_tf32_off_and_leaves_cudnn_on(task):
     with measuring(task.model):
         assert cudnn.enabled and not cudnn.allow_tf32
     assert (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == before
+
+
+def test_the_share_of_noise_is_one_of_squares():
+    direction = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([[2.0]])}
+    noisy = {"a": torch.tensor([False, True]), "b": torch.tensor([[False]])}
+    assert noise_share(direction, noisy) == 4 / 9

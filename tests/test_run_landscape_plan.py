@@ -170,3 +170,7 @@ def test_the_plan_of_what_is_measured_follows_the_flags(monkeypatch):
     spacings = [{label: plan.spacing[label] for label in ("sgd", "adam")} for plan in plans[:2]]
     assert spacings == [{"sgd": 0.5, "adam": None}, {"sgd": 2.0, "adam": 2.0}]
     assert [(plan.sharpness, plan.scans) for plan in plans[1:]] == [(True, True), (True, False), (False, True)]
+
+
+def test_measurements_are_in_float32_unless_asked_otherwise():
+    assert make_parser().parse_args([]).dtype == "float32"

@@ -271,6 +271,11 @@ def test_a_folder_that_holds_no_run_is_answered_in_one_line(text, answer, tmp_pa
     refused(["--resume", tmp_path], answer, tmp_path, capfd)
 
 
+def test_allow_changes_without_resume_is_refused(tmp_path, capfd):
+    flags = [*LANDSCAPE, "--allow_changes", "--output_dir", tmp_path / "run"]
+    refused(flags, "--allow_changes is for --resume, which is not given", tmp_path, capfd)
+
+
 def test_a_run_of_before_a_flag_existed_is_resumed_only_when_that_is_allowed(stopped, reference, capfd):
     path = stopped / "config.json"
     config = json.loads(path.read_text())

@@ -12,7 +12,18 @@ from tasks.base import Task, random_ids
 from tasks.machine_translation import MachineTranslation
 from tests.helpers.tiny_models import tiny_t5
 from torch_optimizer import Adafactor, SGDClip
-from training.loop import Point, Training, TrainingPlan, batches_per_epoch, micro_batches
+from training.loop import (
+    ORDER,
+    SAMPLE,
+    STEP,
+    TEST_BATCH,
+    Point,
+    Training,
+    TrainingPlan,
+    batches_per_epoch,
+    micro_batches,
+    random_stream,
+)
 from training.schedules import SCHEDULERS, make_scheduler
 
 CPU = torch.device("cpu")
@@ -347,3 +358,9 @@ def test_one_example_that_does_not_fit_is_an_error():
 
     with pytest.raises(torch.OutOfMemoryError):
         run(Full())
+
+
+def test_what_is_drawn_for_one_purpose_is_not_drawn_for_another():
+    purposes = [ORDER, SAMPLE, TEST_BATCH, STEP]
+    drawn = {tuple(random_stream(0, purpose, epoch).permutation(20)) for purpose in purposes for epoch in (1, 2)}
+    assert len(drawn) == 8
