@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "tasks": {"runs", "landscape_core"},
     "landscape": CORE | {"landscape_utils", "landscape_core", "hessian", "training", "runs", "tasks", "algorithm_list"},
     "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
+    "claims": {"runs", "torch_optimizer"},
     "figures": {"runs", "hessian"},
     "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
     "check_known_cases": {"known_cases", "runs"},

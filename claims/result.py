@@ -1,0 +1,113 @@
+"""What a check of a claim finds: how often it holds, how strongly, over which seeds, and where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from runs.intervals import mean_interval, share_interval
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison that a claim is about, such as a clipped row and its partner in one epoch of one seed."""
+
+    folder: str
+    seed: int
+    holds: bool
+    text: str  # where it is and what was found, for the list of exceptions
+    effect: float | None = None  # in the unit that the claim names
+    blurred: bool = False  # rounding errors may exceed the difference
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper that tables can support or contradict."""
+
+    name: str  # one word with underscores, for tables
+    sentence: str
+    source: str  # paper and table
+    paper: str  # how often it holds there, "48 of 48"; "" where the paper does not count
+    effect: str  # what `Check.effect` is
+    needs: str  # the command or flag that would measure it
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Of every seed the median over its trials; their mean over the seeds, and its t interval (None: one seed)."""
+
+    what: str
+    value: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """How a claim fares in some run folders.
+
+    `holds` of `of` trials hold; `of` is 0 where nothing was measured, and `note` then says what would. `interval` is
+    that of the share, over the seeds (`runs.intervals.share_interval`), None with one seed. `by_folder` has
+    (folder, holds, of) of each folder, or pair of folders, that was compared. `exceptions` are the trials that do not
+    hold, by name.
+    """
+
+    name: str
+    claim: str
+    source: str
+    paper: str
+    holds: int
+    of: int
+    interval: tuple[float, float] | None = None
+    seeds: tuple[int, ...] = ()
+    exceptions: tuple[str, ...] = ()
+    effect: Effect | None = None
+    by_folder: tuple[tuple[str, int, int], ...] = ()
+    note: str = ""
+
+    @property
+    def measured(self) -> bool:
+        return self.of > 0
+
+    @property
+    def always_holds(self) -> bool:
+        """False also where nothing was measured."""
+        return 0 < self.of == self.holds
+
+
+def summed_up(claim: Claim, trials: Sequence[Trial], notes: Iterable[str] = ()) -> Check:
+    """The check of a claim from its trials. `notes`: sentences of what a reader should know beside the count."""
+    if not trials:
+        missing = f"not measured here: {claim.needs}"
+        return Check(claim.name, claim.sentence, claim.source, claim.paper, 0, 0, note=". ".join([missing, *notes]))
+    seeds = sorted({trial.seed for trial in trials})
+    of_seed = {seed: [trial for trial in trials if trial.seed == seed] for seed in seeds}
+    folders = list(dict.fromkeys(trial.folder for trial in trials))
+    of_folder = {folder: [trial for trial in trials if trial.folder == folder] for folder in folders}
+    exceptions = [f"{trial.folder}, {trial.text}" for trial in trials if not trial.holds]
+    said = list(notes)
+    if blurred := sum(trial.blurred for trial in trials):
+        said.append(f"in {blurred} of them rounding errors may exceed the difference (--dtype float64 avoids that)")
+    if len(seeds) == 1:
+        said.append(f"one seed ({seeds[0]}): no interval")
+    return Check(
+        claim.name, claim.sentence, claim.source, claim.paper,
+        holds=_held(trials),
+        of=len(trials),
+        interval=share_interval([_held(some) / len(some) for some in of_seed.values()]),
+        seeds=tuple(seeds),
+        exceptions=tuple(exceptions),
+        effect=_effect(claim.effect, of_seed.values()),
+        by_folder=tuple((folder, _held(some), len(some)) for folder, some in of_folder.items()),
+        note="; ".join(said),
+    )  # fmt: skip
+
+
+def _held(trials: Sequence[Trial]) -> int:
+    return sum(trial.holds for trial in trials)
+
+
+def _effect(what: str, of_seeds: Iterable[Sequence[Trial]]) -> Effect | None:
+    numbers = [[trial.effect for trial in some if trial.effect is not None] for some in of_seeds]
+    medians = [median(some) for some in numbers if some]
+    return Effect(what, fmean(medians), mean_interval(medians)) if medians else None
