@@ -119,6 +119,17 @@ def test_scores_are_the_textbook_ones():
     assert score("f1", [0, 1, 1, 0], [0, 1, 0, 0], 3) == pytest.approx((4 / 5 + 2 / 3) / 2), "though one is not there"
 
 
+def test_an_examples_loss_is_the_negative_log_probability_of_its_label():
+    task = toy("glue/rte")
+    batch = task.collate(examples_of(task)[:5])
+    task.model.eval()
+    with torch.no_grad():
+        scores = task.model(batch["input_ids"], batch["attention_mask"]).logits.double()
+        losses = task.losses(task.model, batch)
+    chosen = scores.exp()[torch.arange(5), batch["labels"]] / scores.exp().sum(1)
+    assert losses.tolist() == pytest.approx((-chosen.log()).tolist(), rel=1e-5)
+
+
 def test_scoring_counts_the_right_answers_and_leaves_the_model_as_it_was():
     task = toy("glue/mrpc")
     with torch.no_grad():
@@ -236,6 +247,24 @@ def test_each_part_of_a_file_holds_its_own_rows(tmp_path):
             texts = [task.processor.decode(e["input_ids"]) for e in examples]
             assert texts == [f"<s>one {i}</s></s>two {i}</s>" for i in numbers]
             assert [e["label"] for e in examples] == [i % 3 for i in numbers]
+
+
+def test_a_label_that_only_the_official_test_has_is_a_class_of_the_model(tmp_path, monkeypatch):
+    import datasets
+
+    def split(labels):
+        return datasets.Dataset.from_list([{"sentence": f"text {i}", "label": y} for i, y in enumerate(labels)])
+
+    splits = {"train": split([0, 1] * 10), "validation": split([0, 1, 2])}
+    monkeypatch.setattr("tasks.loading.own.load_splits", lambda *_: dict(splits))
+    task = load_task("glue/sst2", dataset="a/b", model="toy", max_length=32)
+    assert task.model.config.num_labels == 3 and [e["label"] for e in task.evaluation["test"]] == [0, 1, 2]
+
+
+def test_boolq_asks_before_the_passage_answers(tmp_path):
+    rows = [{"passage": f"passage {i}", "question": f"question {i}", "label": i % 2} for i in range(20)]
+    task = load_task("super_glue/boolq", dataset=write(tmp_path / "b.jsonl", rows), model="toy", max_length=64)
+    assert task.processor.decode(task.examples[3]["input_ids"]) == "<s>question 3</s></s>passage 3</s>"
 
 
 def test_pairs_longer_than_the_limit_are_cut_and_keep_both_ends(tmp_path):
@@ -451,6 +480,9 @@ def test_a_processors_own_crop_does_not_cut_the_margins_of_a_view(monkeypatch):
     (pixels,) = task.training_collate(examples_of(task)[:1], 0)["pixel_values"]  # [3, 32, 32]
     edge = torch.cat([pixels[:, 0], pixels[:, -1], pixels[:, :, 0], pixels[:, :, -1]])
     assert pixels.shape == (3, 32, 32) and edge.max() < pixels[:, 16, 16].min()
+    task.processor.crop_pct = 0.5  # of a smaller side it would cut off half
+    kept = task._batch([decode({"image": bordered})], examples_of(task)[:1])["pixel_values"]
+    assert torch.equal(kept[0], pixels)
 
 
 def test_the_official_test_pictures_are_the_test(tmp_path, monkeypatch):

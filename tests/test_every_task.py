@@ -115,11 +115,13 @@ def test_a_model_is_tried_on_the_shortest_and_the_longest_example(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_tiny_is_the_same_every_time_and_small(name):
     task = toy(name)
+    own = task.model
     (model, losses, batch), (model_2, losses_2, batch_2) = task.tiny(), task.tiny()
     assert type(model) is type(task.model) and not model.training
     assert sum(p.numel() for p in model.parameters()) <= 3000
     assert torch.equal(losses(model, batch), losses_2(model_2, batch_2))
     assert losses(model, batch).shape == (4,)
+    assert task.model is own and next(own.parameters()).numel() > next(model.parameters()).numel()
 
 
 ONE_STEP = ["--dataset", "toy", "--model", "toy", "--dataset_size", "8", "--batch_size", "8", "--num_epochs", "1"]

@@ -279,7 +279,7 @@ def test_every_column_of_the_row_is_the_measure_that_it_names():
 
 @pytest.mark.parametrize(
     ("eigenvalue", "residual", "expected"),
-    [(1e-9, 1e-7, 0.0), (-1e-9, 1e-7, 0.0), (0.0, 0.0, 0.0), (1.0, 0.3, 1.0), (-1e-9, 1e-12, -1e-9)],
+    [(1e-9, 1e-7, 0.0), (-1e-9, 1e-7, 0.0), (0.0, 0.0, 0.0), (1.0, 1.5, 0.0), (1.0, 0.9, 1.0), (-1e-9, 1e-12, -1e-9)],
 )
 def test_an_eigenvalue_within_its_residual_counts_as_zero(eigenvalue, residual, expected):
     assert resolved(eigenvalue, residual) == expected

@@ -189,6 +189,17 @@ def test_a_scan_is_the_loss_along_the_unit_direction_at_the_first_named_batch(ta
         assert len(scan) == 21 or scan[-2][1] > scan[0][1] >= max(loss for _, loss in scan[:-2])
 
 
+def test_a_scan_downhill_is_refined_until_it_sees_the_fall(bowl):
+    """At 50 between its points, the loss has risen at the first; from there the distance is divided by five."""
+    scans = defaultdict(list)
+    for row in on_batch(bowl("--step_size", "50")["scan"], "test"):
+        scans[row["epoch"], row["algorithm"]].append(row)
+    for scan in scans.values():
+        spacing = scan[1]["distance"]
+        assert spacing < 50 and min(row["loss"] for row in scan) < scan[0]["loss"]
+        assert (50 / spacing) == pytest.approx(5 ** round(np.log(50 / spacing) / np.log(5)))
+
+
 def test_a_histogram_counts_the_coordinates_of_its_own_direction(tables):
     found, counts = points(), defaultdict(list)
     for row in tables["histogram"]:

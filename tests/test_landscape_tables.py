@@ -4,13 +4,18 @@ import math
 from dataclasses import replace
 
 import pytest
+import torch
+from torch import nn
 
 from curvature.interpolation import ScanPoint
+from curvature.objective import objective_at
 from curvature.quadratic import QuadraticModel
 from landscape import cross_checks
+from landscape.cross_checks import check_at_point
 from landscape.tables import PointTables, answer, verdict
 from landscape_core.edges import Edge
 from landscape_core.measurement import Measurement
+from landscape_utils import Direction
 from runs.tables import read_table
 from tests.helpers.task_examples import toy
 from torch_optimizer import Algorithm
@@ -218,3 +223,26 @@ def test_a_check_that_fails_shows_by_how_much(monkeypatch):
     monkeypatch.setattr(cross_checks, "check_sharpness", lambda *_: [(2.0, 3.0)])
     *_, line = cross_checks.check_on_tiny_model(task, {"sgd": Algorithm("sgd", lr=1.0)}).splitlines()
     assert line.split() == ["sgd", "2", "3", "0.5"]
+
+
+def test_the_check_at_a_point_takes_each_number_by_its_own_route(monkeypatch):
+    """f = w^4 / 4 on a first example, 2 w^4 / 4 on a second, at w = 1: curvatures 3 and 6, slope 1 of the first."""
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+
+    def losses(forward, batch):
+        return batch["scale"] * forward(batch["x"])[:, 0] ** 4 / 4
+
+    batch = {"x": torch.ones(2, 1), "scale": torch.tensor([1.0, 2.0])}
+    objective = objective_at(model, losses, [batch], torch.float32)
+    directions = {"sgd": Direction.of({"weight": torch.full((1, 1), 0.5)})}
+
+    def row():
+        title, names, *_, line = check_at_point(directions, objective).splitlines()[1:]
+        return [float(number) for number in line.split()[1:]]
+
+    assert row() == pytest.approx([4.5, 4.5, 3.0, 3.0, 1.0, 1.0], rel=1e-3)
+    monkeypatch.setattr(cross_checks, "central_differences", lambda *_, h: (7.0, 8.0))
+    exact = cross_checks.directional_sharpness
+    monkeypatch.setattr(cross_checks, "directional_sharpness", lambda *a: [replace(q, sharpness=9.0) for q in exact(*a)])
+    assert row() == pytest.approx([9.0, 4.5, 9.0, 8.0, 1.0, 7.0], rel=1e-3)

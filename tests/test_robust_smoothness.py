@@ -61,6 +61,31 @@ def test_values_are_those_of_the_matrix_built_from_the_scores(problem, names):
     assert found.robust_smoothness < found.random_smoothness <= found.smoothness
 
 
+def test_the_control_drops_one_column_in_fifty(monkeypatch):
+    drawn = []
+    uniform = torch.rand
+
+    def rand(count, generator):
+        drawn.append(torch.linspace(0, 1, count, dtype=torch.float64))
+        return drawn[-1]
+
+    torch.manual_seed(0)
+    model = nn.Linear(200, 2).double()
+    x, y = uniform(3, 200, dtype=torch.float64), torch.tensor([0, 1, 1])
+
+    def losses(forward, batch):
+        return F.cross_entropy(forward(batch["x"]), batch["y"], reduction="none")
+
+    monkeypatch.setattr(torch, "rand", rand)
+    params = trainable_parameters(model)
+    batches = [{"x": x, "y": y}]
+    found = robust_smoothness(functional_loss(model, losses), params, batches, ["weight"], torch.Generator())
+    g = rows_from_scores(model, x, ["weight"])
+    assert drawn[0].shape == (400,)
+    expected = torch.linalg.matrix_norm(g[:, 8:], 2).item() ** 2  # 0/399 to 7/399 are below 1/50
+    assert found.random_smoothness == pytest.approx(expected, rel=1e-9)
+
+
 def test_pieces_of_the_matrix_change_no_value(problem, monkeypatch):
     whole = measured(problem)
     monkeypatch.setattr(module, "CHUNK", 6 * 12)

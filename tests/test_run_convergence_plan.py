@@ -50,6 +50,10 @@ def test_what_is_left_out_is_off():
     assert plan_of(settings).training.autocast is torch.bfloat16
 
 
+def test_runs_have_the_seed_0_unless_told_otherwise():
+    assert make_parser().parse_args([]).seeds == [0]
+
+
 def test_a_schedule_warms_up_for_a_tenth_unless_told_otherwise():
     assert plan_of(resolved("--lr_scheduler", "epoch_warmup")[0]).warmup_ratio == 0.1
     with pytest.raises(ValueError, match="--warmup_ratio is for schedules with a warm-up, not for linear"):

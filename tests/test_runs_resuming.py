@@ -15,6 +15,7 @@ from figures.drawing import draw_all
 from runs.config import numbered, read_config, versions, write_config
 from runs.lifecycle import _changes_since, _hashes
 from runs.machine import machine_state
+from runs.saver import Saver
 from runs.tables import read_table
 from tests.helpers import tiny_run
 from tests.helpers.stored_runs import LANDSCAPE, ROOT, files, landscape, refused, stop_at, tables
@@ -39,6 +40,20 @@ def test_a_signal_stores_the_run_and_says_how_to_go_on(number, reference, tmp_pa
     before = files(folder)
     assert landscape("--resume", folder) == 0
     assert "is complete" in capfd.readouterr().out and files(folder) == before
+
+
+def test_the_end_of_every_epoch_is_stored(tmp_path, monkeypatch):
+    kept = []
+    after = Saver.after
+
+    def recorded(saver, count, state, **options):
+        kept.extend([count] * options["milestone"])
+        after(saver, count, state, **options)
+
+    monkeypatch.setattr(Saver, "after", recorded)
+    flags = f"{tiny_run.FLAGS} --num_epochs 2 --test_epochs 2 --test_batch_size 8 --skip_search"
+    assert landscape(*flags.split(), "--output_dir", tmp_path / "run") == 0
+    assert kept == [5, 10]  # 20 examples in batches of 4
 
 
 def test_a_second_signal_ends_the_process_at_once():

@@ -14,7 +14,8 @@ MUTANTS = {
         ("if batch == TEST:\n        return", "if True:\n        return", "--dry_run takes the training batch for as long as the test batch"),
         ("(1 + count) * pace.rounding", "count * pace.rounding", "the time of the bound of rounding leaves out its recordings"),
     ],
-    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points"): [
+    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points; "
+     "runs_resuming::test_the_row_that_ratios_are_to_must_stay"): [
         ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
         ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(0, SAMPLE, epoch)", "the sampled batches do not depend on --seed"),
@@ -84,6 +85,7 @@ MUTANTS = {
     ],
     ("convergence/learning_rates.py", "run_convergence::test_tuning_finds_the_optimum_of_a_quadratic; "
      "run_convergence::test_tuning_goes_on_past_an_end_while_the_best_is_there; run_convergence::test_tuning_survives_divergence; "
+     "run_convergence::test_a_row_that_diverges_everywhere_keeps_its_rate_and_none_is_chosen; "
      "run_convergence_plan; run_convergence::test_search_ends_and_tries_nothing_twice"): [
         ("rates[0] * rates[0] / rates[1]", "rates[0] / 2", "the grid is not extended by its own ratio"),
         ("elif best == rates[-1]:", "elif False:", "the grid is not extended upwards"),
@@ -114,7 +116,7 @@ MUTANTS = {
         ("math.ceil(ratio * num_steps) if name == \"linear_with_warmup\" else 0", "0", "there is no warm-up"),
         ("step // steps_per_epoch", "step", "the warm-up of images ends within an epoch"),
     ],
-    ("run_hessian.py", "run_hessian::test_flags_reach_the_measurement; run_hessian::test_flags_left_out_have_the_values_that_help_names; "
+    ("run_hessian.py", "robust_smoothness; run_hessian::test_flags_reach_the_measurement; run_hessian::test_flags_left_out_have_the_values_that_help_names; "
      "run_hessian::test_the_printed_table_is_of_means_the_largest_first_and_groups_them_by_kind; "
      "run_hessian::test_what_did_not_converge_is_counted_and_what_is_not_told_from_zero; run_hessian"): [
         ("random_stream(settings.seed, ORDER, epoch=1).permutation(num_examples)", "random_stream(0, ORDER, epoch=1).permutation(num_examples)", "the batches do not depend on --seed"),

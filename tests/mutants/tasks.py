@@ -3,7 +3,7 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("tasks/__init__.py", "tasks; every_task"): [
+    ("tasks/__init__.py", "tasks; every_task; classification"): [
         ("model_seed = seed if model_seed is None else model_seed", "model_seed = seed", "--seeds start from the same weights"),
         ("dataset_size = defaults.dataset_size if dataset_size is None else dataset_size", "dataset_size = defaults.dataset_size", "--dataset_size has no effect"),
         ("windows_per_file=entry.toy.windows_per_file, zipf", "zipf", "generated files give one window each"),
@@ -23,7 +23,7 @@ MUTANTS = {
         ("each.view_as(labels).sum(1) / (labels != IGNORED).sum(1)", "each.view_as(labels).sum(1)", "the loss is a sum over tokens"),
         ("ignore_index=IGNORED, reduction=\"none\"", "reduction=\"none\", label_smoothing=0.1", "the loss is smoothed"),
     ],
-    ("tasks/machine_translation.py", "tasks"): [
+    ("tasks/machine_translation.py", "tasks; every_task"): [
         ("\"translate English to French: \"", "\"translate English to German: \"", "T5 is told another language"),
         ("prefix + row[\"translation\"][\"en\"], row[\"translation\"][\"fr\"]", "prefix + row[\"translation\"][\"fr\"], row[\"translation\"][\"en\"]", "French is translated to English"),
         ("english, french = zip(*pairs, strict=True)", "english, french = zip(*pairs[::-1], strict=True)", "the examples are in another order"),
@@ -35,14 +35,14 @@ MUTANTS = {
         ("pad([[1] * len(ids) for ids in inputs], 0)", "pad([[1] * len(ids) for ids in inputs], 1)", "the encoder attends to padding"),
         ("cached=request.dataset != \"toy\", max_length=request.max_length", "cached=request.dataset != \"toy\", max_length=None", "--max_length has no effect"),
     ],
-    ("tasks/masked_language_modeling.py", "tasks"): [
+    ("tasks/masked_language_modeling.py", "every_task"): [
         ("MASKED_SHARE = 0.15", "MASKED_SHARE = 0.3", "twice as many words are hidden"),
         ("default_rng((seed, number))", "default_rng((seed, 0))", "all texts draw the same masks"),
         ("default_rng((seed, number))", "default_rng((0, number))", "the masks do not depend on the seed"),
         ("pad([example[\"labels\"] for example in examples], IGNORED)", "pad([example[\"labels\"] for example in examples], 0)", "padding is scored"),
         ("batch[\"labels\"] != IGNORED).any()", "batch[\"labels\"] != -1).any()", "a text may have no hidden word, and its loss is NaN"),
     ],
-    ("tasks/autoregressive.py", "tasks"): [
+    ("tasks/autoregressive.py", "every_task"): [
         ("\"labels\": pad([window[1:] for window in windows], IGNORED)", "\"labels\": pad([window[:-1] for window in windows], IGNORED)", "the model predicts the token that it sees"),
         ("starts[: per_text or None]", "starts", "--windows_per_file has no effect"),
         ("range(0, len(ids) - 1, length)", "range(0, len(ids), length)", "a window of one token has no target"),
@@ -110,7 +110,7 @@ MUTANTS = {
         ("if target else", "if not target else", "French is encoded as English is"),
         ("columns=columns, target=target, limit=limit, layout=LAYOUT", "columns=columns, target=False, limit=limit, layout=LAYOUT", "targets are encoded as inputs"),
     ],
-    ("tasks/loading/pretrained.py", "tasks; hub"): [
+    ("tasks/loading/pretrained.py", "tasks; hub; every_task"): [
         ("trust_remote_code=False", "trust_remote_code=True", "a model runs its own code"),
         ("torch.manual_seed(seed)\n            model, report", "torch.manual_seed(0)\n            model, report", "a new head does not depend on the seed"),
         ("dtype=torch.float32", "dtype=torch.float16", "models train in half precision"),
