@@ -322,6 +322,20 @@ def test_pictures_of_a_file_reach_the_model_as_they_are(field, tmp_path):
         torch.testing.assert_close(batch["pixel_values"][0], pixels, rtol=0, atol=1e-5)
 
 
+def test_a_photograph_that_was_taken_sideways_stands_upright():
+    import io
+
+    import PIL.Image
+
+    pixels = np.zeros((2, 3, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif, file = PIL.Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees clockwise
+    PIL.Image.fromarray(pixels).save(file, "png", exif=exif)
+    upright = np.array(decode({"image": file.getvalue()}))
+    assert upright.shape == (3, 2, 3) and np.argwhere(upright[:, :, 0]).tolist() == [[0, 1]]
+
+
 def test_pictures_are_read_from_the_folder_of_the_data_and_from_nowhere_else(tmp_path):
     """A data file could name any file of this machine, or an address that its author listens at."""
     import PIL.Image

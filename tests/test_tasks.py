@@ -1,5 +1,6 @@
 """Loading a task from every source, the loss of each example, and the answer to each bad input."""
 
+import copy
 import gzip
 import json
 import os
@@ -14,6 +15,7 @@ from torch.func import functional_call
 
 from algorithm_list import ALGORITHM_LISTS
 from tasks import TASKS, load_task, task_defaults
+from tasks.loading.encoding import encode
 from tasks.machine_translation import PREFIX
 from tasks.toy.tokenizer import train_tokenizer
 
@@ -120,6 +122,22 @@ def test_every_input_starts_with_the_prefix_and_ends_with_the_end_of_sequence(to
     for example in toy.examples:
         assert toy.processor.decode(example["input_ids"]).startswith("translate English to French: ")
         assert example["input_ids"][-1] == example["labels"][-1] == toy.processor.eos_token_id
+
+
+def test_texts_are_cut_at_the_limit_of_the_tokenizer_too(toy):
+    tokenizer = copy.deepcopy(toy.processor)
+    tokenizer.model_max_length = 4
+    ids = [
+        row["input_ids"] for row in encode(tokenizer, ["one two three four five six seven"], cached=False, max_length=9)
+    ]
+    assert [len(row) for row in ids] == [4]
+
+
+def test_targets_are_encoded_as_targets(toy, monkeypatch):
+    tokenizer = copy.deepcopy(toy.processor)
+    monkeypatch.setattr(type(tokenizer), "__call__", lambda self, *texts, **options: {"input_ids": [sorted(options)]})
+    (plain,), (target,) = (encode(tokenizer, ["a"], cached=False, target=each) for each in (False, True))
+    assert set(target["input_ids"]) - set(plain["input_ids"]) == {"text_target"}
 
 
 def test_the_length_limit_keeps_the_end_of_sequence_token(toy):

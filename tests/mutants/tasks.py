@@ -110,7 +110,7 @@ MUTANTS = {
         ("if target else", "if not target else", "French is encoded as English is"),
         ("columns=columns, target=target, limit=limit, layout=LAYOUT", "columns=columns, target=False, limit=limit, layout=LAYOUT", "targets are encoded as inputs"),
     ],
-    ("tasks/loading/pretrained.py", "tasks; hub; every_task"): [
+    ("tasks/loading/pretrained.py", "tasks; hub; every_task; bad_input::test_a_wrong_model_folder_is_answered_in_one_line"): [
         ("trust_remote_code=False", "trust_remote_code=True", "a model runs its own code"),
         ("torch.manual_seed(seed)\n            model, report", "torch.manual_seed(0)\n            model, report", "a new head does not depend on the seed"),
         ("dtype=torch.float32", "dtype=torch.float16", "models train in half precision"),
