@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runs import bridge
+from runs.processes import local_rank, world_size
 from torch_optimizer.rows import is_place
 
 if TYPE_CHECKING:
@@ -176,11 +177,15 @@ def folder_name(text: str) -> str:
 
 
 def device(text: str) -> torch.device:
-    """An argparse type: a device of this machine; "auto" is the first CUDA device if there is one, else the CPU."""
+    """An argparse type: a device of this machine; "auto" is a CUDA device if there is one, else the CPU.
+
+    "cuda" is the device of this process: of those that torchrun or srun started on one machine, each has its own."""
     import torch
 
     if text == "auto":
         text = "cuda" if torch.cuda.is_available() else "cpu"
+    if text == "cuda" and world_size() > 1 and torch.cuda.device_count():
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())  # srun may show each process its own alone
     try:
         if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", text):
             raise RuntimeError("known are cpu, cuda, cuda:N, mps")
@@ -277,7 +282,9 @@ def add_training_flags(parser: Parser) -> Any:
 
 def add_machine_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("machine and output")
-    group.add_argument("--device", type=device, help="cpu, cuda, cuda:1, ...; auto: CUDA if any")
+    group.add_argument(
+        "--device", type=device, help="cpu, cuda, cuda:1, ...; auto: CUDA if any, one per process of torchrun or srun"
+    )
     group.add_argument(
         "--output_dir", type=folder_name, metavar="FOLDER", help="where the results go; by default a name under output/"
     )

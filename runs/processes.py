@@ -1,0 +1,35 @@
+"""Which of several processes this is, as the program says that started them: torchrun, or srun.
+
+    torchrun --nproc_per_node=4 run_convergence.py ...       rank() is 0 to 3, world_size() is 4
+    python run_convergence.py ...                            rank() is 0, world_size() is 1
+
+The answers come from the environment alone, so no process group is needed.
+"""
+
+import os
+
+TORCHRUN = {"world": "WORLD_SIZE", "rank": "RANK", "local": "LOCAL_RANK"}
+SRUN = {"world": "SLURM_STEP_NUM_TASKS", "rank": "SLURM_PROCID", "local": "SLURM_LOCALID"}  # of a step, not of a job
+
+
+def world_size() -> int:
+    """How many processes one command started."""
+    return _number("world", 1)
+
+
+def rank() -> int:
+    """The number of this process among all of them, from 0."""
+    return _number("rank", 0)
+
+
+def local_rank() -> int:
+    """The number of this process among those on this machine, from 0."""
+    return _number("local", 0)
+
+
+def _number(what: str, alone: int) -> int:
+    for names in (TORCHRUN, SRUN):
+        values = {key: os.environ.get(name, "") for key, name in names.items()}
+        if all(value.isdecimal() for value in values.values()):
+            return int(values[what])
+    return alone
