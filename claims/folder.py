@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runs.config import read_config
-from runs.tables import read_table
+from runs.tables import read_columns
 from torch_optimizer.algorithm import CLIPPING_OPTIONS
 
 ASIDE = {*CLIPPING_OPTIONS, "lr"}  # options in which a clipped row may differ from its partner
@@ -42,23 +42,18 @@ class RunFolder:
         seeds = self.settings.get("seeds") or [self.settings.get("seed")]
         return seeds[0] if isinstance(seeds[0], int) else 0
 
-    def table(self, name: str, numbers: str, texts: str = "") -> list[dict[str, Any]]:
-        """The rows of a table; none where the run did not write it. Every row has a `seed`.
+    def table(self, name: str, columns: str) -> list[dict[str, Any]]:
+        """The rows of a table, which must have these columns; none where the run did not write it.
 
-        Args:
-            numbers, texts: the columns it must have, separated by spaces. A number may be an empty cell (None).
+        Every row has a `seed`: a table without that column is of one seed.
 
-        Raises: ValueError, in one line, naming a column that is missing or a cell that should be a number.
+        Raises: as `runs.tables.read_columns`, and for a seed that is no whole number.
         """
         path = self.path / f"{name}.csv"
-        rows = read_table(path) if path.exists() else []
+        rows = [{"seed": self.seed, **row} for row in read_columns(path, columns.split())]
         for line, row in enumerate(rows, start=2):
-            row.setdefault("seed", self.seed)
-            for column in [*numbers.split(), *texts.split(), "seed"]:
-                if column not in row:
-                    raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
-                if column not in texts.split() and isinstance(row[column], str):
-                    raise ValueError(f"{path}, line {line}: {column} is {row[column]!r}, expected a number")
+            if not isinstance(row["seed"], int):
+                raise ValueError(f"{path}, line {line}: seed is {row['seed']!r}, expected a whole number")
         return rows
 
     def pairs(self) -> list[tuple[ListedRow, ListedRow]]:

@@ -92,7 +92,7 @@ class Column:
 
 def columns_of(run: RunFolder) -> list[Column]:
     """The columns of a folder's sharpness.csv, on the batch on which the run measures its whole list."""
-    points = run.table("sharpness", "epoch ratio sharpness", "algorithm")
+    points = run.table("sharpness", "epoch ratio sharpness algorithm")
     points = on_batch(points, first_batch(points))
     labels = {row.label for row in run.rows}
     kind = "ratio" if any(row["ratio"] is not None for row in points) else "sharpness"
@@ -167,7 +167,7 @@ def _lowest(column: Column, label: str, others: Sequence[str], effect: float | N
 
 def clipped_scans_go_lower(run: RunFolder) -> Iterator[Trial]:
     """One trial per scanned point and pair; a scan that leads uphill has its minimum at its start."""
-    rows = run.table("scan", "epoch batch distance loss", "algorithm")
+    rows = run.table("scan", "epoch batch distance loss algorithm")
     scans: dict[tuple[int, int, int], dict[str, list[dict]]] = {}
     for row in on_batch(rows, first_batch(rows)):
         if row["loss"] is not None:

@@ -9,25 +9,7 @@ from typing import Any
 
 from figures.style import Row, Style, styles_of
 from runs.config import read_config
-from runs.tables import TRAINING, read_table
-
-TEXTS = {
-    "algorithm",
-    "measured_on",
-    "matrix",
-    "split",
-    "metric",
-    "batch",
-    "block",
-    "group",
-    "grouping",
-    "layer",
-    "kind",
-    "converged",
-    "chosen",
-    "diverged",
-}
-PLACES = {"epoch", "iteration", "distance", "bin_low", "bin_high", "count"}  # what has none cannot be drawn
+from runs.tables import TRAINING, read_columns
 
 
 @dataclass(frozen=True)
@@ -60,15 +42,8 @@ class RunTables:
             does not list.
         """
         path = self.folder / f"{name}.csv"
-        rows = read_table(path) if path.exists() else []
-        for line, row in enumerate(rows, start=2):
-            for column in columns.split():
-                if column not in row:
-                    raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
-                empty = row[column] is None and column in PLACES
-                if empty or isinstance(row[column], str) and column not in TEXTS:
-                    cell = "empty" if empty else repr(row[column])
-                    raise ValueError(f"{path}, line {line}: {column} is {cell}, expected a number")
+        rows = read_columns(path, columns.split())
+        for row in rows:
             if "algorithm" in row and row["algorithm"] not in self.styles:
                 raise ValueError(f"{path} has rows of {row['algorithm']!r}, which config.json does not list")
         return rows

@@ -18,6 +18,12 @@ from typing import Any
 
 from runs.files import write_whole
 
+# Columns of texts; in those of a place, a row without a number is nowhere.
+TEXTS = {
+    "algorithm", "measured_on", "matrix", "split", "metric", "batch", "block", "group", "grouping", "layer", "kind",
+    "converged", "chosen",
+}  # fmt: skip
+PLACES = {"epoch", "iteration", "distance", "bin_low", "bin_high", "count"}
 TEST, TRAINING = "test", "training"  # in a column `measured_on`: the batch whose loss was measured
 NUMBER = re.compile(r"[+-]?\d+(?P<fraction>\.\d+)?(?P<exponent>[eE][+-]?\d+)?")
 
@@ -103,6 +109,24 @@ def read_table(path: str | Path) -> list[dict[str, int | float | str | None]]:
         if len(cells) != len(header):
             raise ValueError(f"table {path}, line {number}: expected {len(header)} cells, got {len(cells)}")
     return [{column: _parse(cell) for column, cell in zip(header, cells, strict=True)} for cells in body]
+
+
+def read_columns(path: str | Path, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of a table that must have these columns, with numbers where numbers belong; none where it is absent.
+
+    Raises: ValueError, in one line, naming a missing column, a cell that should be a number, or as `read_table`.
+    """
+    path = Path(path)
+    rows = read_table(path) if path.exists() else []
+    for line, row in enumerate(rows, start=2):
+        for column in columns:
+            if column not in row:
+                raise ValueError(f"{path} has no column {column!r}; it has {', '.join(row)}")
+            empty = row[column] is None and column in PLACES
+            if empty or isinstance(row[column], str) and column not in TEXTS:
+                cell = "empty" if empty else repr(row[column])
+                raise ValueError(f"{path}, line {line}: {column} is {cell}, expected a number")
+    return rows
 
 
 def _parse(cell: str) -> int | float | str | None:

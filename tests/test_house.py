@@ -9,7 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PLAIN = {"runs.files", "runs.tables", "runs.config"}  # of the standard library alone: results are read back anywhere
+PLAIN = {
+    "runs.files",
+    "runs.tables",
+    "runs.config",
+    "runs.intervals",
+}  # of the standard library alone: results are read back anywhere
 CORE = {"curvature", "torch_optimizer"}
 # A room and the rooms that it may import from, besides itself.
 MAY_IMPORT = {
@@ -29,6 +34,7 @@ MAY_IMPORT = {
     "figures": {"runs", "hessian"},
     "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
     "check_known_cases": {"known_cases", "runs"},
+    "compare_with_paper": {"claims", "figures", "runs"},
     "run_landscape": {
         "landscape",
         *CORE,
@@ -50,7 +56,7 @@ FLAGS = {
     "torch_optimizer",
     "training",
 }  # of a wing's flags.py and estimate.py
-SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases"}
+SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases", "compare_with_paper"}
 GROUND_FLOOR = {"algorithm_list", "landscape_probe", "landscape_utils", *SCRIPTS}
 
 

@@ -11,6 +11,7 @@ import pytest
 import figures.__main__
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
+from claims.page import CLAIMS, PAPER_ORDERINGS, PAPER_RATIOS
 from convergence.best_epochs import COLUMNS as BEST_EPOCHS
 from convergence.learning_rates import TRIALS
 from hessian.robust_smoothness import RobustSmoothness
@@ -33,6 +34,9 @@ TABLES = {
     "tuned_learning_rates": TRIALS,
     "blocks": BLOCKS,
     "heterogeneity": HETEROGENEITY,
+    "claims": CLAIMS,
+    "paper_ratios": PAPER_RATIOS,
+    "paper_orderings": PAPER_ORDERINGS,
     "robust_smoothness": [field.name for field in fields(RobustSmoothness)],
 }
 

@@ -27,6 +27,8 @@ MUTANTS = {
         ("return chosen or next((label for label, style in self.styles.items() if style.is_plain_sgd), None)",
          "return chosen or next(iter(self.styles), None)", "the first row is called the reference"),
         (", *config.get(\"gone\", [])]", "]", "rows that a changed list lost cannot be drawn"),
+    ],
+    ("runs/tables.py", "figures_drawing::test_a_table_that_does_not_fit_is_one_line"): [
         ("row[column] is None and column in PLACES", "False", "an empty epoch ends in a traceback"),
     ],
     ("figures/scans.py", "figures_scans"): [

@@ -1,0 +1,21 @@
+"""The flags of `compare_with_paper.py`; they need no torch."""
+
+from runs.flags import Parser, folder_name
+
+
+def make_parser(description: str = "") -> Parser:
+    """The command line of the script."""
+    parser = Parser(description)
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=folder_name,
+        metavar="FOLDER",
+        help="run folders of any of the three scripts, all counted together",
+    )
+    parser.add_argument(
+        "--output_dir", type=folder_name, metavar="FOLDER", help="write tables and figure here; by default they are not"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the tables and the figure in --output_dir")
+    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
+    return parser
