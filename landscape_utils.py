@@ -15,6 +15,7 @@ parameters together.
 import logging
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from curvature.interpolation import FullScan, ScanPoint, SparseScan
 from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
 from curvature.quadratic import QuadraticModel
+from curvature.ranks import ALONE, Ranks
 from curvature.together import Together
 
 try:
@@ -210,6 +212,7 @@ def directional_sharpness(
     per_example: Collection[str] = (),
     progress: Callable[[Sequence[Batch]], Iterable[Batch]] = iter,
     together: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[QuadraticModel]:
     """Loss, slope and directional sharpness along every direction, on the mean loss over all examples of `batches`.
 
@@ -230,12 +233,15 @@ def directional_sharpness(
         progress: wraps the iteration over `batches`, such as tqdm.
         together: how many directions are pushed through a recording at once (`curvature.together`); by default two on a
             CPU, elsewhere as many as a quarter of the device's memory holds. It changes no number beyond rounding.
+        ranks: the processes that measure together. Each is given all of `batches` and measures its share.
 
     Returns: one per direction; slope and sharpness NaN where the direction is zero or not finite.
     Raises: ValueError, in one line, for a direction whose names or shapes differ (it names the tensor), for no
         examples, or for losses that are not [B], do not depend on `params` or change between evaluations.
     """
     directions = checked_directions(params, directions)
+    if not len(checked_batches(batches)):
+        raise ValueError("directional_sharpness got no examples: `batches` is empty")
     measurable = {place: v.tangent(params) for place, v in enumerate(directions) if v.has_length}
     pushes, route = Together(together), vhv_by_recording
 
@@ -249,21 +255,33 @@ def directional_sharpness(
                 route = vhv_by_double_backward
         return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
+    def sums_of(tangents: list[Direction], batch: Batch) -> Tensor:
+        """[halves, 3 + 3 K]: examples, whether measured by double backward, and sums of loss, slopes, ..."""
+        rows = []
+        # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
+        for part in halves(batch, per_example):
+            found = measured(tangents, part)
+            check_count(found.losses, part, per_example)
+            head = [len(found.losses), route is not vhv_by_recording]
+            loss = found.losses.sum(dtype=torch.float64).view(1)
+            rows.append(torch.cat([*(loss.new_full((1,), number) for number in head), loss, *found[1:]]))
+        return torch.stack([*rows, *[torch.zeros_like(rows[0])] * (2 - len(rows))])
+
     def means(tangents: list[Direction]) -> tuple[float, list[list[float]]]:
         """Of the loss, and slopes, curvatures and magnitudes along these directions, over all examples."""
-        examples, sums = 0, torch.zeros(())
-        for batch in progress(checked_batches(batches)):
-            # a recording takes two to three times the memory of a backward pass: half of the examples, little more
-            # than one
-            for part in halves(batch, per_example):
-                found = measured(tangents, part)
-                check_count(found.losses, part, per_example)
-                examples += len(found.losses)
-                sums = sums + torch.cat([found.losses.sum(dtype=torch.float64).view(1), *found[1:]])
+        nonlocal route
+        rows = ranks.rows(partial(sums_of, tangents), checked_batches(batches), progress)
+        sums = added(rows.flatten(0, 1))
+        if sums[1]:  # one process measures all that follow in this way: so do those that other ranks have
+            route = vhv_by_double_backward
+            if others := recorded_late(rows):
+                rows[others] = ranks.rows(partial(sums_of, tangents), [batches[j] for j in others])
+                sums = added(rows.flatten(0, 1))
+        examples, _, loss, *rest = sums
         if not examples:
-            raise ValueError("directional_sharpness got no examples: `batches` is empty")
-        loss, *rest = (sums / examples).tolist()
-        return loss, [rest[i :: len(tangents)] for i in range(len(tangents))]
+            raise ValueError("directional_sharpness got no examples: the micro-batches in `batches` are empty")
+        rest = [number / examples for number in rest]
+        return loss / examples, [rest[i :: len(tangents)] for i in range(len(tangents))]
 
     groups = [means([v.held(params) for v in group]) for group in in_groups(list(measurable.values()), params)]
     loss = groups[0][0]
@@ -272,6 +290,22 @@ def directional_sharpness(
     for (place, v), (slope, curvature, magnitude) in zip(measurable.items(), rows, strict=True):
         result[place] = QuadraticModel(loss, slope / v.length, curvature / v.length**2, magnitude / v.length**2)
     return result
+
+
+def added(rows: Tensor) -> list[float]:
+    """The sum of the rows [N, ...], one after the other."""
+    total = torch.zeros((), device=rows.device)
+    for row in rows:
+        total = total + row
+    return total.tolist()
+
+
+def recorded_late(rows: Tensor) -> list[int]:
+    """The micro-batches that were recorded though one before them could not be; `rows` as of `sums_of`."""
+    has_examples, by_double_backward = rows[:, :, 0] > 0, rows[:, :, 1] > 0
+    failed = by_double_backward.any(1).tolist()
+    recorded = (has_examples & ~by_double_backward).any(1).tolist()
+    return [j for j in range(failed.index(True) + 1, len(failed)) if recorded[j]]
 
 
 def _finite_where_possible(
@@ -311,12 +345,18 @@ def scan_spacing(derivatives: QuadraticModel, params: Params, num_points: int = 
 
 
 @torch.inference_mode()
-def mean_loss(loss_fn: LossFunction, params: Params, batches: Sequence[Batch]) -> float:
-    """f(params): the mean over all examples of `batches` of their own losses."""
-    losses = [loss_fn(params, batch) for batch in checked_batches(batches)]
-    for part in losses:
-        check_losses(part)
-    return (torch.stack([part.sum(dtype=torch.float64) for part in losses]).sum() / sum(map(len, losses))).item()
+def mean_loss(loss_fn: LossFunction, params: Params, batches: Sequence[Batch], ranks: Ranks = ALONE) -> float:
+    """f(params): the mean over all examples of `batches` of their own losses. `ranks`: as `directional_sharpness`."""
+
+    def sum_and_count(batch: Batch) -> Tensor:
+        losses = loss_fn(params, batch)
+        check_losses(losses)
+        total = losses.sum(dtype=torch.float64)
+        return torch.stack([total, torch.full_like(total, len(losses))])
+
+    rows = ranks.rows(sum_and_count, checked_batches(batches)).to(next(iter(params.values())).device)
+    total, count = (column.contiguous().sum() for column in rows.unbind(1))
+    return (total / count).item()
 
 
 @torch.no_grad()
@@ -331,6 +371,7 @@ def scan_loss(
     num_points: int = 20,
     refine: bool = True,
     quadratic: QuadraticModel | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[ScanPoint]:
     """The loss along a unit direction: (distance, f(x + distance v/|v|)) at 0, s, 2s, ..., 20 s.
 
@@ -343,6 +384,7 @@ def scan_loss(
         refine: False for a direction known to lead uphill.
         quadratic: slope and curvature along the direction, of `directional_sharpness`. With them only some points are
             evaluated and the others interpolated (`curvature.interpolation`). Without them all are evaluated.
+        ranks: as of `directional_sharpness`.
     """
     if not 0 < spacing < math.inf:
         raise ValueError(f"a scan needs a positive spacing, got {spacing}")
@@ -353,7 +395,7 @@ def scan_loss(
     def loss_at(distance: float) -> float:
         for n, p in params.items():
             torch.add(p, u[n], alpha=distance, out=moved[n])
-        return mean_loss(loss_fn, moved, batches)
+        return mean_loss(loss_fn, moved, batches, ranks)
 
     scan = FullScan(loss_at, start_loss)
     if quadratic is not None and refine:

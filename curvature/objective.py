@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from curvature.forgetting import forgetting, modules_with_memory
+from curvature.ranks import ALONE, Ranks
 
 Params = Mapping[str, Tensor]  # name -> tensor
 Batch = Mapping[str, Any]  # one micro-batch, as the loss function takes it
@@ -98,6 +99,7 @@ class Objective:
     losses: ModelLosses
     batches: list[Batch]
     shared: Collection[str] = ()  # entries of a batch that belong to all of its examples
+    ranks: Ranks = ALONE  # the processes that measure together; each has all batches and evaluates its share
     loss_fn: LossFunction = field(init=False)
     params: Params = field(init=False)
 
@@ -114,12 +116,14 @@ class Objective:
         """The same loss on other batches (None: on its own), with batches and model in `dtype`."""
         batches = self.batches if batches is None else batches
         cast: list[Batch] = [{name: t.to(dtype) if _is_real(t) else t for name, t in b.items()} for b in batches]
-        return replace(objective_at(self.model, self.losses, cast, dtype), shared=self.shared)
+        return replace(objective_at(self.model, self.losses, cast, dtype), shared=self.shared, ranks=self.ranks)
 
 
-def objective_at(model: nn.Module, losses: ModelLosses, batches: list[Batch], dtype: torch.dtype) -> Objective:
+def objective_at(
+    model: nn.Module, losses: ModelLosses, batches: list[Batch], dtype: torch.dtype, ranks: Ranks = ALONE
+) -> Objective:
     """The objective at the model's present parameters. Where these have another dtype it takes a copy of the model,
     buffers included."""
     if any(p.dtype != dtype for p in model.parameters()):
         model = deepcopy(model).to(dtype)
-    return Objective(model, losses, batches)
+    return Objective(model, losses, batches, ranks=ranks)

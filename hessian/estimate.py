@@ -13,8 +13,8 @@ from curvature.objective import Batch, Objective, objective_at
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.flags import DTYPES
 from tasks.base import Task
-from training.loop import micro_batches
-from training.timing import Clock, groups_of, kept_bytes, middle, model_bytes, seconds, trial_of
+from training.loop import groups_of, micro_batches
+from training.timing import Clock, kept_bytes, middle, model_bytes, seconds, trial_of
 
 PRODUCTS = 15  # with H per tensor: 14.5 on the toy task at the default tolerance, from 1 to 24
 TIMED = "estimated from one timed micro-batch of {} examples and one Hessian-vector product, at {} per tensor"

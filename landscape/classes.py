@@ -95,7 +95,8 @@ def measure_classes(
     """The contribution of every class to every direction, in the order of the directions."""
     found = {}
     for each in classes:
-        part = Objective(objective.model, partial(objective.losses, only=each.targets), objective.batches)
+        losses = partial(objective.losses, only=each.targets)
+        part = Objective(objective.model, losses, objective.batches, ranks=objective.ranks)
         with measuring(part.model):
             for label, model in quadratic_models(directions, part, BAR).items():
                 found[label, each.number] = ClassMeasurement(label, each, model.loss, model.slope, model.sharpness)

@@ -16,6 +16,7 @@ took 8.8 forward passes per step, where zeros elsewhere would have taken 17.3, a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,17 +78,25 @@ def slopes_and_curvatures(
     """g_b'v_b / |v| and v_b'Hv / |v|^2, [directions, 2, groups] in float64, by double backward."""
 
     def along(batches: list[Batch]) -> Tensor:
-        examples, total = 0, torch.zeros(len(directions), 2, len(groups), dtype=torch.float64)
-        for batch in progress(batches, desc="decomposition", leave=False):
-            for part in halves(batch, objective.per_example):  # of which one graph is held at a time
-                with twice_differentiable():
-                    graph = GradientGraph(
-                        objective.loss_fn, objective.params, [part], list(objective.params), keep_graphs=True
-                    )
-                    found = [_by_group(graph, v.tangent(objective.params), groups) for v in directions.values()]
-                total += graph.examples * torch.stack(found).cpu()
-                examples += graph.examples
+        rows = objective.ranks.rows(of_batch, batches, partial(progress, desc="decomposition", leave=False))
+        examples, total = 0.0, torch.zeros(len(directions), 2, len(groups), dtype=torch.float64)
+        for row in rows.flatten(0, 1):
+            examples += row[0].item()
+            total += row[1:].view_as(total)
         return total / examples
+
+    def of_batch(batch: Batch) -> Tensor:
+        """[halves, 1 + directions * 2 * groups]: examples, and the sums over them"""
+        found = torch.zeros(2, 1 + len(directions) * 2 * len(groups), dtype=torch.float64)
+        for row, part in zip(found, halves(batch, objective.per_example), strict=False):
+            with twice_differentiable():  # one graph is held at a time
+                graph = GradientGraph(
+                    objective.loss_fn, objective.params, [part], list(objective.params), keep_graphs=True
+                )
+                along = [_by_group(graph, v.tangent(objective.params), groups) for v in directions.values()]
+            row[0] = graph.examples
+            row[1:] = graph.examples * torch.stack(along).cpu().flatten()
+        return found
 
     if not directions:
         return torch.zeros(0, 2, len(groups))

@@ -20,13 +20,12 @@ from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.tables import TEST
 from tasks.base import Task
 from torch_optimizer.shadow_step import ShadowStep
-from training.loop import batches_per_epoch, micro_batches
+from training.loop import batches_per_epoch, groups_of, micro_batches
 from training.timing import (
     PEAK,
     Clock,
     activation_bytes,
     gradient_seconds,
-    groups_of,
     middle,
     middle_micro_batch,
     model_bytes,

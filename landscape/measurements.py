@@ -38,7 +38,7 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
     details = plan.sharpness and plan.details
     noisy = noise_coordinates(objective) if details else None
     with measuring(objective.model):
-        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches)
+        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches, objective.ranks)
         found = measure_steps(
             directions,
             measured.learning_rates,
@@ -79,5 +79,6 @@ def scan_point(
                 spacing=plan.spacing[label] or scan_spacing(quadratic, objective.params),
                 refine=quadratic.slope < 0,
                 quadratic=None if plan.full_scans else quadratic,
+                ranks=objective.ranks,
             )
     return scans

@@ -51,7 +51,7 @@ def edge_of(
     realized = math.nan
     if quadratic.slope * distance < 0:
         moved = moved_by(objective.params, direction, learning_rate)
-        change = mean_loss(objective.loss_fn, moved, objective.batches) - start_loss
+        change = mean_loss(objective.loss_fn, moved, objective.batches, objective.ranks) - start_loss
         realized = quadratic.realized_edge(distance, change)
     return Edge(learning_rate, quadratic.edge(distance), realized, quadratic.critical_distance / direction.length)
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from curvature.borrowing import measuring
 from curvature.direction import norm, numbers
-from curvature.objective import Objective, halves
+from curvature.objective import Batch, Objective, halves
+from curvature.ranks import ALONE
 from landscape_core.rounding import single_examples
 
 UNUSED = (
@@ -27,22 +28,20 @@ def gradient_norm(objective: Objective) -> float:
 def gradient(objective: Objective) -> dict[str, Tensor]:
     """grad f, name -> tensor, of the mean loss over all examples."""
     leaves = {name: p.detach().requires_grad_() for name, p in objective.params.items()}
-    total = {name: torch.zeros_like(p) for name, p in objective.params.items()}
-    examples = 0
-    with torch.enable_grad():
-        for batch in objective.batches:
-            for part in halves(batch, objective.per_example):
-                losses = objective.loss_fn(leaves, part)
-                examples += len(losses)
-                found = [None]
-                if losses.requires_grad:
-                    found = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-                if all(g is None for g in found):
-                    raise ValueError(UNUSED)
-                for sum_, g in zip(total.values(), found, strict=True):
-                    if g is not None:
-                        sum_ += g
-    return {name: sum_ / examples for name, sum_ in total.items()}
+
+    @torch.enable_grad()
+    def backward(part: Batch) -> Tensor:
+        losses = objective.loss_fn(leaves, part)
+        if losses.requires_grad:
+            losses.sum().backward(inputs=list(leaves.values()))
+        if all(leaf.grad is None for leaf in leaves.values()):
+            raise ValueError(UNUSED)
+        return torch.tensor(len(losses))
+
+    parts = [part for batch in objective.batches for part in halves(batch, objective.per_example)]
+    examples = int(objective.ranks.accumulate(backward, parts, leaves.values()).sum())
+    found = {name: leaf.grad for name, leaf in leaves.items()}
+    return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in found.items()}
 
 
 def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> float:
@@ -73,7 +72,7 @@ def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tens
     for dtype in (torch.float32, torch.float64):
         same = objective.on(singles, dtype)
         with measuring(same.model):
-            found.append([gradient(replace(same, batches=[one])) for one in same.batches])
+            found.append([gradient(replace(same, batches=[one], ranks=ALONE)) for one in same.batches])
     noisy: dict[str, Tensor] = {}
     nonzero: dict[str, Tensor] = {}
     for single, double in zip(*found, strict=True):

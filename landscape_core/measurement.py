@@ -152,6 +152,7 @@ def quadratic_models(
             batches,
             per_example=objective.per_example,
             progress=progress,
+            ranks=objective.ranks,
         )
 
     found = within_memory(along, objective.batches, objective.per_example)

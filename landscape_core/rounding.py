@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from curvature.borrowing import measuring
 from curvature.objective import Batch, Objective, Params, examples_of
@@ -37,15 +38,18 @@ def rounding_errors(
         return dict.fromkeys(directions, math.nan)
     exact = objective.on(singles, torch.float64)
     vectors = list(directions.values())
-    shares = np.full(len(vectors), LEAST / SAFETY)
-    for one, same in zip(singles, exact.batches, strict=True):
+
+    def shares_of(pair: tuple[Batch, Batch]) -> Tensor:
         with measuring(objective.model):
-            rounded = directional_sharpness(objective.loss_fn, objective.params, vectors, [one])
+            rounded = directional_sharpness(objective.loss_fn, objective.params, vectors, [pair[0]])
         with measuring(exact.model):
-            true = directional_sharpness(exact.loss_fn, exact.params, vectors, [same])
+            true = directional_sharpness(exact.loss_fn, exact.params, vectors, [pair[1]])
         pairs = zip(rounded, true, strict=True)
-        own = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
-        shares = np.fmax(shares, own)
+        found = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
+        return torch.tensor(found, dtype=torch.float64)
+
+    rows = objective.ranks.rows(shares_of, list(zip(singles, exact.batches, strict=True)))
+    shares = np.fmax.reduce(rows.numpy(), initial=LEAST / SAFETY)
     magnitudes = [found[label].magnitude for label in directions]
     return dict(zip(directions, np.maximum(SAFETY * shares * magnitudes, TINY).tolist(), strict=True))
 

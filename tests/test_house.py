@@ -20,7 +20,7 @@ CORE = {"curvature", "torch_optimizer"}
 MAY_IMPORT = {
     "curvature": set(),
     "torch_optimizer": set(),
-    "training": set(),
+    "training": {"curvature"},
     "runs": set(),
     "algorithm_list": {"torch_optimizer"},
     "landscape_utils": CORE,

@@ -5,20 +5,23 @@
         ...                       # the gradients of the batch are in place, the step is not yet taken
         training.step()           # x_{t+1}
 
-Random numbers depend on the seed and the iteration alone: the order of an epoch on (seed, epoch), the dropout masks and
-the augmentation of a step on (seed, iteration). So nothing done between two steps can change the run, and every
-algorithm sees the same data and the same masks. A run can be resumed at any iteration.
+Random numbers depend on the seed and the place in the run alone: the order of an epoch on (seed, epoch), the
+augmentation of a step on (seed, iteration), the dropout masks on (seed, iteration, micro-batch). So nothing done
+between two steps can change the run, and every algorithm sees the same data and the same masks. A run can be resumed at
+any iteration. Several processes that share the micro-batches (`curvature.ranks`) train to the same bits as one.
 """
 
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from curvature.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from tasks.base import Task
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 ORDER, SAMPLE, TEST_BATCH, STEP = range(4)  # what a stream of random numbers is for
+BATCH_NORM = (
+    "the model has batch norm, whose running statistics follow the order of the micro-batches: train it with one "
+    "process"
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,9 @@ class Point:
     ends_epoch: bool = False
 
 
-def random_stream(seed: int, purpose: int, epoch: int = 0) -> np.random.Generator:
-    """Independent random numbers for one purpose and epoch (of STEP: iteration) of a run."""
-    return np.random.default_rng((seed, purpose, epoch))
+def random_stream(seed: int, purpose: int, epoch: int = 0, part: int = 0) -> np.random.Generator:
+    """Independent random numbers for one purpose and epoch (of STEP: iteration, and micro-batch as `part`) of a run."""
+    return np.random.default_rng((seed, purpose, epoch, part))
 
 
 def batches_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -64,10 +71,22 @@ def micro_batches(
     `dtype` replaces the type of floating-point inputs such as images. With an `augmentation_seed` the examples are the
     task's random variants of them, if it has any; None leaves every example as it is.
     """
-    for indices_of_group in _groups(sorted(indices, key=task.length), task.length, micro_batch_size):
-        group = [task.examples[i] for i in indices_of_group]
-        batch = task.collate(group) if augmentation_seed is None else task.training_collate(group, augmentation_seed)
-        yield _to_device(batch, device, dtype)
+    for group in groups_of(task, indices, micro_batch_size):
+        yield micro_batch(task, group, device, dtype, augmentation_seed)
+
+
+def groups_of(task: "Task", indices: Sequence[int], micro_batch_size: int | Callable[[int], int]) -> list[list[int]]:
+    """The examples of each micro-batch of `micro_batches`, by their numbers."""
+    return list(_groups(sorted(indices, key=task.length), task.length, micro_batch_size))
+
+
+def micro_batch(
+    task: "Task", group: Sequence[int], device: torch.device, dtype: torch.dtype | None, augmentation_seed: int | None
+) -> dict[str, Tensor]:
+    """One of `micro_batches`, of these examples."""
+    examples = [task.examples[i] for i in group]
+    batch = task.collate(examples) if augmentation_seed is None else task.training_collate(examples, augmentation_seed)
+    return _to_device(batch, device, dtype)
 
 
 def _groups(ordered: Sequence[int], length: Callable[[int], int], size: int | Callable[[int], int]) -> Iterator[list]:
@@ -105,9 +124,10 @@ def examples_of_batch(plan: TrainingPlan, num_examples: int, epoch: int, batch: 
     return order[(batch - 1) * plan.batch_size : batch * plan.batch_size].tolist()
 
 
-def step_seed(seed: int, iteration: int) -> int:
-    """Of dropout and augmentation in that iteration of a run. On a CPU its low 32 bits count."""
-    return int(random_stream(seed, STEP, iteration).integers(2**63))
+def step_seed(seed: int, iteration: int, part: int = 0) -> int:
+    """Of dropout in that iteration and micro-batch of a run, counted from 0; that of the first is the augmentation's,
+    too. On a CPU its low 32 bits count."""
+    return int(random_stream(seed, STEP, iteration, part).integers(2**63))
 
 
 class Training:
@@ -122,9 +142,12 @@ class Training:
         scheduler: stepped after every update.
         forward: what stands in for calling the model, such as a compiled one; None: the model itself.
         first_iteration: where a stored run is resumed; the caller has restored model, optimizer and scheduler.
+        ranks: the processes that train together, each with the same task and optimizer. Each has its share of the
+            micro-batches, and all have the whole gradient.
 
     Iterating gives a `Point` per iteration. Raises: FloatingPointError at the first loss that is not finite, before its
-    step; RuntimeError if the caller asks for the next point without `step`.
+    step; RuntimeError if the caller asks for the next point without `step`. ValueError for a model with batch norm on
+    several ranks: its running statistics follow the order of the micro-batches.
     """
 
     def __init__(
@@ -136,10 +159,13 @@ class Training:
         scheduler=None,
         forward: Callable | None = None,
         first_iteration: int = 1,
+        ranks: Ranks = ALONE,
     ):
+        if ranks.world > 1 and task.has_batch_norm:
+            raise ValueError(f"{task.name}: {BATCH_NORM}")
         self.task, self.optimizer, self.plan, self.scheduler = task, optimizer, plan, scheduler
         self.forward = task.model if forward is None else forward
-        self.first_iteration = first_iteration
+        self.first_iteration, self.ranks = first_iteration, ranks
         self.micro_batch_size = plan.micro_batch_size
         self.steps = 0
 
@@ -175,10 +201,12 @@ class Training:
     def _gradient(self, indices: Sequence[int], iteration: int) -> float:
         """Set the gradients to those of the objective on the examples `indices`; returns its value. If memory runs out,
         micro-batches are halved from then on, and the gradient is computed again."""
-        seed = step_seed(self.plan.seed, iteration)
         while True:
             try:
-                return _gradient(self.task, indices, self.micro_batch_size, seed, self.plan.autocast, self.forward)
+                return gradient_of_batch(
+                    self.task, indices, iteration, replace(self.plan, micro_batch_size=self.micro_batch_size),
+                    self.forward, self.ranks,
+                )  # fmt: skip
             except torch.OutOfMemoryError:
                 if self.micro_batch_size == 1:
                     raise
@@ -188,16 +216,27 @@ class Training:
             log.warning("out of memory: continuing with micro-batches of %d examples", self.micro_batch_size)
 
 
-def _gradient(task: "Task", indices, micro_batch_size, seed, autocast, forward) -> float:
+def gradient_of_batch(
+    task: "Task", indices: Sequence[int], iteration: int, plan: TrainingPlan, forward: Callable, ranks: Ranks = ALONE
+) -> float:
     """Set the gradients to those of the objective on the examples `indices`; returns its value."""
-    device = next(task.model.parameters()).device
-    torch.manual_seed(seed)
+    device, augmentation_seed = next(task.model.parameters()).device, step_seed(plan.seed, iteration)
     task.model.train()
     task.model.zero_grad(set_to_none=True)  # not the optimizer's: Muon has the matrices only
-    loss = torch.zeros((), dtype=torch.float64, device=device)
-    for inputs in micro_batches(task, indices, micro_batch_size, device, augmentation_seed=seed):
-        with torch.autocast(device.type, dtype=autocast, enabled=autocast is not None):
+
+    def backward(numbered: tuple[int, list[int]]) -> Tensor:
+        place, group = numbered
+        inputs = micro_batch(task, group, device, None, augmentation_seed)
+        # each micro-batch has its own masks, whoever computes it
+        torch.manual_seed(step_seed(plan.seed, iteration, place))
+        with torch.autocast(device.type, dtype=plan.autocast, enabled=plan.autocast is not None):
             part = task.losses(forward, inputs).sum() / len(indices)
         part.backward()
-        loss += part.detach()
-    return loss.item()  # the only wait for the device in an iteration
+        return part.detach()
+
+    groups = list(enumerate(groups_of(task, indices, plan.micro_batch_size)))
+    params = [p for p in task.model.parameters() if p.requires_grad]
+    loss = torch.zeros((), dtype=torch.float64)
+    for part in ranks.accumulate(backward, groups, params):
+        loss = loss + part
+    return loss.item()  # of an ordinary run the only wait for the device in an iteration

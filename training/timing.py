@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
-from training.loop import TrainingPlan, _gradient, _groups, examples_of_batch, micro_batches, step_seed
+from training.loop import TrainingPlan, examples_of_batch, gradient_of_batch, groups_of, micro_batches, step_seed
 
 if TYPE_CHECKING:
     from tasks.base import Task
@@ -47,11 +48,6 @@ def _wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def groups_of(task: "Task", indices: Sequence[int], size: int | Callable[[int], int]) -> list[list[int]]:
-    """The examples of each of `micro_batches` of this size."""
-    return list(_groups(sorted(indices, key=task.length), task.length, size))
-
-
 def middle_micro_batch(task: "Task", plan: TrainingPlan) -> list[int]:
     """The examples of a micro-batch of the first update, of middle length."""
     indices = examples_of_batch(plan, len(task.examples), epoch=1, batch=1)
@@ -65,10 +61,10 @@ def middle(groups: Sequence[list[int]]) -> list[int]:
 
 def gradient_seconds(trial: "Task", plan: TrainingPlan, indices: Sequence[int], clock: Clock) -> float:
     """Forward and backward pass of training on these examples as one micro-batch; the gradients stay in place."""
-    device, seed = next(trial.model.parameters()).device, step_seed(plan.seed, 1)
+    device = next(trial.model.parameters()).device
 
     def gradient(some: Sequence[int]) -> None:
-        _gradient(trial, some, len(some), seed, plan.autocast, trial.model)
+        gradient_of_batch(trial, some, 1, replace(plan, micro_batch_size=len(some)), trial.model)
 
     gradient(indices[:WARM_UP])
     return seconds(lambda: gradient(indices), device, clock)

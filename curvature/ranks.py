@@ -1,0 +1,308 @@
+"""Several processes that do one piece of work: each a share of it, and all of them the same result.
+
+The unit is the micro-batch, formed as for one process. Micro-batch j belongs to rank j mod W. What a micro-batch gives,
+a row of numbers or a gradient, is added in the order of the micro-batches, as one process adds it. So no result depends
+on W, not in its last bit. A plain all-reduce adds in another order for every W.
+
+    ranks.rows(compute, batches)                  # compute(batch) of every micro-batch, on all ranks
+    ranks.accumulate(backward, batches, params)   # the sum of their gradients, on all ranks
+
+`ALONE` is the one process of an ordinary run: everything is its own, and nothing is sent.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+PIECE = 2**20  # elements that are passed on at once: a rank adds a piece while the next one comes
+LONGEST_MESSAGE = 2000  # bytes of a text that ranks tell each other
+DIMENSIONS = 4  # of a row, at most
+
+
+class RankLost(RuntimeError):
+    """Another process of the run has ended, or does not answer."""
+
+
+class Ranks:
+    """One process alone."""
+
+    rank, world = 0, 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and speaks for all."""
+        return self.rank == 0
+
+    def rows(
+        self,
+        compute: Callable[[T], Tensor],
+        items: Sequence[T],
+        progress: Callable[[Sequence[T]], Iterable[T]] = iter,
+    ) -> Tensor:
+        """compute(item) of every item, stacked in their order: [items, *shape of a row], float64. Each is computed by
+        one rank, and all ranks get all rows.
+
+        progress: wraps the iteration over a rank's own items, such as tqdm.
+
+        Raises: torch.OutOfMemoryError on all ranks where one has run out of memory, so that all try again alike;
+            ValueError for no item.
+        """
+        if not len(items):
+            raise ValueError("there is nothing to compute: no micro-batch was given")
+        return torch.stack([compute(item) for item in progress(items)])
+
+    def accumulate(self, backward: Callable[[T], Tensor], items: Sequence[T], params: Iterable[Tensor]) -> Tensor:
+        """backward(item) for every item, each by one rank. It adds to the `.grad` of `params`, which are None before,
+        and returns a number. On return `.grad` holds the sum over all items, added in their order.
+
+        Returns: the numbers, [items] in float64.
+        Raises: as `rows`.
+        """
+        if not len(items):
+            raise ValueError("there is nothing to compute: no micro-batch was given")
+        return torch.stack([backward(item).double() for item in items])
+
+    def owner(self, place: int) -> int:
+        """The rank that holds the thing of this number, where things are too large for every rank to hold all."""
+        return place % self.world
+
+    def broadcast(self, tensors: Iterable[Tensor], source: int) -> None:
+        """Overwrite the tensors with those of the rank `source`, whose shapes and types they have."""
+
+    def largest(self, number: int) -> int:
+        """The largest of the ranks' numbers."""
+        return number
+
+    def agree(self, trouble: str | None) -> str | None:
+        """The trouble of the first rank that has one, in words; None if none has. All ranks have come here then."""
+        return trouble
+
+    def leading(self, action: Callable[[], Any]) -> None:
+        """Let the leader do it. Raises: its ValueError or OSError, on the other ranks as a `LeaderFailed`."""
+        action()
+
+
+ALONE = Ranks()
+
+
+class LeaderFailed(ValueError):
+    """What the leader was to do failed there, and the leader says so; the message is its line."""
+
+
+class Connected(Ranks):
+    """The processes of torch.distributed's default group, one of them this one.
+
+    Small messages go over gloo, between CPUs. Gradients and directions go by the group's own backend.
+
+    sent: what this rank has given to others, in bytes by kind: "rows", "gradients", "directions", "words". A broadcast
+        counts once, on its source.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        backend = str(dist.get_backend_config() if hasattr(dist, "get_backend_config") else dist.get_backend())
+        self.words = None if "gloo" in backend else dist.new_group(backend="gloo")
+        self.sent: Counter[str] = Counter()
+
+    # ---- rows -------------------------------------------------------------------------------------------------------
+
+    def rows(
+        self,
+        compute: Callable[[T], Tensor],
+        items: Sequence[T],
+        progress: Callable[[Sequence[T]], Iterable[T]] = iter,
+    ) -> Tensor:
+        if not len(items):
+            raise ValueError("there is nothing to compute: no micro-batch was given")
+        mine, failed = torch.zeros(0, 0), ""
+        try:
+            found = [compute(item).detach() for item in progress(items[self.rank :: self.world])]
+            mine = torch.stack(found).double().cpu() if found else mine
+        except torch.OutOfMemoryError as error:
+            failed = str(error)
+        shape = list(mine.shape[1:]) if mine.numel() else []
+        heads = self._gathered(torch.tensor([bool(failed), len(shape), *shape] + [0] * (DIMENSIONS - len(shape))))
+        self._all_out_of_memory([bool(head[0]) for head in heads], failed)
+        shape = heads[0][2 : 2 + int(heads[0][1])].tolist()  # rank 0 has the first item
+        per_rank = -(-len(items) // self.world)
+        padded = torch.zeros(per_rank, *shape, dtype=torch.float64)
+        if mine.numel():
+            padded[: len(mine)] = mine
+        parts = self._gathered(padded)
+        return torch.stack([parts[j % self.world][j // self.world] for j in range(len(items))])
+
+    # ---- gradients --------------------------------------------------------------------------------------------------
+
+    def accumulate(self, backward: Callable[[T], Tensor], items: Sequence[T], params: Iterable[Tensor]) -> Tensor:
+        if not len(items):
+            raise ValueError("there is nothing to compute: no micro-batch was given")
+        total = _OrderedSum(self, list(params), len(items))
+        numbers = []
+        for first in range(0, len(items), self.world):
+            place, number, failed = first + self.rank, 0.0, ""
+            if place < len(items):
+                try:
+                    number = backward(items[place]).item()
+                except torch.OutOfMemoryError as error:
+                    failed = str(error)
+            heads = self._gathered(torch.tensor([bool(failed), number], dtype=torch.float64))
+            self._all_out_of_memory([bool(head[0]) for head in heads], failed)
+            numbers += [head[1] for head in heads]
+            total.add(place)
+        total.finish()
+        return torch.stack(numbers[: len(items)])
+
+    def _all_out_of_memory(self, failed: Sequence[bool], own: str) -> None:
+        if any(failed):
+            raise torch.OutOfMemoryError(own or f"out of memory on rank {failed.index(True)}")
+
+    # ---- words ------------------------------------------------------------------------------------------------------
+
+    def largest(self, number: int) -> int:
+        return max(int(each) for each in self._gathered(torch.tensor([number]), "words"))
+
+    def agree(self, trouble: str | None) -> str | None:
+        said = (trouble or "").encode()[:LONGEST_MESSAGE]
+        text = torch.zeros(LONGEST_MESSAGE + 1, dtype=torch.uint8)
+        text[0] = trouble is not None
+        text[1 : 1 + len(said)] = torch.tensor(list(said), dtype=torch.uint8)
+        for each in self._gathered(text, "words"):
+            if each[0]:
+                return bytes(each[1:].tolist()).rstrip(b"\0").decode(errors="replace")
+        return None
+
+    def leading(self, action: Callable[[], Any]) -> None:
+        error = None
+        if self.leads:
+            try:
+                action()
+            except (ValueError, OSError) as failure:
+                error = failure
+        trouble = self.agree(None if error is None else " ".join(str(error).split()))
+        if error is not None:
+            raise error
+        if trouble is not None:
+            raise LeaderFailed(trouble)
+
+    # ---- what is sent -----------------------------------------------------------------------------------------------
+
+    def broadcast(self, tensors: Iterable[Tensor], source: int) -> None:
+        for tensor in tensors:
+            with telling_of_the_lost():
+                dist.broadcast(tensor, source)
+            self.sent["directions"] += tensor.nbytes * (self.rank == source)
+
+    def _gathered(self, own: Tensor, kind: str = "rows") -> list[Tensor]:
+        """The tensor of every rank, each of the same shape and on the CPU."""
+        parts = [torch.empty_like(own) for _ in range(self.world)]
+        with telling_of_the_lost():
+            dist.all_gather(parts, own, group=self.words)
+        self.sent[kind] += own.nbytes
+        return parts
+
+
+class _OrderedSum:
+    """((g_0 + g_1) + g_2) + ..., where g_j is in the hands of rank j mod W.
+
+    The sum so far goes from rank to rank, in pieces, so that all ranks add at once. Each holds its own gradient and a
+    piece. Rank 0 gets the sum of a round, one micro-batch of each rank, before the next round begins.
+    """
+
+    def __init__(self, ranks: Connected, params: list[Tensor], count: int) -> None:
+        self.ranks, self.params, self.count = ranks, params, count
+        self.has = torch.zeros(len(params), dtype=torch.uint8)  # which parameters have got a gradient
+        kinds = dict.fromkeys((p.dtype, p.device) for p in params)
+        self.groups = [[i for i, p in enumerate(params) if (p.dtype, p.device) == kind] for kind in kinds]
+        self.sums: list[Tensor | None] = [None] * len(self.groups)  # flat, of each group
+
+    def add(self, place: int) -> None:
+        """Add the gradient of micro-batch `place`, this rank's own in this round. All ranks call it in each round; a
+        `place` past the last is nobody's."""
+        ranks = self.ranks
+        for number, group in enumerate(self.groups):
+            before = (ranks.rank - 1) % ranks.world
+            if place < self.count:
+                arrives = place > 0 and ranks.rank > 0  # the leader has the sum of the round before
+                own = self._with_own(group, self.sums[number])
+                self.sums[number] = own
+                self._pass_on(own, before if arrives else None, place + 1 < self.count)
+            after = place - ranks.rank + ranks.world  # the leader's next micro-batch
+            total = self.sums[number]
+            if ranks.leads and after < self.count and total is not None:
+                self._receive(total, ranks.world - 1)
+
+    def _with_own(self, group: list[int], total: Tensor | None) -> Tensor:
+        """This rank's gradient of these parameters, flat, added to `total` where this is the leader's."""
+        pieces, params = [], self.params
+        for i in group:
+            grad, params[i].grad = params[i].grad, None
+            self.has[i] |= grad is not None
+            # x + -0.0 is x, also for x = -0.0: as if nothing had been added
+            absent = torch.full((1,), -0.0, dtype=params[i].dtype, device=params[i].device)
+            pieces.append(absent.expand(params[i].numel()) if grad is None else grad.reshape(-1))
+        if total is None or not self.ranks.leads:
+            return torch.cat(pieces)
+        start = 0
+        for piece in pieces:
+            total[start : start + piece.numel()] += piece
+            start += piece.numel()
+        return total
+
+    def _pass_on(self, own: Tensor, source: int | None, onward: bool) -> None:
+        """Add what comes from `source` to `own`, piece by piece, and pass each on."""
+        target, under_way = (self.ranks.rank + 1) % self.ranks.world, []
+        buffer = torch.empty_like(own[:PIECE])
+        with telling_of_the_lost():
+            for piece in own.split(PIECE):
+                if source is not None:
+                    arrived = buffer[: piece.numel()]
+                    dist.recv(arrived, source)
+                    torch.add(arrived, piece, out=piece)
+                if onward:
+                    under_way.append(dist.isend(piece, target))
+                    self.ranks.sent["gradients"] += piece.nbytes
+            for each in under_way:
+                each.wait()
+
+    def _receive(self, total: Tensor, source: int) -> None:
+        with telling_of_the_lost():
+            for piece in total.split(PIECE):
+                dist.recv(piece, source)
+
+    def finish(self) -> None:
+        """Give the sum to all ranks, as `.grad` of the parameters; None where no micro-batch had a gradient."""
+        last = (self.count - 1) % self.ranks.world
+        self.has = torch.stack(self.ranks._gathered(self.has, "words")).amax(0)
+        for group, total in zip(self.groups, self.sums, strict=True):
+            first = self.params[group[0]]
+            size = sum(self.params[i].numel() for i in group)
+            total = torch.empty(size, dtype=first.dtype, device=first.device) if total is None else total
+            with telling_of_the_lost():
+                dist.broadcast(total, last)
+            self.ranks.sent["gradients"] += total.nbytes * (self.ranks.rank == last)
+            start = 0
+            for i in group:
+                p = self.params[i]
+                if self.has[i]:  # not a view: its place in memory would decide how it is read
+                    p.grad = torch.empty_like(p, requires_grad=False).copy_(
+                        total[start : start + p.numel()].view(p.shape)
+                    )
+                start += p.numel()
+        self.sums = []
+
+
+@contextmanager
+def telling_of_the_lost() -> Iterator[None]:
+    """Names the errors of a connection that is gone. Raises: RankLost."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise RankLost(" ".join(str(error).split())[:300]) from error
