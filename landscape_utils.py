@@ -32,10 +32,11 @@ from curvature.checks import (
     checked_directions,
     twice_or_not_at_all,
 )
-from curvature.direction import Direction, in_groups, norm
+from curvature.direction import Direction, are_finite, in_groups, norm
 from curvature.interpolation import FullScan, ScanPoint, SparseScan
 from curvature.leaves import check_sources, leaves_at
 from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
+from curvature.products import is_free_to_read
 from curvature.quadratic import QuadraticModel
 from curvature.ranks import ALONE, Ranks
 from curvature.together import Together
@@ -115,20 +116,13 @@ class PseudoUpdates:
 
     def not_finite(self, directions: Mapping[str, Params]) -> list[str]:
         """The labels of `directions` (of `advance`) where a coordinate, or a number of the state, is not finite."""
-
-        def is_finite(tensors: Iterable) -> bool:
-            found = [torch.isfinite(t).all() for t in tensors if isinstance(t, Tensor)]
-            return all(torch.stack([f for f in found if f.device == d]).all() for d in {f.device for f in found})
-
-        sound = {
-            state: is_finite(value for own in state.state_dict()["state"].values() for value in own.values())
-            for state in {self.states[label] for label in directions}
-        }
-        return [
-            label
-            for label, direction in directions.items()
-            if not sound[self.states[label]] or not is_finite(direction.values())
-        ]
+        states = list(dict.fromkeys(self.states[label] for label in directions))
+        kept = [[v for own in state.state_dict()["state"].values() for v in own.values()] for state in states]
+        values = [*kept, *(direction.values() for direction in directions.values())]
+        sound = are_finite([[v for v in group if isinstance(v, Tensor)] for group in values])
+        of_state, of_direction = dict(zip(states, sound, strict=False)), sound[len(states) :]
+        pairs = zip(directions, of_direction, strict=True)
+        return [label for label, is_sound in pairs if not (is_sound and of_state[self.states[label]])]
 
     def learning_rates(self) -> dict[str, float]:
         """label -> lr, where x_{t+1} - x_t = lr v is the latest step, v of `advance`. It is 1 for an optimizer
@@ -314,7 +308,8 @@ def _finite_where_possible(
     """By recording; where a number is not finite although the losses are, by double backward. A rule may divide zero by
     zero where autograd does not."""
     found = vhv_by_recording(loss_fn, params, directions, batch, pushes)
-    places = (~torch.isfinite(found.slopes + found.curvatures)).nonzero().flatten().tolist()
+    sound = torch.isfinite(found.slopes + found.curvatures).tolist()  # not `nonzero`, which waits by itself
+    places = [k for k, is_sound in enumerate(sound) if not is_sound]
     if places and torch.isfinite(found.losses).all():
         _say_once("the fast route gave numbers that are not finite: measuring these again by double backward")
         again = [directions[k] for k in places]
@@ -414,13 +409,23 @@ def scan_loss(
 def update_histogram(direction: Params) -> list[tuple[float, float, int]]:
     """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins per decade from
     1e-16 to 1e4 (arXiv:2306.00204, fig. 1). The first bin starts at 0; the last also holds what is larger."""
-    edges = torch.cat([torch.zeros(1, dtype=torch.float64), torch.from_numpy(np.logspace(-16, 4, 61))])
-    counts = {}  # device -> counts; read once, at the end
-    for v in direction.values():
-        own = counts.setdefault(v.device, torch.zeros(len(edges) - 1, dtype=torch.int64, device=v.device))
-        for part in v.detach().flatten().split(2**24):
-            # a bin holds low <= |v_i| < high
-            place = torch.bucketize(part.abs().double(), edges.to(v.device), right=True) - 1
-            own += torch.bincount(place.clamp_(0, len(own) - 1), minlength=len(own))
-    total = sum((own.cpu() for own in counts.values()), torch.zeros(len(edges) - 1, dtype=torch.int64))
-    return list(zip(edges[:-1].tolist(), edges[1:].tolist(), total.tolist(), strict=True))
+    bounds = [0.0, *np.logspace(-16, 4, 61).tolist()]
+    total = np.zeros(len(bounds) - 1, dtype=np.int64)
+    for device in dict.fromkeys(v.device for v in direction.values()):
+        edges = torch.tensor(bounds, dtype=torch.float64, device=device)
+        counts = torch.zeros(len(total), dtype=torch.int64, device=device)
+        for v in (v for v in direction.values() if v.device == device):
+            for part in v.detach().flatten().split(2**24):
+                # a bin holds low <= |v_i| < high
+                place = torch.bucketize(part.abs().double(), edges, right=True) - 1
+                counts += _occurrences(place.clamp_(0, len(counts) - 1), len(counts))
+        total += counts.tolist()  # the only wait
+    return list(zip(bounds[:-1], bounds[1:], total.tolist(), strict=True))
+
+
+def _occurrences(places: Tensor, count: int) -> Tensor:
+    """How often each of 0 ... count - 1 occurs, [count]; `count` is at most 255. On a GPU `bincount` would wait."""
+    if is_free_to_read(places):
+        return torch.bincount(places, minlength=count)
+    ends = torch.arange(count + 1, dtype=torch.uint8, device=places.device)
+    return torch.searchsorted(places.to(torch.uint8).sort().values, ends).diff()

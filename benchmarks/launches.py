@@ -9,14 +9,16 @@ a number to the host, which waits for the device. Prints one table and writes it
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
+from unittest import mock
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import landscape_utils
 from algorithm_list import ALGORITHM_LISTS
 from benchmarks._machine import report, start
 from curvature import products
@@ -27,10 +29,13 @@ from curvature.tape import Tape, record
 from curvature.together import Together
 from landscape.measurements import MeasurementPlan, measure_point
 from landscape.saved_points import MeasuredPoint
+from landscape.training_row import with_training_row
+from landscape_core import edges
 from landscape_utils import PseudoUpdates
+from runs.tables import TRAINING
 from tasks import load_task
 from tasks.base import Task
-from torch_optimizer import Algorithm
+from torch_optimizer import Algorithm, clipping
 from torch_optimizer.rows import choose_list
 from training.loop import Training, TrainingPlan, micro_batches
 
@@ -63,14 +68,25 @@ ALLOCATIONS = {
     "_unsafe_view",
     "alias",
 }
-WAITING = {
+WAITING = {  # operations that read by themselves
     "_local_scalar_dense",
-    "nonzero",
+    "_unique2",
+    "bincount",
     "equal",
-    "masked_select",
     "is_nonzero",
-}  # operations that read by themselves
+    "linalg_eigh",
+    "masked_select",
+    "nonzero",
+    "unique_consecutive",
+    "unique_dim",
+}
 READERS = {Tensor.tolist, Tensor.cpu, Tensor.numpy}  # Tensor.item is an operation, `_local_scalar_dense`
+ON_THE_HOST = (  # what decides that numbers may be read as they come
+    (products, "is_free_to_read"),
+    (edges, "is_free_to_read"),
+    (landscape_utils, "is_free_to_read"),
+    (clipping, "numpy_reads"),
+)
 
 
 class Counting(TorchDispatchMode):
@@ -92,13 +108,24 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func._schema.name.split("::")[1]
         returned = [r.alias_info for r in func._schema.returns]
-        if name in WAITING:
+        if waits(name, args, kwargs or {}):
             self.counts["reads"] += 1
         elif name in ALLOCATIONS or any(alias and not alias.is_write for alias in returned):
             self.counts["views"] += 1
         else:
             self.counts["kernels"] += 1
         return func(*args, **(kwargs or {}))
+
+
+def waits(name: str, args: Sequence, kwargs: dict) -> bool:
+    """Whether the host waits for a device in this operation. A mask as an index is turned into places first, which are
+    counted; a copy between devices waits unless it is asked not to."""
+    if name in ("index", "index_put", "index_put_"):
+        return any(t is not None and t.dtype == torch.bool for t in args[1])
+    if name in ("_to_copy", "copy_"):
+        devices = {x.device for x in args if isinstance(x, Tensor)} | ({kwargs.get("device")} - {None})
+        return len(devices) > 1 and True not in (*args[2:], kwargs.get("non_blocking"))
+    return name in WAITING
 
 
 class _Calls(TorchFunctionMode):
@@ -108,19 +135,17 @@ class _Calls(TorchFunctionMode):
         self.counts = counts
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        self.counts["reads"] += func in READERS
+        self.counts["reads"] += func in READERS and args[0].is_cpu
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
 def as_on_a_gpu() -> Iterator[None]:
-    """Numbers of a product stay on the device, as they do where reading them would wait."""
-    before = products.is_free_to_read
-    products.is_free_to_read = lambda x: False
-    try:
+    """Take the routes of a GPU: numbers stay on the device where reading them would wait."""
+    with ExitStack() as routes:
+        for module, name in ON_THE_HOST:
+            routes.enter_context(mock.patch.object(module, name, lambda tensor: False))
         yield
-    finally:
-        products.is_free_to_read = before
 
 
 def deep_task(name: str) -> tuple[Task, Batch]:
@@ -164,28 +189,38 @@ def count(name: str, together: Sequence[int]) -> dict:
 
 
 def reads_of_a_run(name: str) -> dict:
-    """Reads of one training iteration with its pseudo-updates, and of one measured and scanned point. The threshold of
-    clipping takes the CPU's own route here."""
-    task, _ = deep_task(name)
+    """Reads of one training iteration with its pseudo-updates, and of one measured and scanned point, with two
+    micro-batches each. A forward pass of transformers looks for padding with each mask that it makes."""
+    task, batch = deep_task(name)
     params = dict(task.model.named_parameters())
     rows = choose_list(ALGORITHM_LISTS, "machine_translation")
     updates = PseudoUpdates(params, rows)
-    training = iter(Training(task, Algorithm("adam", lr=1e-3).build(params), TrainingPlan(1, 8, 4)))
-    with Counting() as iteration, as_on_a_gpu():
-        point = next(training)
+    optimizer = Algorithm("adam", lr=1e-3).build(params)
+    training = Training(task, optimizer, TrainingPlan(1, 8, 4))
+    with Counting() as forward, torch.no_grad():
+        task.losses(task.model, batch)
+    with Counting() as gradient, as_on_a_gpu():
+        point = next(iter(training))
+    with Counting() as thresholds, as_on_a_gpu(), mock.patch.object(clipping, "SAMPLE_SIZE", 512):
         updates.advance(collect=False)
+    with Counting() as step, as_on_a_gpu():
+        training.step()
     batches = list(micro_batches(task, range(8), 4, torch.device("cpu")))
-    plan = MeasurementPlan(torch.float32, True, True, False, dict.fromkeys(rows))
+    plan = MeasurementPlan(torch.float32, True, True, False, dict.fromkeys([*rows, TRAINING]))
     with Counting() as measured, as_on_a_gpu():
         directions = updates.advance()
         updates.not_finite(directions)
-        objective = objective_at(task.model, task.losses, batches, torch.float32)
         found = MeasuredPoint(point, directions, True, learning_rates=updates.learning_rates())
+        found = with_training_row(found, optimizer, params, stability=False)
+        objective = objective_at(task.model, task.losses, batches, torch.float32)
         measure_point(found, objective, plan)
     return dict(
         tensors=len(params),
-        rows=len(rows),
-        reads_per_iteration=iteration.counts["reads"],
+        rows=len(rows) + 1,
+        reads_per_forward=forward.counts["reads"],
+        reads_per_gradient=gradient.counts["reads"],
+        reads_of_thresholds=thresholds.counts["reads"],
+        reads_per_step=step.counts["reads"],
         reads_per_point=measured.counts["reads"],
     )
 

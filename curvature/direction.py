@@ -125,6 +125,24 @@ def norm(tensors: Params) -> float:
     return torch.linalg.vector_norm(torch.stack(norms)).item() if norms else 0.0
 
 
+def are_finite(groups: Sequence[Sequence[Tensor]]) -> list[bool]:
+    """Whether each group of tensors is finite in every coordinate. The host waits once for each device.
+
+    Example:
+        >>> are_finite([[torch.ones(3), torch.tensor([2])], [torch.tensor([0.0, math.nan])], []])
+        [True, False, True]
+    """
+    found, places = [], []
+    for place, tensors in enumerate(groups):
+        inexact = [t for t in tensors if t.numel() and (t.is_floating_point() or t.is_complex())]
+        for device in dict.fromkeys(t.device for t in inexact):
+            own = [t.detach() for t in inexact if t.device == device]
+            found.append(torch.nn.utils.get_total_norm(own, math.inf))  # the largest magnitude; NaN if one is NaN
+            places.append(place)
+    broken = {place for place, size in zip(places, numbers(found), strict=True) if not math.isfinite(size)}
+    return [place not in broken for place in range(len(groups))]
+
+
 def numbers(tensors: Sequence[Tensor]) -> list[float]:
     """0-d tensors as floats. The host waits once for each device, however many tensors there are."""
     found = [0.0] * len(tensors)

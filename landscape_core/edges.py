@@ -9,6 +9,7 @@ from torch import Tensor
 
 from curvature.direction import Direction, numbers
 from curvature.objective import Objective
+from curvature.products import is_free_to_read
 from curvature.quadratic import QuadraticModel
 from landscape_utils import mean_loss
 
@@ -88,9 +89,14 @@ def _spectral_norms(
 
     at_once: iterations between two waits for the device; the values do not depend on it.
     """
-    x = [torch.randn(m.shape[1], generator=torch.Generator().manual_seed(0)).to(m) for m in matrices]
+    kinds = dict.fromkeys((m.shape[1], m.device) for m in matrices)
+    starts = {  # one copy to the device for each width
+        (width, device): torch.randn(width, generator=torch.Generator().manual_seed(0)).to(device)
+        for width, device in kinds
+    }
+    x = [starts[m.shape[1], m.device] for m in matrices]
     values, open_ones = [0.0] * len(matrices), list(range(len(matrices)))
-    at_once = at_once or (1 if all(m.is_cpu for m in matrices) else 10)
+    at_once = at_once or (1 if all(map(is_free_to_read, matrices)) else 10)
     for _ in range(0, most, at_once):
         found = []
         for i in open_ones:

@@ -50,15 +50,15 @@ def clip_threshold(tensors: Sequence[Tensor], fraction: float) -> float:
     low, high = _bracket(_sample(flats, n), fraction)
     counts_above_low, inside = zip(*_count_and_collect(flats, low, high), strict=True)
     inside = torch.cat([m.to(flats[0].device) for m in inside])
-    above_low = _total(counts_above_low)
+    above_low = total_count(counts_above_low)
     above_inside = above_low - inside.numel()  # how many are >= high
     if above_inside <= rank < above_low:
         return _nth_largest(inside, rank - above_inside)
 
     # tau is one of the bracket's ends, repeated, or the sample misled us
-    if rank < above_inside and _total([torch.count_nonzero(m > high) for m in _magnitudes(flats)]) <= rank:
+    if rank < above_inside and total_count([torch.count_nonzero(m > high) for m in _magnitudes(flats)]) <= rank:
         return high
-    if rank >= above_low and _total([torch.count_nonzero(m >= low) for m in _magnitudes(flats)]) > rank:
+    if rank >= above_low and total_count([torch.count_nonzero(m >= low) for m in _magnitudes(flats)]) > rank:
         return low
     return _select(flats, rank)
 
@@ -108,7 +108,7 @@ def _pieces(flats: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 def _joined(views: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
     values = views[0].to(dtype) if len(views) == 1 else torch.cat([v.to(dtype) for v in views])
-    return torch.from_numpy(np.abs(values.numpy())) if values.is_cpu else values.abs()
+    return torch.from_numpy(np.abs(values.numpy())) if numpy_reads(values) else values.abs()
 
 
 def _sample(flats: Sequence[Tensor], n: int) -> Tensor:
@@ -136,7 +136,7 @@ def _bracket(sample: Tensor, fraction: float) -> tuple[float, float]:
 
 def _count_and_collect(flats: Sequence[Tensor], low: float, high: float) -> list[tuple[Tensor, Tensor]]:
     """Of parts of the data: how many magnitudes are > low (0-d), and those of them that are < high. NaN is neither."""
-    if all(t.is_cpu for t in flats):  # other threads would leave the caller's CUDA stream
+    if all(numpy_reads(t) for t in flats):  # other threads would leave the caller's CUDA stream
         pieces, workers = list(_pieces(flats)), torch.get_num_threads()
         with ThreadPoolExecutor(workers) as pool:
             parts = [pieces[i::workers] for i in range(workers)]
@@ -173,7 +173,7 @@ def _select(flats: Sequence[Tensor], rank: int) -> float:
     if not flats:
         return math.inf
     values = torch.cat([m.to(flats[0].device) for m in _magnitudes(flats)])
-    numbers = _total([torch.count_nonzero(values >= 0)])
+    numbers = total_count([torch.count_nonzero(values >= 0)])
     return _nth_largest(_nan_last(values), min(rank, numbers - 1)) if numbers else math.inf
 
 
@@ -183,10 +183,16 @@ def _nan_last(magnitudes: Tensor) -> Tensor:
 
 def _nth_largest(values: Tensor, rank: int) -> float:
     index = values.numel() - 1 - rank
-    if values.is_cpu:
+    if numpy_reads(values):
         return np.partition(values.numpy(), index)[index].item()
     return values.sort().values[index].item()  # torch.kthvalue keeps only one block of a GPU busy
 
 
-def _total(counts: Sequence[Tensor]) -> int:
+def numpy_reads(tensor: Tensor) -> bool:
+    """Whether NumPy, which is faster on a CPU, sees the tensor without a copy."""
+    return tensor.is_cpu
+
+
+def total_count(counts: Sequence[Tensor]) -> int:
+    """Their sum. The host waits once for each device."""
     return int(sum(torch.stack([c for c in counts if c.device == d]).sum().item() for d in {c.device for c in counts}))

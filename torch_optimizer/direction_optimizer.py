@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from torch_optimizer.clipping import clip, clip_threshold
+from torch_optimizer.clipping import clip, clip_threshold, total_count
 from torch_optimizer.values import brief, value_key
 
 CACHE_SIZE = 2**18  # elements
@@ -275,7 +275,7 @@ class DirectionOptimizer(Optimizer):
         found |= {fraction: clip_threshold(values, fraction) for fraction in fractions - found.keys()}
         thresholds = {fraction: found[fraction] for fraction in fractions}
         if 0 in thresholds.values() and not self._warned_of_zero_threshold:
-            nonzero = sum(int(torch.count_nonzero(tensor)) for tensor in values)
+            nonzero = total_count([torch.count_nonzero(tensor) for tensor in values])
             if nonzero:
                 self._warned_of_zero_threshold = True
                 zeros = 1 - nonzero / sum(tensor.numel() for tensor in values)

@@ -62,10 +62,9 @@ class ExactMoves(TorchDispatchMode):
         if not self._has_twin(p):
             return moved - x
         twin, slack = self._twin(p), SLACK * torch.finfo(p.dtype).eps
-        if torch.equal(twin, x):  # moved, if at all, where PyTorch does not see it
-            return moved - x
         rounding = slack * (moved.abs() + x.abs()) + torch.finfo(p.dtype).tiny
-        return torch.where((twin - moved).abs() <= rounding, twin, moved) - x
+        unseen = (twin == x).all()  # moved, if at all, where PyTorch does not see it; not read, which would wait
+        return torch.where(((twin - moved).abs() <= rounding) & ~unseen, twin, moved) - x
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}
