@@ -38,7 +38,7 @@ from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from convergence.one_run import Losses, RunPlan, Start
 from figures.drawing import draw_all
 from runs.config import row_numbers
-from runs.flags import default_output, fill_in, task_arguments
+from runs.flags import check_seeds, default_output, fill_in, task_arguments
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
 from runs.messages import TimeLeft, progress
@@ -100,8 +100,7 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
         settings.warmup_ratio = 0.1 if settings.warmup_ratio is None else settings.warmup_ratio
     elif settings.warmup_ratio is not None:
         raise ValueError(f"--warmup_ratio is for schedules with a warm-up, not for {settings.lr_scheduler}")
-    if len(set(settings.seeds)) < len(settings.seeds):
-        raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, settings.seeds))}")
+    check_seeds(settings.seeds)
     if settings.dtype == "bfloat16" and settings.device.type != "cuda":
         raise ValueError(f"--dtype bfloat16 is for CUDA devices, not {settings.device}")
     if settings.tune_lr:

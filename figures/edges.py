@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from statistics import geometric_mean
+from statistics import fmean, geometric_mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.run_tables import Row, RunTables
+from figures.run_tables import Row, RunTables, seeds_of
 from figures.style import PALETTE, Style, key, label_outside, new_figure, readable_decades, whole_numbers
 from runs.tables import TEST, TRAINING, first_batch, on_batch
 
@@ -20,7 +20,9 @@ REALIZED = {"linestyle": "", "marker": "x", "color": "black", "markersize": 4.5,
 ON_TRAINING = {"linestyle": ":", "linewidth": 1.4, "alpha": 0.75}
 EDGE = {"color": "black", "linewidth": 0.9, "zorder": 1}
 BEST = {"color": "black", "linewidth": 0.9, "linestyle": (0, (4, 2)), "zorder": 1}
+BAND = {"alpha": 0.15, "linewidth": 0}
 BEYOND = {"facecolor": "#D55E00", "alpha": 0.08, "linewidth": 0}
+AVERAGED = ("iteration", "sharpness", "learning_rate", "edge_quadratic", "edge_realized", "critical_lr")
 ITERATION = "iteration (one update each)"
 
 
@@ -38,6 +40,30 @@ def edge_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
             yield stem, figure
 
 
+def _over_seeds(rows: Sequence[Row], averaged: Sequence[str] = AVERAGED) -> list[Row]:
+    """Of several seeds, one row per epoch, batch and algorithm or matrix: of each number the mean over the seeds of
+    their means, in `band` the lowest and the highest seed's quadratic edge. Rows of one seed stay as they are."""
+    if len(seeds_of(rows)) < 2:
+        return list(rows)
+    cells: dict[tuple, list[Row]] = {}
+    for row in rows:
+        place = tuple((name, row[name]) for name in ("epoch", "algorithm", "matrix", "measured_on") if name in row)
+        cells.setdefault(place, []).append(row)
+    found = []
+    for place, cell in sorted(cells.items()):
+        by_seed = [[row for row in cell if row["seed"] == seed] for seed in seeds_of(cell)]
+        means = [{name: _mean(row[name] for row in of_one) for name in averaged} for of_one in by_seed]
+        mean = {name: _mean(of_one[name] for of_one in means) for name in averaged}
+        edges = [edge for of_one in means if (edge := of_one.get("edge_quadratic")) is not None]
+        found.append({**dict(place), **mean, "band": (min(edges), max(edges)) if edges else None})
+    return found
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return fmean(present) if present else None
+
+
 def _by_label(run: RunTables, rows: Iterable[Row]) -> dict[str, list[Row]]:
     found = {label: [row for row in rows if row["algorithm"] == label] for label in run.styles}
     return {label: of_one for label, of_one in found.items() if of_one}
@@ -48,6 +74,7 @@ def _by_label(run: RunTables, rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 def _edge_numbers(run: RunTables, rows: Sequence[Row]) -> Figure | None:
     """Both edge numbers of every row over training, one panel per row, with lines at 1 and 1/2."""
+    seeds, rows = len(seeds_of(rows)), _over_seeds(rows)
     labels = _by_label(run, [row for row in rows if row["edge_quadratic"] is not None])
     if not labels:
         return None
@@ -60,6 +87,7 @@ def _edge_numbers(run: RunTables, rows: Sequence[Row]) -> Figure | None:
         key("1: the edge", **EDGE),
         key("1/2: the best step", **BEST),
         Patch(label="beyond 1 the loss rises", **BEYOND),
+        *([Patch(label="lowest to highest seed", facecolor="0.35", **BAND)] if seeds > 1 else []),
     ]
     columns = min(3, len(labels))
     panels = math.ceil(len(labels) / columns)
@@ -81,7 +109,8 @@ def _edge_numbers(run: RunTables, rows: Sequence[Row]) -> Figure | None:
             readable_decades(ax)
     label_outside(axes[: len(labels)], columns, ITERATION, "")
     figure.supylabel("edge number of the row's own step $s = \\eta v$", fontsize=9)
-    figure.suptitle(f"{run.title}: how near each row's own step comes to its edge")
+    over = f" (means over {seeds} seeds and the points of an epoch)" if seeds > 1 else ""
+    figure.suptitle(f"{run.title}: how near each row's own step comes to its edge{over}")
     return figure
 
 
@@ -96,6 +125,8 @@ def _edge_panel(ax: Axes, run: RunTables, label: str, rows: Sequence[Row], main:
         if of_batch:
             x, y = [row["iteration"] for row in of_batch], [row["edge_quadratic"] for row in of_batch]
             ax.plot(x, y, color=style.color, **look)
+    if bands := [(row["iteration"], *row["band"]) for row in first if row.get("band")]:
+        ax.fill_between(*zip(*bands, strict=True), facecolor=style.color, **BAND)
     realized = [row for row in first if row["edge_realized"] is not None]
     ax.plot([row["iteration"] for row in realized], [row["edge_realized"] for row in realized], **REALIZED)
     ax.axhline(1, **EDGE)
@@ -168,10 +199,11 @@ def _training_step(run: RunTables, rows: Sequence[Row]) -> Figure | None:
 
     Left per squared length of the step, right per unit of decrease, v'Hv / (-g'v): that is 2 / lr where the quadratic
     model is back at its start, whatever the optimizer. Without a preconditioner H's eigenvalue has both units."""
-    own = [row for row in rows if row["algorithm"] == TRAINING and row["sharpness"] is not None]
+    own = [row for row in _over_seeds(rows) if row["algorithm"] == TRAINING and row["sharpness"] is not None]
     if not own:
         return None
     largest = run.table("eigenvalues", "iteration matrix eigenvalue stability_threshold")
+    largest = _over_seeds(largest, ("iteration", "eigenvalue", "stability_threshold"))
     of_h, of_ph = ([row for row in largest if row["matrix"] == matrix] for matrix in ("H", "P^-1 H"))
     rates = {row["iteration"]: 2 / row["learning_rate"] for row in own if row["learning_rate"]}
     thresholds = {

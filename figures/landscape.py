@@ -11,10 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from figures.run_tables import Row, RunTables
+from figures.run_tables import Row, RunTables, seeds_of
 from figures.style import key, label_outside, new_figure
 
 BATCH = {"color": "0.65", "linewidth": 0.9}
+BAND = {"facecolor": "0.85", "linewidth": 0}
 EPOCH = {"color": "black", "marker": "o", "markersize": 3.5}
 TAIL = 0.001  # of a row's coordinates: as many of its smallest nonzero ones may lie left of the axis
 
@@ -22,20 +23,33 @@ TAIL = 0.001  # of a row's coordinates: as many of its smallest nonzero ones may
 
 
 def training_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
-    """The loss of every batch as it was trained on, and its mean over each epoch."""
+    """The loss of every batch as it was trained on, and its mean over each epoch; with several seeds, means over them
+    and a band from the lowest to the highest batch."""
     rows = [row for row in run.table("training", "epoch iteration loss") if row["loss"] is not None]
     if not rows:
         return
-    epochs: dict[int, list[Row]] = {}
-    for row in rows:
-        epochs.setdefault(row["epoch"], []).append(row)
+    seeds = len(seeds_of(rows))
+    epochs, iterations = _by(rows, "epoch"), _by(rows, "iteration")
     means = [[fmean(row[column] for row in part) for part in epochs.values()] for column in ("iteration", "loss")]
-    handles = [key("one batch", **BATCH), key("mean over the epoch", **EPOCH)]
+    of_seeds = f", mean over {seeds} seeds" if seeds > 1 else ""
+    handles = [key(f"one batch{of_seeds}", **BATCH), key(f"mean over the epoch{of_seeds}", **EPOCH)]
+    handles += [Patch(label="lowest to highest seed", **BAND)] if seeds > 1 else []
     figure, (ax,) = new_figure(1, 1, handles, width=5.5, height=3.0)
-    ax.plot([row["iteration"] for row in rows], [row["loss"] for row in rows], **BATCH)
+    losses = [[row["loss"] for row in part] for part in iterations.values()]
+    if seeds > 1:
+        ax.fill_between(list(iterations), list(map(min, losses)), list(map(max, losses)), **BAND)
+    ax.plot(list(iterations), list(map(fmean, losses)), **BATCH)
     ax.plot(*means, **EPOCH)
     ax.set(xlabel="iteration (one update each)", ylabel="training loss", title=run.title)
     yield "training_loss", figure
+
+
+def _by(rows: Sequence[Row], column: str) -> dict[int, list[Row]]:
+    """The rows of each value of a column, ascending."""
+    found: dict[int, list[Row]] = {}
+    for row in sorted(rows, key=lambda row: row[column]):
+        found.setdefault(row[column], []).append(row)
+    return found
 
 
 # ---- histograms ----------------------------------------------------------------------------------------------
@@ -73,13 +87,12 @@ def histogram_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     The first unclipped row of an optimizer is filled, its other rows are outlines. The axis is cropped to what holds
     nearly all coordinates; those of size zero, or too small for it, are one bar of its own at the left end.
     """
-    for (epoch, batch), tables in run.points("histogram", "bin_low bin_high count").items():
+    for place, tables in run.points("histogram", "bin_low bin_high count").items():
         histograms = {label: _histogram(rows) for label, rows in tables.items() if any(row["count"] for row in rows)}
         if histograms:
             figure = _histogram_figure(run, histograms)
-            where = f"{run.title}, epoch {epoch}, batch {batch}"
-            figure.suptitle(f"{where}: how large the update of each coordinate is")
-            yield f"histogram_epoch{epoch}_batch{batch}", figure
+            figure.suptitle(f"{run.title}, {place}: how large the update of each coordinate is")
+            yield f"histogram_{place.stem}", figure
 
 
 def _histogram(bins: Sequence[Row]) -> Histogram:

@@ -87,7 +87,12 @@ def _means_figure(
         if relative:
             ax.axhline(1, color="0.5", linewidth=0.8, zorder=1)
     label_outside(axes[: len(labels)], columns, "epoch (n: points measured in it)", "")
-    figure.supylabel(f"{ylabel}, mean and std", fontsize=9)
+    bars = (
+        "mean and std; of several seeds, 95 % interval"
+        if any(mean.interval for one in every for mean in one)
+        else "mean and std"
+    )
+    figure.supylabel(f"{ylabel}, {bars}", fontsize=9)
     figure.suptitle(title_of(runs))
     return figure
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from figures.style import Row, Style, styles_of
 from runs.config import read_config
 from runs.tables import TRAINING, read_columns
+
+
+class Place(NamedTuple):
+    """A measured point of a run."""
+
+    epoch: int
+    batch: int
+    seed: int | None  # None where the run has one seed
+
+    @property
+    def stem(self) -> str:
+        """For the name of a file."""
+        return ("" if self.seed is None else f"seed{self.seed}_") + f"epoch{self.epoch}_batch{self.batch}"
+
+    def __str__(self) -> str:
+        return ("" if self.seed is None else f"seed {self.seed}, ") + f"epoch {self.epoch}, batch {self.batch}"
 
 
 @dataclass(frozen=True)
@@ -48,12 +64,20 @@ class RunTables:
                 raise ValueError(f"{path} has rows of {row['algorithm']!r}, which config.json does not list")
         return rows
 
-    def points(self, name: str, columns: str) -> dict[tuple[int, int], dict[str, list[Row]]]:
-        """The rows of a table by measured point (epoch, batch), then by algorithm, in the order of the styles."""
-        points: dict[tuple[int, int], dict[str, list[Row]]] = {}
-        for row in self.table(name, f"epoch batch algorithm {columns}"):
-            points.setdefault((row["epoch"], row["batch"]), {}).setdefault(row["algorithm"], []).append(row)
+    def points(self, name: str, columns: str) -> dict[Place, dict[str, list[Row]]]:
+        """The rows of a table by measured point, then by algorithm, in the order of the styles."""
+        points: dict[Place, dict[str, list[Row]]] = {}
+        rows = self.table(name, f"epoch batch algorithm {columns}")
+        several = len(seeds_of(rows)) > 1
+        for row in rows:
+            place = Place(row["epoch"], row["batch"], row["seed"] if several else None)
+            points.setdefault(place, {}).setdefault(row["algorithm"], []).append(row)
         return {point: {label: rows[label] for label in self.styles if label in rows} for point, rows in points.items()}
+
+
+def seeds_of(rows: Iterable[Row]) -> list[int | None]:
+    """The seeds of the rows, in their order; [None] for a table of before a landscape run had several."""
+    return list(dict.fromkeys(row.get("seed") for row in rows))
 
 
 def read_run(folder: str | Path) -> RunTables:

@@ -49,16 +49,16 @@ class ScanCurve:
 def scan_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     """The loss along every direction at one point, in panels that zoom out."""
     measured = run.points("sharpness", "slope sharpness")
-    for (epoch, batch), scans in run.points("scan", "distance loss").items():
+    for place, scans in run.points("scan", "distance loss").items():
         curves = {
             label: curve
             for label, rows in scans.items()
-            if (curve := _curve(run.styles[label], rows, measured.get((epoch, batch), {}).get(label, [])))
+            if (curve := _curve(run.styles[label], rows, measured.get(place, {}).get(label, [])))
         }
         if curves:
             figure = _scan_figure(curves)
-            figure.suptitle(f"{run.title}: loss along every step from epoch {epoch}, batch {batch}")
-            yield f"scan_epoch{epoch}_batch{batch}", figure
+            figure.suptitle(f"{run.title}: loss along every step from {place}")
+            yield f"scan_{place.stem}", figure
 
 
 def _curve(style: Style, scan: Sequence[Row], measured: Sequence[Row]) -> ScanCurve | None:

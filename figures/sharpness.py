@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, geometric_mean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,10 +17,12 @@ from matplotlib.patches import Patch
 
 from figures.run_tables import RunTables
 from figures.style import Style, key, new_figure, readable_decades
+from runs.intervals import factor_interval, mean_interval
 from runs.tables import first_batch, on_batch
 
 SHARPNESS = "directional sharpness, $v^T H v \\,/\\, \\|v\\|^2$"
 BARS = "mean and std over the epoch's points"
+BARS_OF_SEEDS = "mean over the seeds, bar: 95 % interval"
 SPREAD = 0.3  # of the distance between two epochs: over so much of it stand the markers of one
 BAND = {"facecolor": "none", "edgecolor": "0.8", "hatch": "////", "linewidth": 0}  # epochs where SGD's is negative
 CUT = {"marker": CARETDOWN, "markersize": 4.5, "linestyle": ""}
@@ -28,12 +30,18 @@ CUT = {"marker": CARETDOWN, "markersize": 4.5, "linestyle": ""}
 
 @dataclass(frozen=True)
 class EpochMean:
-    """Mean and sample standard deviation over the points that were measured in one epoch."""
+    """Mean over the points that were measured in one epoch, and the bar around it: one sample standard deviation to
+    both sides; of several seeds, the mean of theirs and its 95 % interval."""
 
     epoch: int
     mean: float
     std: float  # 0 where it rests on one point
     count: int
+    interval: tuple[float, float] | None = None  # of several seeds
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        return self.interval or (self.mean - self.std, self.mean + self.std)
 
 
 Means = Mapping[str, Sequence[EpochMean]]  # by label, in the order of the styles, the epochs ascending
@@ -44,33 +52,49 @@ Means = Mapping[str, Sequence[EpochMean]]  # by label, in the order of the style
 
 def sharpness_means(run: RunTables) -> Means:
     """Directional sharpness v'Hv / ||v||^2 from sharpness.csv, without labels and epochs that have none."""
-    values: dict[tuple[str, int], list[float]] = {}
+    values: dict[tuple[str, int], dict[int | None, list[float]]] = {}
     rows = run.table("sharpness", "epoch algorithm sharpness")
     for row in on_batch(rows, first_batch(rows)):
         if row["sharpness"] is not None:
-            values.setdefault((row["algorithm"], row["epoch"]), []).append(row["sharpness"])
+            by_seed = values.setdefault((row["algorithm"], row["epoch"]), {})
+            by_seed.setdefault(row.get("seed"), []).append(row["sharpness"])
     return _by_label(
         run,
         {
-            place: EpochMean(place[1], fmean(of_epoch), stdev(of_epoch) if len(of_epoch) > 1 else 0.0, len(of_epoch))
-            for place, of_epoch in values.items()
+            place: _over_seeds([
+                EpochMean(place[1], fmean(of_epoch), stdev(of_epoch) if len(of_epoch) > 1 else 0.0, len(of_epoch))
+                for of_epoch in by_seed.values()
+            ])
+            for place, by_seed in values.items()
         },
-    )
+    )  # fmt: skip
 
 
 def ratio_means(run: RunTables) -> Means:
     """Sharpness relative to |that of the reference|, from ratios.csv, without labels and epochs that have none."""
     rows = run.table("ratios", "epoch algorithm mean_ratio std count")
-    rows = [row for row in on_batch(rows, first_batch(rows)) if row["mean_ratio"] is not None]
-    return _by_label(
-        run,
-        {
-            (row["algorithm"], row["epoch"]): EpochMean(
-                row["epoch"], row["mean_ratio"], row["std"] or 0.0, row["count"]
-            )
-            for row in rows
-        },
-    )
+    values: dict[tuple[str, int], list[EpochMean]] = {}
+    for row in on_batch(rows, first_batch(rows)):
+        if row["mean_ratio"] is not None:
+            mean = EpochMean(row["epoch"], row["mean_ratio"], row["std"] or 0.0, row["count"])
+            values.setdefault((row["algorithm"], row["epoch"]), []).append(mean)
+    return _by_label(run, {place: _over_seeds(means) for place, means in values.items()})
+
+
+def _over_seeds(means: Sequence[EpochMean]) -> EpochMean:
+    """Of one epoch, one per seed: as in seed_means.csv, of the logarithms where all are positive."""
+    if len(means) == 1:
+        return means[0]
+    values = [mean.mean for mean in means]
+    by_factors = min(values) > 0
+    mean = geometric_mean(values) if by_factors else fmean(values)
+    interval = factor_interval(values) if by_factors else mean_interval(values)
+    return EpochMean(means[0].epoch, mean, stdev(values), sum(mean.count for mean in means), interval)
+
+
+def bars_of(every: Iterable[Sequence[EpochMean]]) -> str:
+    """What mean and bar are, for an axis."""
+    return BARS_OF_SEEDS if any(mean.interval for means in every for mean in means) else BARS
 
 
 def _by_label(run: RunTables, means: Mapping[tuple[str, int], EpochMean]) -> Means:
@@ -80,9 +104,14 @@ def _by_label(run: RunTables, means: Mapping[tuple[str, int], EpochMean]) -> Mea
 
 def negative_references(run: RunTables, means: Means) -> dict[int, int]:
     """Epoch -> at how many of its points the reference's own sharpness is negative: its ratio is -1 there, else 1."""
-    of_reference = means.get(run.reference or "", ())
-    counts = {mean.epoch: round(mean.count * (1 - mean.mean) / 2) for mean in of_reference}
-    return {epoch: count for epoch, count in counts.items() if count}
+    counts: dict[int, int] = {}
+    if run.reference in means:
+        rows = run.table("ratios", "epoch algorithm mean_ratio count")
+        for row in on_batch(rows, first_batch(rows)):
+            if row["algorithm"] == run.reference and row["mean_ratio"] is not None:
+                negative = round(row["count"] * (1 - row["mean_ratio"]) / 2)
+                counts[row["epoch"]] = counts.get(row["epoch"], 0) + negative
+    return {epoch: count for epoch, count in sorted(counts.items()) if count}
 
 
 def negative_note(run: RunTables, means: Means) -> str:
@@ -100,7 +129,7 @@ def sharpness_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     if means:
         series = {label: (run.styles[label], of_one) for label, of_one in means.items()}
         figure, ax = _one_panel(series, [])
-        ax.set(title=f"{run.title}: directional sharpness", ylabel=f"{SHARPNESS}\n{BARS}")
+        ax.set(title=f"{run.title}: directional sharpness", ylabel=f"{SHARPNESS}\n{bars_of(means.values())}")
         yield "directional_sharpness", figure
 
 
@@ -124,7 +153,7 @@ def ratio_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
     ax.set_xticks(range(len(epochs)), names)
     reference = run.reference or "the reference"
     ax.set(title=f"{run.title}: directional sharpness relative to {reference}")
-    ax.set_ylabel(f"directional sharpness / |that of {reference}|\n{BARS}")
+    ax.set_ylabel(f"directional sharpness / |that of {reference}|\n{bars_of(means.values())}")
     ax.axhline(1, color="0.5", linewidth=0.8, zorder=1)
     yield "sharpness_ratios", figure
 
@@ -142,7 +171,7 @@ def _one_panel(series: Mapping[str, tuple[Style, Sequence[EpochMean]]], handles:
 
 
 def draw_epochs(ax: Axes, series: Sequence[tuple[Style, Sequence[EpochMean]]], epochs: Sequence[int] = ()) -> None:
-    """Means with bars of one std, one place per epoch, the markers of an epoch side by side.
+    """Means with their bars, one place per epoch, the markers of an epoch side by side.
 
     Args:
         epochs: the places on the x axis; by default the epochs that occur.
@@ -172,8 +201,8 @@ def _draw_means(ax: Axes, style: Style, places: Sequence[float], means: Sequence
 
 
 def _bar(mean: EpochMean) -> tuple[float, float]:
-    """One std to both sides; towards zero as far as the axis can show it."""
-    low, high = mean.mean - mean.std, mean.mean + mean.std
+    """The ends of the bar; towards zero as far as the axis can show it."""
+    low, high = mean.ends
     if not _is_cut(mean):
         return low, high
     return (mean.mean / 4, high) if mean.mean > 0 else (low, mean.mean / 4)
@@ -193,8 +222,14 @@ def _is_logarithmic(every: Sequence[Sequence[EpochMean]]) -> bool:
 
 
 def _is_cut(mean: EpochMean) -> bool:
-    """Whether a bar of one std comes near zero or crosses it, where it would fill a logarithmic axis."""
-    return mean.std > 0.75 * abs(mean.mean)
+    """Whether a bar comes near zero or crosses it, where it would fill a logarithmic axis."""
+    nearer = mean.ends[0] if mean.mean > 0 else -mean.ends[1]
+    return nearer < 0.25 * abs(mean.mean) and not _by_factors(mean)
+
+
+def _by_factors(mean: EpochMean) -> bool:
+    """Whether the bar is an interval of logarithms, which a logarithmic axis shows whole."""
+    return mean.interval is not None and mean.interval[0] > 0
 
 
 def any_cut(every: Iterable[Sequence[EpochMean]]) -> bool:
@@ -203,7 +238,7 @@ def any_cut(every: Iterable[Sequence[EpochMean]]) -> bool:
 
 
 def cut_key() -> Line2D:
-    return key("bar cut short: std near or above the mean", color="0.35", **CUT)
+    return key("bar cut short: its end is near 0 or beyond", color="0.35", **CUT)
 
 
 def epochs_of(every: Iterable[Sequence[EpochMean]]) -> list[int]:

@@ -95,8 +95,10 @@ def estimate(task: Task, plan: Plan, memory: bool = True, clock: Clock = time.pe
 
 def counted(plan: Plan, examples: int, pace: Pace | None) -> list[Part]:
     """What is done, with its time where there is a pace; `examples` of the data."""
-    settings, parts = plan.settings, list(planned_parts(plan, examples))
-    updates = plan.training.num_epochs * batches_per_epoch(examples, plan.training.batch_size)
+    settings, seeds = plan.settings, len(plan.seeds)
+    of_seeds = [list(planned_parts(plan, examples, seed)) for seed in plan.seeds]
+    parts = [part for of_seed in of_seeds for part in of_seed]
+    updates = seeds * plan.training.num_epochs * batches_per_epoch(examples, plan.training.batch_size)
     directions = classes = decomposed = scans = 0
     of_directions = of_classes = of_decomposition = of_scans = 0.0
     for batch, measured, how in parts:
@@ -119,9 +121,9 @@ def counted(plan: Plan, examples: int, pace: Pace | None) -> list[Part]:
         if measured.scan and how.scans:
             scans += count
             of_scans += count * EVALUATIONS[settings.scan] * size * pace.forward if pace else 0.0
-    training = pace and plan.training.num_epochs * examples * pace.gradient + updates * pace.states
+    training = pace and seeds * plan.training.num_epochs * examples * pace.gradient + updates * pace.states
     found = [] if settings.from_points else [Part("updates", updates, training)]
-    points = len({measured.point.iteration for _, measured, _ in parts})
+    points = sum(len({measured.point.iteration for _, measured, _ in of_seed}) for of_seed in of_seeds)
     found += [Part("measured points", points), Part("directions measured", directions, of_directions)]
     found += [Part("directions decomposed", decomposed, of_decomposition)] if settings.decompose else []
     found += [Part("directions measured per class", classes, of_classes)] if plan.classes else []

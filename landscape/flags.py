@@ -30,6 +30,7 @@ MEASURE_ON = ("test", "training", "both")
 
 NEEDS = (
     *TASK_NEEDS,
+    Need("seed", "with --seeds, which names every seed", lambda s: not s.seeds),
     Need("step_size", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
     Need("scan", "with --skip_search, which leaves out the loss scans", lambda s: not s.skip_search),
     Need("num_sample_sharpness", "with --sample_iterations, which names batches", lambda s: not s.sample_iterations),
@@ -61,6 +62,13 @@ def make_parser(description: str = "") -> Parser:
     add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group = add_training_flags(parser)
     group.add_argument("--seed", type=seed_number, default=0, help="of data order, dropout, test batch, new weights")
+    group.add_argument(
+        "--seeds",
+        type=seed_number,
+        nargs="+",
+        metavar="SEED",
+        help="instead of --seed: one trajectory per seed, means with intervals; generated data take the first",
+    )
     group.add_argument(
         "--train_optimizer", type=one_of("optimizer", OPTIMIZERS), default="adam", help="what moves the parameters"
     )

@@ -5,6 +5,7 @@ for measured in load_points(point_files(folder), model)   # --from_points: the m
 """
 
 import argparse
+import re
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,6 +79,7 @@ def rows_of_run(folder: str) -> dict[str, Algorithm]:
 
 
 FOLDER = "points"
+POINT = re.compile(r"point-(?P<iteration>\d+)(-seed(?P<seed>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,11 @@ class MeasuredPoint:
     stability: Stability | None = None  # of the optimizer that trains, where eigenvalues may be asked for
 
 
-def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
-    """Store the point, its directions and the model's state. Raises: CannotWrite, in one line."""
+def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module, seed: int | None = None) -> None:
+    """Store the point, its directions and the model's state. Raises: CannotWrite, in one line.
+
+    seed: of a run of several seeds, to tell their points apart.
+    """
     state = dict(
         point=asdict(measured.point),
         scan=measured.scan,
@@ -103,15 +108,25 @@ def save_point(folder: Path, measured: MeasuredPoint, model: nn.Module) -> None:
         stability=measured.stability and vars(measured.stability),
         model=model.state_dict(),
     )
-    save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}.pt", state)
+    of_seed = "" if seed is None else f"-seed{seed}"
+    save_tensors(folder / FOLDER / f"point-{measured.point.iteration:08d}{of_seed}.pt", state)
 
 
-def point_files(folder: str | Path) -> list[Path]:
-    """The files of a run's points, in their order. Raises: ValueError, in one line, if it kept none."""
+def point_files(folder: str | Path, seed: int | None = None) -> list[Path]:
+    """The files of a run's points, in their order. Raises: ValueError, in one line, if it kept none.
+
+    seed: only the points of that seed; a run of one seed does not write it into their names.
+    """
     sums = sorted((Path(folder) / FOLDER).glob("point-*.json"))  # written last: without it a point is not whole
-    if not sums:
+    named = {path.with_suffix(".pt"): found["seed"] for path in sums if (found := POINT.fullmatch(path.stem))}
+    if not named:
         raise ValueError(f"--from_points {folder} holds no saved points; --save_points keeps them")
-    return [path.with_suffix(".pt") for path in sums]
+    return [path for path, of_seed in named.items() if seed is None or of_seed in (None, str(seed))]
+
+
+def iteration_of(path: Path) -> int:
+    """At which update of its run the point lies, from its file's name."""
+    return int(POINT.sub(r"\g<iteration>", path.stem))
 
 
 def load_points(paths: Iterable[Path], model: nn.Module, labels: Container[str]) -> Iterator[MeasuredPoint]:

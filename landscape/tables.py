@@ -1,4 +1,4 @@
-"""The tables of a landscape run: measurements are written down here, and printed."""
+"""The tables of a landscape run: measurements are written down here."""
 
 import json
 import logging
@@ -6,30 +6,33 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from landscape.classes import ClassMeasurement
 from landscape.decomposition import Contribution
+from landscape.seed_means import seed_means
 from landscape.top_eigenvalues import TopEigenvalue
 from landscape_core.measurement import Measurement
-from runs.tables import TEST, TRAINING, Table, first_batch, format_table, on_batch, read_table
+from runs.tables import TEST, Table
 from training.loop import Point
 
 log = logging.getLogger(__name__)
 
 COLUMNS = {
-    "training": "epoch iteration loss",
-    "sharpness": "epoch batch iteration algorithm measured_on loss slope sharpness ratio step_norm step_max "
+    "training": "seed epoch iteration loss",
+    "sharpness": "seed epoch batch iteration algorithm measured_on loss slope sharpness ratio step_norm step_max "
     "best_distance predicted_decrease sharpness_error gradient_norm cosine noise_share "
     "sharpness_inf sharpness_spectral learning_rate edge_quadratic edge_realized edge_quotient critical_lr best_lr",
-    "ratios": "epoch algorithm measured_on mean_ratio std count mean_slope mean_predicted_decrease mean_edge_quadratic "
-    "mean_edge_realized mean_sharpness",
-    "scan": "epoch batch iteration algorithm measured_on distance loss evaluated",
-    "histogram": "epoch batch iteration algorithm bin_low bin_high count",
-    "decomposition": "epoch batch iteration algorithm measured_on grouping group parameters step_share slope within "
-    "cross",
-    "classes": "epoch batch iteration algorithm class types tokens share loss token_loss slope sharpness",
-    "eigenvalues": "epoch batch iteration measured_on matrix eigenvalue residual converged products learning_rate "
+    "ratios": "seed epoch algorithm measured_on mean_ratio std count mean_slope mean_predicted_decrease "
+    "mean_edge_quadratic mean_edge_realized mean_sharpness",
+    "seed_means": "epoch algorithm measured_on quantity seeds mean low high scale",
+    "scan": "seed epoch batch iteration algorithm measured_on distance loss evaluated",
+    "histogram": "seed epoch batch iteration algorithm bin_low bin_high count",
+    "decomposition": "seed epoch batch iteration algorithm measured_on grouping group parameters step_share slope "
+    "within cross",
+    "classes": "seed epoch batch iteration algorithm class types tokens share loss token_loss slope sharpness",
+    "eigenvalues": "seed epoch batch iteration measured_on matrix eigenvalue residual converged products learning_rate "
     "two_over_lr stability_threshold",
 }
 
@@ -42,14 +45,19 @@ def mean(rows: Iterable[dict], column: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
+def _without_seed(listener: Callable[[str, dict], None], name: str, row: dict) -> None:
+    listener(name, {column: cell for column, cell in row.items() if column != "seed"})
+
+
 class PointTables:
-    """The rows of every measured point.
+    """The rows of every measured point. Rows are of the seed `seed`, which the run sets.
 
     Args:
         folder: the run folder.
         reference: label of the row whose sharpness the others are divided by; None: the ratios stay empty.
         absent: names of the tables that this run does not write, such as training.csv of a run that does not train.
-        listener: called with each new row (see `runs.tables.Table`).
+        listener: called with each new row (see `runs.tables.Table`), without its seed where there is one seed.
+        seeds: of the run.
     """
 
     def __init__(
@@ -58,10 +66,15 @@ class PointTables:
         reference: str | None,
         absent: Collection[str] = (),
         listener: Callable[[str, dict], None] | None = None,
+        seeds: Sequence[int] = (0,),
     ):
+        absent = set(absent) | ({"seed_means"} if len(seeds) == 1 else set())
         names = [name for name in COLUMNS if name not in absent]
+        if listener is not None and len(seeds) == 1:
+            listener = partial(_without_seed, listener)
         self.tables = {name: Table(folder / f"{name}.csv", COLUMNS[name].split(), listener) for name in names}
         self.reference = reference
+        self.seeds, self.seed = seeds, seeds[0]
         self.warned: set[str] = set()
 
     @property
@@ -69,15 +82,23 @@ class PointTables:
         """Whether no point is written down yet."""
         return not (self.tables["sharpness"].rows or self.tables["scan"].rows)
 
+    def _at(self, point: Point) -> dict:
+        """The cells that say where a row belongs."""
+        return dict(seed=self.seed, epoch=point.epoch, batch=point.batch, iteration=point.iteration)
+
+    def _where(self, point: Point) -> str:
+        """The same in words."""
+        seed = f"seed {self.seed}, " if len(self.seeds) > 1 else ""
+        return f"{seed}epoch {point.epoch}, batch {point.batch}"
+
     def add_training(self, point: Point) -> None:
-        self.tables["training"].append(epoch=point.epoch, iteration=point.iteration, loss=point.loss)
+        self.tables["training"].append(seed=self.seed, epoch=point.epoch, iteration=point.iteration, loss=point.loss)
 
     def add(
         self, point: Point, measurements: Sequence[Measurement], sharpness: bool = True, measured_on: str = TEST
     ) -> None:
         """Rows for all measurements of one point on one batch; without `sharpness`, of their scans alone."""
-        at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-        where = f"epoch {point.epoch}, batch {point.batch}"
+        at, where = self._at(point), self._where(point)
         of_label = {m.label: abs(m.quadratic.sharpness) for m in measurements}
         reference = of_label.get(self.reference, math.nan)
         for m in measurements:
@@ -111,10 +132,7 @@ class PointTables:
         for each in found:
             numbers = {name: value for name, value in vars(each).items() if name != "label"}
             self.tables["decomposition"].append(
-                numbers,
-                epoch=point.epoch,
-                batch=point.batch,
-                iteration=point.iteration,
+                numbers | self._at(point),
                 algorithm=each.label,
                 measured_on=measured_on,
                 grouping=grouping,
@@ -123,10 +141,7 @@ class PointTables:
     def add_classes(self, point: Point, found: Iterable[ClassMeasurement]) -> None:
         for each in found:
             self.tables["classes"].append(
-                {"class": each.of.number},
-                epoch=point.epoch,
-                batch=point.batch,
-                iteration=point.iteration,
+                {"class": each.of.number} | self._at(point),
                 algorithm=each.label,
                 types=each.of.types,
                 tokens=each.of.tokens,
@@ -140,9 +155,7 @@ class PointTables:
     def add_eigenvalues(self, point: Point, found: Iterable[TopEigenvalue], measured_on: str) -> None:
         for each in found:
             self.tables["eigenvalues"].append(
-                epoch=point.epoch,
-                batch=point.batch,
-                iteration=point.iteration,
+                self._at(point),
                 measured_on=measured_on,
                 matrix=each.matrix,
                 eigenvalue=each.found.eigenvalue,
@@ -156,27 +169,28 @@ class PointTables:
 
     def mark_lost(self, point: Point, label: str, sharpness: bool = True, measured_on: str = TEST) -> None:
         """An algorithm whose step or state is not finite has a last row, with nothing in it."""
-        where = f"epoch {point.epoch}, batch {point.batch}"
+        where = self._where(point)
         log.warning("%s: its step or its state is not finite in %s; it is dropped, the others continue", label, where)
         if sharpness:
-            at = dict(epoch=point.epoch, batch=point.batch, iteration=point.iteration)
-            at |= dict(algorithm=label, measured_on=measured_on)
+            at = self._at(point) | dict(algorithm=label, measured_on=measured_on)
             self.tables["sharpness"].append({**dict.fromkeys(self.tables["sharpness"].columns), **at})
 
     def add_ratios(self) -> None:
-        """ratios.csv: over an epoch's measured points, mean and sample std of sharpness / |sharpness of SGD|, and means
-        of what it should be read beside. On a batch where SGD was not measured there are only the latter."""
+        """ratios.csv: over a seed's measured points of an epoch, mean and sample std of sharpness / |sharpness of SGD|,
+        and means of what it should be read beside. On a batch where SGD was not measured there are only the latter.
+        seed_means.csv: means of those over the seeds."""
         self.tables["ratios"].rows.clear()
         measured = self.tables["sharpness"].rows
         with_reference = {row["measured_on"] for row in measured if row["ratio"] is not None}
         points = defaultdict(list)
         for row in measured:
             if row["ratio" if row["measured_on"] in with_reference else "sharpness"] is not None and with_reference:
-                points[row["epoch"], row["algorithm"], row["measured_on"]].append(row)
-        for (epoch, algorithm, measured_on), rows in points.items():
+                points[row["seed"], row["epoch"], row["algorithm"], row["measured_on"]].append(row)
+        for (seed, epoch, algorithm, measured_on), rows in points.items():
             ratios = [row["ratio"] for row in rows if row["ratio"] is not None]
             self.tables["ratios"].append(
                 {f"mean_{column}": mean(rows, column) for column in BESIDE},
+                seed=seed,
                 epoch=epoch,
                 algorithm=algorithm,
                 measured_on=measured_on,
@@ -184,6 +198,10 @@ class PointTables:
                 std=statistics.stdev(ratios) if len(ratios) > 1 else None,
                 count=len(rows),
             )
+        if "seed_means" in self.tables:
+            self.tables["seed_means"].rows.clear()
+            for found in seed_means(self.tables["ratios"].rows):
+                self.tables["seed_means"].append(found)
 
     def save(self) -> None:
         for table in self.tables.values():
@@ -196,122 +214,5 @@ class PointTables:
     def load_state_dict(self, state: str) -> None:
         for name, rows in json.loads(state).items():
             if name in self.tables:  # after --allow_changes a table may be gone
-                self.tables[name].rows = rows
-
-
-# ---- what is printed ------------------------------------------------------------------------------------------------
-
-
-def answer(folder: Path, labels: Iterable[str], reference: str | None, trained_by: str = "") -> str:
-    """What a run prints at its end: the mean ratio of every algorithm in every test epoch, the paper's tables 3 to 6;
-    without a reference, the mean directional sharpness. `trained_by` names the optimizer of the row `training`."""
-    points = read_table(folder / "sharpness.csv")
-    if not points:
-        return "The loss was scanned; no sharpness was asked for."
-    of_reference = "" if reference is None else f" / |directional sharpness of {reference}|"
-    title = f"Mean over the measured points of an epoch of directional sharpness{of_reference}"
-    where = "" if first_batch(points) == TEST else ", on the training batches"
-    parts = [f"{title}{where}\n{ratio_table(folder, labels, reference, trained_by)}"]
-    if rows := read_table(folder / "ratios.csv"):
-        parts.append(last_epoch(rows, reference, trained_by))
-    return "\n\n".join(parts)
-
-
-def shown_name(label: str, trained_by: str) -> str:
-    return f"{label} ({trained_by})" if label == TRAINING and trained_by else label
-
-
-def last_epoch(rows: list[dict], reference: str | None, trained_by: str = "") -> str:
-    """The ratio, and what it leaves open: how steep the direction is, how far the loss could fall along it, and how
-    near the row's own step is to its edge."""
-    epoch = max(row["epoch"] for row in rows)
-    rows = [row for row in rows if row["epoch"] == epoch]
-    batches = [first_batch(rows)]
-    batches += [TRAINING] if batches[0] == TEST and on_batch(rows, TRAINING) else []
-    shown = [
-        {
-            "algorithm": shown_name(row["algorithm"], trained_by),
-            "batch": batch,
-            "ratio": row["mean_ratio"],
-            "std": row["std"],
-            "slope": row["mean_slope"],
-            "predicted decrease": row["mean_predicted_decrease"],
-            "edge": row["mean_edge_quadratic"],
-            "realized edge": row["mean_edge_realized"],
-            "n": row["count"],
-        }
-        for batch in batches
-        for row in on_batch(rows, batch)
-    ]
-    columns = [column for column in shown[0] if column != "batch" or len(batches) > 1]
-    title = f"Epoch {epoch}: the ratio beside slope, the quadratic model's decrease and the edge of the row's own step"
-    return "\n".join([title, format_table(shown, columns), verdict(epoch, rows, reference, trained_by)])
-
-
-def verdict(epoch: int, rows: list[dict], reference: str | None, trained_by: str = "") -> str:
-    """One sentence on the last epoch, and one on the step that the run itself takes."""
-    first = [row for row in on_batch(rows, first_batch(rows)) if row["algorithm"] != TRAINING]
-    flattest = min((row for row in first if row["mean_ratio"] is not None), key=lambda row: row["mean_ratio"])
-    said = f"{flattest['algorithm']} is flattest ({flattest['mean_ratio']:.2g} of {reference})"
-    falling = [row for row in first if row["mean_predicted_decrease"] is not None]
-    if falling:
-        best = max(falling, key=lambda row: row["mean_predicted_decrease"])
-        said += f", {best['algorithm']} could fall furthest ({best['mean_predicted_decrease']:.2g})"
-    stepped = [row for row in first if row["mean_edge_realized"] is not None]
-    beyond = [row["algorithm"] for row in stepped if row["mean_edge_realized"] > 1]
-    if stepped:
-        whose = f" ({', '.join(beyond)})" if beyond else ""
-        said += f"; {len(beyond)} of {len(stepped)} rows step beyond their edge{whose}"
-    own = {
-        batch: row["mean_edge_realized"]
-        for batch in (TEST, TRAINING)
-        for row in on_batch(rows, batch)
-        if row["algorithm"] == TRAINING and row["mean_edge_realized"] is not None
-    }
-    edges = ", ".join(f"{edge:.2g} on the {batch} batch" for batch, edge in own.items())
-    by = f" ({trained_by})" if trained_by else ""
-    return f"In epoch {epoch}, {said}." + (
-        f" The step that the run takes{by} has a realized edge of {edges}." * bool(own)
-    )
-
-
-def ratio_table(folder: Path, labels: Iterable[str], reference: str | None, trained_by: str = "") -> str:
-    """A row per algorithm, a column per test epoch; "~" marks what rounding blurs."""
-    points = read_table(folder / "sharpness.csv")
-    points = on_batch(points, first_batch(points))
-    blurred = blurred_cells(points)
-    column = "sharpness" if reference is None else "ratio"
-    values = defaultdict(list)
-    for row in points:
-        if row[column] is not None:
-            values[row["algorithm"], row["epoch"]].append(row[column])
-    cells = {}
-    for cell, numbers in values.items():
-        mean = statistics.fmean(numbers)
-        cells[cell] = f"~{mean:.4g}" if cell in blurred else mean
-    epochs = sorted({row["epoch"] for row in points})
-    labels = [*labels, *([TRAINING] if any(row["algorithm"] == TRAINING for row in points) else [])]
-    rows = [
-        {"algorithm": shown_name(label, trained_by), **{f"epoch {e}": cells.get((label, e)) for e in epochs}}
-        for label in labels
-    ]
-    table = format_table(rows, ["algorithm", *(f"epoch {e}" for e in epochs)])
-    notes = []
-    if TRAINING in labels:
-        notes.append(f"{shown_name(TRAINING, trained_by)}: the step that the run itself takes")
-    if blurred:
-        notes.append("~: rounding errors may exceed 10 %; --dtype float64 avoids them")
-    below = sorted({row["epoch"] for row in points if row["algorithm"] == reference and (row["sharpness"] or 0) < 0})
-    if below:
-        where = ", ".join(map(str, below))
-        notes.append(f"{reference} itself has a negative sharpness in epoch {where}: ratios there are to its size")
-    return "\n".join([table, *notes])
-
-
-def blurred_cells(rows: list[dict]) -> set[tuple[str, int]]:
-    """(algorithm, epoch) where the bound on the rounding errors of sharpness is more than 10 % of it."""
-    sizes = defaultdict(float)
-    for row in rows:
-        if row["sharpness_error"] is not None:
-            sizes[row["algorithm"], row["epoch"]] += row["sharpness_error"] - 0.1 * abs(row["sharpness"])
-    return {cell for cell, excess in sizes.items() if excess > 0}
+                has_seed = "seed" in self.tables[name].columns  # versions with one seed did not write it
+                self.tables[name].rows = [{"seed": self.seed} | row if has_seed else row for row in rows]

@@ -312,6 +312,12 @@ def refuse_without_effect(given: Container[str], settings: argparse.Namespace, n
             raise ValueError(f"--{need.flag} has no effect {need.otherwise}; leave it out")
 
 
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raises: ValueError, in one line, if a seed is given twice."""
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds names a seed twice: {' '.join(map(str, seeds))}")
+
+
 def needs_the_hub(settings: argparse.Namespace) -> bool:
     """Whether data or model may come from the hub, rather than both being made on the spot."""
     return any((name or _source_left_out(settings)) != "toy" for name in (settings.dataset, settings.model))

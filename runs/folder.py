@@ -13,6 +13,7 @@ TABLES = (
     "training.csv",
     "sharpness.csv",
     "ratios.csv",
+    "seed_means.csv",
     "scan.csv",
     "histogram.csv",
     "decomposition.csv",

@@ -25,6 +25,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
     return fmean(values) - half, fmean(values) + half
 
 
+def factor_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The same of positive numbers that differ by factors, such as ratios: of their logarithms, carried back. So it is
+    the interval of their geometric mean. Raises: ValueError for a number that is not positive."""
+    if any(value <= 0 for value in values):
+        raise ValueError(f"only positive numbers have logarithms, got {list(values)}")
+    interval = mean_interval([math.log(value) for value in values])
+    return interval and (math.exp(interval[0]), math.exp(interval[1]))
+
+
 def share_interval(shares: Sequence[float]) -> tuple[float, float] | None:
     """Interval (95 %) of the mean of one share in [0, 1] per seed; None for fewer than two.
 

@@ -69,8 +69,8 @@ def durations(*seconds):
 # ---- counts -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [[], ["--measure_on", "both", "--scan", "full"], ["--skip_search"]],
-                         ids=["default", "both", "no scans"])  # fmt: skip
+@pytest.mark.parametrize("flags", [[], ["--measure_on", "both", "--scan", "full"], ["--skip_search"],
+                                   ["--seeds", "3", "1"]], ids=["default", "both", "no scans", "seeds"])  # fmt: skip
 def test_the_counts_of_a_landscape_run_are_those_of_its_tables(tiny, flags, tmp_path):
     told, folder = numbers("landscape", *flags), tmp_path / "run"
     assert tiny_run.main("landscape", [*LANDSCAPE, *flags, "--output_dir", str(folder)]) == 0
@@ -78,12 +78,13 @@ def test_the_counts_of_a_landscape_run_are_those_of_its_tables(tiny, flags, tmp_
     scans = told.pop("loss scans of about 8 evaluations", told.pop("loss scans of about 20 evaluations", 0))
     assert told == {
         "updates": len(table["training"]),
-        "measured points": distinct(table["sharpness"], "iteration"),
+        "measured points": distinct(table["sharpness"], "seed", "iteration"),
         "directions measured": len(table["sharpness"]),
-        "directions decomposed": distinct(table["decomposition"], "iteration", "algorithm", "measured_on"),
+        "directions decomposed": distinct(table["decomposition"], "seed", "iteration", "algorithm", "measured_on"),
         "directions measured per class": len(table["classes"]),
     }
-    assert scans == distinct(table["scan"], "iteration", "algorithm") == (0 if flags == ["--skip_search"] else 14)
+    expected = 0 if flags == ["--skip_search"] else 28 if "--seeds" in flags else 14
+    assert scans == distinct(table["scan"], "seed", "iteration", "algorithm") == expected
 
 
 def test_the_counts_of_saved_points_are_those_that_were_kept(tiny, tmp_path):

@@ -171,6 +171,7 @@ EFFECTS = {
         "batch_size": ("--batch_size 8", rows("training", 2, 4)),
         "micro_batch_size": ("--micro_batch_size 2", other("training", "loss")),
         "seed": ("--seed 1", other("training", "loss")),
+        "seeds": ("--seeds 5 7", lambda run, base: [(r.seed, r.model_seed) for r in run.asked] == [(5, 5), (5, 7)]),
         "train_optimizer": ("--train_optimizer sgd", other("training", "loss")),
         "lr": ("--lr 0.5", other("training", "loss")),
         "momentum": ("", None),

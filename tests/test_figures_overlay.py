@@ -86,7 +86,7 @@ def test_a_bar_that_is_cut_in_an_overlay_is_explained(tmp_path):
         rows = [dict(algorithm="adam", epoch=1, batch=i, sharpness=value) for i, value in enumerate((0.1, 3.0))]
         runs.append(write_run(tmp_path / name, ["adam"], sharpness=rows))
     figure = overlaid(overlay_sharpness, *runs)["sharpness_overlay"]
-    assert labels_of(figure) == ["a", "b", "bar cut short: std near or above the mean"]
+    assert labels_of(figure) == ["a", "b", "bar cut short: its end is near 0 or beyond"]
     assert figure.axes[0].get_xticklabels()[0].get_text() == "1\nn = 2"
 
 

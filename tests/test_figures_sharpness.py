@@ -18,7 +18,7 @@ from tests.helpers.run_folders import (
 )
 
 LABELS = ["sgd", "adam", "adam, coordinate_clip=0.5"]
-CUT_NOTE = "bar cut short: std near or above the mean"
+CUT_NOTE = "bar cut short: its end is near 0 or beyond"
 
 
 def ratio_rows(means, stds=(), count=5, epochs=(2, 5, 10)):

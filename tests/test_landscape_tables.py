@@ -11,8 +11,9 @@ from curvature.interpolation import ScanPoint
 from curvature.objective import objective_at
 from curvature.quadratic import QuadraticModel
 from landscape import cross_checks
+from landscape.answer import answer, verdict
 from landscape.cross_checks import check_at_point
-from landscape.tables import PointTables, answer, verdict
+from landscape.tables import PointTables
 from landscape_core.edges import Edge
 from landscape_core.measurement import Measurement
 from landscape_utils import Direction
@@ -44,7 +45,7 @@ def test_every_number_has_the_column_of_its_name(tmp_path):
     sgd, row = written(tmp_path, measurement("sgd", -12.0), adam)["sharpness"]
     assert sgd["ratio"] == -1  # to its own size
     assert row == pytest.approx({
-        "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "adam", "measured_on": "test",
+        "seed": 0, "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "adam", "measured_on": "test",
         "loss": 7.0, "slope": -3.0, "sharpness": 1.5,
         "ratio": 1.5 / 12, "step_norm": 2.0, "step_max": 0.5,
         "best_distance": 2.0,  # 3 / 1.5
@@ -65,7 +66,7 @@ def test_ratios_are_means_over_the_points_of_an_epoch(tmp_path):
     tables.add_ratios()
     row = tables.tables["ratios"].rows[1]
     assert row == pytest.approx({
-        "epoch": 3, "algorithm": "adam", "measured_on": "test",
+        "seed": 0, "epoch": 3, "algorithm": "adam", "measured_on": "test",
         "mean_ratio": 1.0, "std": math.sqrt(0.5), "count": 2, "mean_slope": -3.0,
         "mean_predicted_decrease": (4 / 2 + 16 / 6) / 2, "mean_edge_quadratic": 0.5, "mean_edge_realized": 1.0,
         "mean_sharpness": 2.0,
@@ -75,7 +76,7 @@ def test_ratios_are_means_over_the_points_of_an_epoch(tmp_path):
 def test_scan_and_histogram_hold_what_was_scanned(tmp_path):
     scanned = measurement("sgd", 2.0, histogram=[(0.5, 1.0, 4)], scan=[ScanPoint(0.0, 7.0), ScanPoint(0.1, 6.5, False)])
     tables = written(tmp_path, scanned, sharpness=False)
-    at = {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "sgd"}
+    at = {"seed": 0, "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "sgd"}
     assert [row.pop("measured_on") for row in tables["scan"]] == ["test", "test"]
     assert tables["scan"] == [
         at | {"distance": 0.0, "loss": 7.0, "evaluated": 1},
@@ -90,7 +91,7 @@ def test_a_lost_algorithm_has_one_row_with_nothing_in_it(tmp_path):
     tables.mark_lost(POINT, "lion")
     (row,) = tables.tables["sharpness"].rows
     full = {name: value for name, value in row.items() if value is not None}
-    assert full == {"epoch": 3, "batch": 2, "iteration": 22, "algorithm": "lion", "measured_on": "test"}
+    assert full == {"seed": 0, "epoch": 3, "batch": 2, "iteration": 22, "algorithm": "lion", "measured_on": "test"}
     tables.mark_lost(POINT, "lion", sharpness=False)
     assert len(tables.tables["sharpness"].rows) == 1
 
@@ -163,7 +164,7 @@ def test_stored_tables_are_restored_row_by_row(tmp_path):
     for iteration in (1, 2):
         tables.add_training(replace(POINT, iteration=iteration))
     again.load_state_dict(tables.state_dict())
-    assert again.tables["training"].rows == [{"epoch": 3, "iteration": i, "loss": 5.5} for i in (1, 2)]
+    assert again.tables["training"].rows == [{"seed": 0, "epoch": 3, "iteration": i, "loss": 5.5} for i in (1, 2)]
 
 
 # ---- the row of the optimizer that trains -------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 import algorithm_list
 import run_landscape
-from landscape.tables import ratio_table
+from landscape.answer import ratio_table
 from runs.tables import on_batch, read_table
 from torch_optimizer import Algorithm
 
@@ -51,14 +51,14 @@ def test_landscape_run_leaves_every_file(folder):
 def test_tables_have_the_promised_columns(folder):
     header = {name: (folder / f"{name}.csv").read_text().splitlines()[0] for name in TABLES}
     assert header == {
-        "training": "epoch,iteration,loss",
-        "sharpness": "epoch,batch,iteration,algorithm,measured_on,loss,slope,sharpness,ratio,step_norm,step_max,"
+        "training": "seed,epoch,iteration,loss",
+        "sharpness": "seed,epoch,batch,iteration,algorithm,measured_on,loss,slope,sharpness,ratio,step_norm,step_max,"
         "best_distance,predicted_decrease,sharpness_error,gradient_norm,cosine,noise_share,sharpness_inf,"
         "sharpness_spectral,learning_rate,edge_quadratic,edge_realized,edge_quotient,critical_lr,best_lr",
-        "ratios": "epoch,algorithm,measured_on,mean_ratio,std,count,mean_slope,mean_predicted_decrease,"
+        "ratios": "seed,epoch,algorithm,measured_on,mean_ratio,std,count,mean_slope,mean_predicted_decrease,"
         "mean_edge_quadratic,mean_edge_realized,mean_sharpness",
-        "scan": "epoch,batch,iteration,algorithm,measured_on,distance,loss,evaluated",
-        "histogram": "epoch,batch,iteration,algorithm,bin_low,bin_high,count",
+        "scan": "seed,epoch,batch,iteration,algorithm,measured_on,distance,loss,evaluated",
+        "histogram": "seed,epoch,batch,iteration,algorithm,bin_low,bin_high,count",
     }
 
 
@@ -128,7 +128,7 @@ def test_a_measured_run_trains_like_an_unmeasured_one(folder, tmp_path, monkeypa
     def unmeasured(settings, num_batches):
         return {}
 
-    monkeypatch.setattr(run_landscape, "sampled_batches", unmeasured)
+    monkeypatch.setattr("landscape.plan.sampled_batches", unmeasured)
     plain = landscape(tmp_path / "plain", "--save_model")
     assert read_table(plain / "sharpness.csv") == []
     assert (plain / "training.csv").read_bytes() == (folder / "training.csv").read_bytes()

@@ -8,9 +8,10 @@ import torch
 import run_landscape
 from algorithm_list import ALGORITHM_LISTS
 from landscape.flags import make_parser
+from landscape.plan import sampled_batches
 from landscape.saved_points import rows_of_run
 from landscape.stored import Stored
-from run_landscape import choose_reference, fixed_test_batch, resolve, sampled_batches
+from run_landscape import choose_reference, fixed_test_batch, resolve
 from runs.config import described, write_config
 from tests.helpers.tiny_run import Tiny
 from torch_optimizer import Algorithm
@@ -163,7 +164,7 @@ def test_the_plan_of_what_is_measured_follows_the_flags(monkeypatch):
     monkeypatch.setitem(ALGORITHM_LISTS, "two", [Algorithm("sgd", lr=1.0, step_size=0.5), Algorithm("adam", lr=1.0)])
     plans = []
     monkeypatch.setattr(run_landscape, "load_task", lambda *_, **__: Tiny(20, 0))
-    monkeypatch.setattr(run_landscape, "Plan", lambda *fields: plans.append(fields[5]) or fields)
+    monkeypatch.setattr("landscape.plan.Plan", lambda *fields: plans.append(fields[5]) or fields)
     for flags in ([], ["--step_size", "2"], ["--skip_search"], ["--skip_sharpness"]):
         settings = settings_of("--algorithm_list", "two", *flags)
         run_landscape.prepare(make_parser(), flags, settings, None)

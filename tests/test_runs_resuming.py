@@ -85,7 +85,7 @@ def test_an_algorithm_that_is_not_finite_is_marked_and_dropped_and_the_others_go
     rows = [row for row in read_table(folder / "sharpness.csv") if row["algorithm"] == label]
     assert len(rows) == 1 and rows[0]["epoch"] == 2
     told = [name for name, cell in rows[0].items() if cell is not None]
-    assert told == ["epoch", "batch", "iteration", "algorithm", "measured_on"]
+    assert told == ["seed", "epoch", "batch", "iteration", "algorithm", "measured_on"]
     for name, table in tables(folder).items():
         others = [line for line in table.decode().splitlines() if label not in line]
         assert others == reference[name].decode().splitlines(), name
@@ -148,7 +148,7 @@ def test_an_edited_list_is_named_and_allowed_rows_start_anew(stopped, reference,
     assert landscape("--resume", stopped, "--allow_changes") == 0
     lines = tables(stopped)["sharpness.csv"].decode().splitlines()
     was = reference["sharpness.csv"].decode().splitlines()
-    same = [line for line in lines if line.startswith("4,") and line.split(",")[3] in ("sgd", "nadam", "lion")]
+    same = [line for line in lines if line.startswith("0,4,") and line.split(",")[4] in ("sgd", "nadam", "lion")]
     assert len(same) == 6 and set(same) <= set(was)
     assert sum("sign_sgd" in line for line in lines) == 2 and set(lines) - set(was)
     assert [row["label"] for row in read_config(stopped)["gone"]] == ["adafactor"]

@@ -3,21 +3,12 @@
 # fmt: off
 # ruff: noqa: E501
 MUTANTS = {
-    ("landscape/plan.py", "run_landscape_plan; every_flag; dry_run"): [
+    ("landscape/plan.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points; dry_run; landscape_seeds"): [
         ("seed = settings.seed if settings.test_seed is None else settings.test_seed", "seed = settings.seed", "--test_seed has no effect"),
         ("random_stream(seed, TEST_BATCH).permutation(len(task.examples))[", "random_stream(seed, TEST_BATCH).permutation(settings.test_batch_size)[",
          "the test batch is the first examples"),
         ("dict.fromkeys([*plan.algorithms, TRAINING])", "dict.fromkeys(plan.algorithms)", "--dry_run does not count the row training"),
         ("if kept is None or iteration in kept", "if True", "--dry_run counts points that were not kept"),
-    ],
-    ("landscape/estimate.py", "dry_run"): [
-        ("if batch == TEST:\n        return", "if True:\n        return", "--dry_run takes the training batch for as long as the test batch"),
-        ("(1 + count) * pace.rounding", "count * pace.rounding", "the time of the bound of rounding leaves out its recordings"),
-    ],
-    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points; "
-     "runs_resuming::test_the_row_that_ratios_are_to_must_stay"): [
-        ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
-        ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(0, SAMPLE, epoch)", "the sampled batches do not depend on --seed"),
         ("random_stream(settings.seed, SAMPLE, epoch)", "random_stream(settings.seed, SAMPLE)", "every epoch samples the same batches"),
         ("sorted(set(batches)), batches[0]", "sorted(set(batches)), min(batches)", "not the first of --sample_iterations is scanned"),
@@ -25,21 +16,35 @@ MUTANTS = {
         ("spacing={label: settings.step_size or row.step_size", "spacing={label: row.step_size", "--step_size has no effect"),
         ("sharpness=not settings.skip_sharpness", "sharpness=True", "--skip_sharpness has no effect"),
         ("scans=not settings.skip_search", "scans=True", "--skip_search has no effect"),
+        ("settings=settings,\n        training=replace(plan.training, seed=seed)", "settings=settings,\n        training=plan.training", "every seed trains on the batches of the first"),
+    ],
+    ("landscape/estimate.py", "dry_run"): [
+        ("if batch == TEST:\n        return", "if True:\n        return", "--dry_run takes the training batch for as long as the test batch"),
+        ("(1 + count) * pace.rounding", "count * pace.rounding", "the time of the bound of rounding leaves out its recordings"),
+    ],
+    ("landscape/settings.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points; "
+     "runs_resuming::test_the_row_that_ratios_are_to_must_stay"): [
+        ("dict(momentum=0.9, dampening=0.9)", "dict(momentum=0.9, dampening=0.0)", "SGD trains with ten times the paper's step"),
+        ("options[\"relative_step\"] = False", "pass", "--lr of Adafactor has no effect"),
+        ("settings.lr = defaults.learning_rates.get(settings.train_optimizer)", "settings.lr = defaults.learning_rates.get(\"adam\")", "every optimizer trains at Adam's rate"),
+        ("e for e in settings.test_epochs if e > settings.num_epochs", "e for e in settings.test_epochs if e >= settings.num_epochs", "the last epoch cannot be measured"),
+        ("[e for e in defaults.test_epochs if e <= settings.num_epochs] or", "", "--num_epochs measures in its last epoch alone"),
+        ("before != reference", "False", "a resumed run has ratios to two rows"),
+        ("if label is None:\n        return plain_sgd(algorithms)", "if label is None:\n        return next(iter(algorithms))", "ratios are to the first row"),
+    ],
+    ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points"): [
         ("PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)", "PseudoUpdates(params, plan.algorithms)", "--optimizer_device has no effect"),
         ("batches, scanned = plan.sampled.get(point.epoch, ([], None))", "batches, scanned = plan.sampled.get(1, ([], None))", "every epoch measures the batches of the first"),
         ("lost = updates.not_finite(directions)", "lost = []", "an algorithm that is not finite goes on"),
         ("                updates.drop(label)\n", "", "an algorithm that was lost is lost again at every point"),
         ("micro_batches(task, chosen, size, settings.device", "micro_batches(task, chosen, settings.test_batch_size, settings.device", "the test batch is not cut into micro-batches"),
         ("if plan.settings.save_model:\n", "if not plan.settings.save_model:\n", "--save_model keeps nothing"),
-        ("settings.lr = defaults.learning_rates.get(settings.train_optimizer)", "settings.lr = defaults.learning_rates.get(\"adam\")", "every optimizer trains at Adam's rate"),
-        ("e for e in settings.test_epochs if e > settings.num_epochs", "e for e in settings.test_epochs if e >= settings.num_epochs", "the last epoch cannot be measured"),
-        ("[e for e in defaults.test_epochs if e <= settings.num_epochs] or", "", "--num_epochs measures in its last epoch alone"),
         ("done, state = newest\n", "done, state = newest[0] - 1, newest[1]\n", "a resumed measurement measures a point twice"),
         ("loss {point.loss:.4g}\")", "loss {point.learning_rate:.4g}\")", "the log gives the rate for the loss"),
-        ("before != reference", "False", "a resumed run has ratios to two rows"),
-        ("if label is None:\n        return plain_sgd(algorithms)", "if label is None:\n        return next(iter(algorithms))", "ratios are to the first row"),
     ],
-    ("landscape/stored.py", "run_landscape_plan"): [
+    ("landscape/stored.py", "run_landscape_plan; landscape_seeds"): [
+        ("self.before += updates", "pass", "the checkpoints of a second seed overwrite those of the first"),
+        ("\"ended\": list(self.ended)", "\"ended\": []", "a resumed run repeats the seeds that ended"),
         ("state[\"train_optimizer\"] != self.row.name", "False", "another training optimizer gets the old one's state"),
         ("group.update(self.row.options)", "pass", "a changed --lr has no effect on a resumed run"),
     ],
