@@ -16,6 +16,8 @@ MUTANTS = {
         ("count=len(rows)", "count=len(points)", "count is that of the table's rows"),
         ("self.tables[\"ratios\"].rows.clear()", "pass", "ratios.csv holds every row twice after a resumed run"),
         ("if row[column] is not None]\n    return", "]\n    values = [value or 0.0 for value in values]\n    return", "means count empty cells as zero"),
+        ("if has_seed else row for row in rows]", "if has_seed else row for row in rows[1:]]", "a resumed run loses the first row of its tables"),
+        ("self.warned.add(m.label)", "pass", "the warning of a zero step is repeated at every point"),
     ],
     ("landscape/seed_means.py", "landscape_seeds"): [
         ("all(value > 0 for value in values)", "True", "ratios with a negative one among them have no mean"),
@@ -33,8 +35,6 @@ MUTANTS = {
         ("- 0.1 * abs(row[\"sharpness\"])", "- 10 * abs(row[\"sharpness\"])", "only a rounding error of 1,000 % is marked"),
         ("\"sharpness\" if reference is None else \"ratio\"", "\"sharpness\"", "the printed ratios are sharpnesses"),
         ("sorted({row[\"epoch\"] for row in points})", "sorted({row[\"epoch\"] for row in points})[-1:]", "the printed table has the last epoch alone"),
-        ("self.tables[name].rows = rows", "self.tables[name].rows += rows[1:]", "a resumed run loses the first row of its tables"),
-        ("self.warned.add(m.label)", "pass", "the warning of a zero step is repeated at every point"),
     ],
     ("landscape_core/measurement.py", "landscape_numbers; landscape_edges"): [
         ("slope=q.slope,", "slope=self.cosine,", "the column slope holds the cosine"),

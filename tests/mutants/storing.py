@@ -92,6 +92,6 @@ MUTANTS = {
     ],
     ("run_landscape.py", "runs_resuming"): [
         ("first_iteration=done + 1)", "first_iteration=done or 1)", "the last update is done twice after resuming"),
-        ("milestone=point.ends_epoch, place=place)", "milestone=False, place=place)", "epochs are not stored"),
+        ("milestone=point.ends_epoch,\n            place=f", "milestone=False,\n            place=f", "epochs are not stored"),
     ],
 }
