@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.func import functional_call
 from algorithm_list import ALGORITHM_LISTS
 from tasks import TASKS, load_task, task_defaults
 from tasks.loading.encoding import encode
+from tasks.loading.rows import load_splits
 from tasks.machine_translation import PREFIX
 from tasks.toy.tokenizer import train_tokenizer
 
@@ -312,6 +314,20 @@ def test_what_is_not_there_is_said_at_once(options, message, tmp_path, monkeypat
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_task("machine_translation", **{"model": "toy"} | options, dataset_size=4)
     assert "\n" not in str(caught.value)
+
+
+def test_of_data_in_very_many_files_the_first_rows_are_streamed(monkeypatch):
+    import datasets
+
+    rows = [{"text": f"row {i}"} for i in range(9)]
+    files = {"train": [f"{i}.json" for i in range(1000)]}
+    builder = SimpleNamespace(config=SimpleNamespace(data_files=files))
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: builder)
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: datasets.IterableDataset.from_generator(lambda: iter(rows))
+    )
+    splits = load_splits("a/b", count=4)
+    assert splits["train"]["text"][:] == ["row 0", "row 1", "row 2", "row 3"]
 
 
 def test_a_file_without_rows_is_said_to_hold_none(tmp_path):

@@ -7,6 +7,7 @@ import random
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from tasks.toy.corpus import (
@@ -94,6 +95,19 @@ def test_labels_follow_the_exponent(make):
     found, expected = labels(600, 1.0), {0: 6 / 11, 1: 3 / 11, 2: 2 / 11}
     assert all(abs(found[k] - 600 * p) < 4 * math.sqrt(600 * p * (1 - p)) for k, p in expected.items())
     assert labels(200, 0.0) == labels(200, 0)
+
+
+def test_the_stripes_of_a_picture_stand_at_the_angle_of_its_label():
+    """The strongest frequency of the color channels' spectrum points across the stripes; 18 degrees per label."""
+    side, right = 32, 0
+    rows = pictures(100, 0)
+    for row in rows:
+        spectrum = np.abs(np.fft.fft2(row["image"].astype(float), axes=(0, 1))).sum(2)
+        spectrum[0, 0] = 0
+        y, x = np.unravel_index(spectrum.argmax(), spectrum.shape)
+        y, x = (n - side if n > side / 2 else n for n in (y, x))
+        right += round(np.arctan2(y, x) % np.pi / (np.pi / 10)) % 10 in ((row["label"] + k) % 10 for k in (-1, 0, 1))
+    assert right > 85, "by chance 30"
 
 
 def test_reviews_follow_the_exponent():

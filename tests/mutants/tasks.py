@@ -130,7 +130,7 @@ MUTANTS = {
         ("rng = np.random.default_rng((seed, number))", "rng = np.random.default_rng((0, number))", "pictures do not depend on the seed"),
         ("color = rng.choice([c for c in COLORS if c != color])", "color = color", "contradictions follow from the first sentence"),
     ],
-    ("tasks/toy/tokenizer.py", "tasks"): [
+    ("tasks/toy/tokenizer.py", "tasks; classification::test_boolq_asks_before_the_passage_answers"): [
         ("single=f\"$A {EOS}\"", "single=\"$A\"", "texts do not end in an end token"),
         ("    if framed:\n", "    if not framed:\n", "programs are framed and texts are not"),
     ],
