@@ -36,7 +36,7 @@ from convergence.estimate import estimate, trials_at_least
 from convergence.journal import Journal
 from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
 from convergence.one_run import Losses, RunPlan, Start
-from figures.drawing import draw_all
+from reporting.writing import draw_all
 from runs.config import row_numbers
 from runs.flags import check_seeds, default_output, fill_in, task_arguments
 from runs.lifecycle import Job, execute

@@ -31,7 +31,6 @@ import torch
 
 from curvature.borrowing import check_twice_differentiable, measuring, twice_differentiable
 from curvature.objective import objective_at
-from figures.drawing import draw_all
 from hessian.blocks import BlockCurvature, block_curvatures
 from hessian.estimate import estimate
 from hessian.flags import ALL
@@ -39,6 +38,7 @@ from hessian.heterogeneity import resolved
 from hessian.robust_smoothness import RobustSmoothness, robust_smoothness
 from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, block_row, heterogeneity_rows, mean_rows
 from hessian.tensor_names import selected
+from reporting.writing import draw_all
 from runs.config import CONFIG_FILE, read_config
 from runs.flags import (
     DTYPES,

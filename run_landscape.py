@@ -28,7 +28,6 @@ from pathlib import Path
 
 from curvature.borrowing import check_twice_differentiable
 from curvature.objective import Batch, objective_at
-from figures.drawing import draw_all
 from landscape.answer import answer
 from landscape.at_once import examples_at_once
 from landscape.classes import measure_classes
@@ -44,6 +43,7 @@ from landscape.tables import PointTables
 from landscape.top_eigenvalues import top_eigenvalues
 from landscape.training_row import parts_of, training_batch, with_training_row
 from landscape_utils import PseudoUpdates
+from reporting.writing import draw_all
 from runs.checkpoints import fitting
 from runs.flags import Parser, task_arguments
 from runs.lifecycle import Job, execute

@@ -38,24 +38,34 @@ FIGURES: dict[str, tuple[Callable[[RunTables], Iterator[tuple[str, Figure]]], ..
 }
 
 
-def draw_all(folder: str | Path) -> list[Path]:
+def draw_all(folder: str | Path, follow: Callable[[str, Figure], object] | None = None) -> list[Path]:
     """Draw every figure that the folder's tables allow into its figures/, as PNG and PDF; the paths of what was drawn.
 
-    The same tables give the same bytes. Raises ValueError, in one line, if the folder is not a run folder, a table does
-    not fit, or a figure cannot be written.
+    The same tables give the same bytes. `follow` is called with the name and each figure, laid out, after it is saved.
+
+    Raises ValueError, in one line, if the folder is not a run folder, a table does not fit, or a figure cannot be
+    written.
     """
-    run, paths = read_run(folder), []
+    run = read_run(folder)
+    paths: list[Path] = []
     with matplotlib.rc_context(RC):
-        for table, kinds in FIGURES.items():
-            drawn = [
-                path
-                for figures in kinds
-                for stem, figure in figures(run)
-                for path in save_figure(figure, run.folder / "figures" / stem)
-            ]
-            if not drawn and (run.folder / f"{table}.csv").exists():  # each script writes tables of its own
-                logger.info("%s.csv holds nothing to draw", table)
-            paths += drawn
-    if not paths:
-        logger.info("%s holds no table to draw", run.folder)
+        for stem, figure in every_figure(run):
+            paths += save_figure(figure, run.folder / "figures" / stem)
+            if follow is not None:
+                follow(stem, figure)
     return paths
+
+
+def every_figure(run: RunTables) -> Iterator[tuple[str, Figure]]:
+    """Name and figure, in order. Says which tables hold nothing to draw; each script writes tables of its own."""
+    any_drawn = False
+    for table, kinds in FIGURES.items():
+        drawn = False
+        for figures in kinds:
+            for stem, figure in figures(run):
+                drawn = any_drawn = True
+                yield stem, figure
+        if not drawn and (run.folder / f"{table}.csv").exists():
+            logger.info("%s.csv holds nothing to draw", table)
+    if not any_drawn:
+        logger.info("%s holds no table to draw", run.folder)

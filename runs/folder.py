@@ -29,10 +29,11 @@ TABLES = (
     "robust_smoothness.csv",
 )
 LOG_FILE = "log.txt"
+REPORT_FILE = "report.html"
 
 # The files that a run writes, by the folder they stand in; a model is kept as one folder.
 OWN_FILES = {
-    "": (*TABLES, LOG_FILE),
+    "": (*TABLES, LOG_FILE, REPORT_FILE),
     "figures": ("*.png", "*.pdf"),
     "checkpoints": ("checkpoint-*.pt", "checkpoint-*.json"),
     "points": ("point-*.pt", "point-*.json"),

@@ -32,6 +32,8 @@ MAY_IMPORT = {
     "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
     "claims": {"runs", "torch_optimizer"},
     "figures": {"runs", "hessian"},
+    "reporting": {"runs", "figures", "claims"},
+    "report": {"runs", "reporting"},
     "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
     "check_known_cases": {"known_cases", "runs"},
     "compare_with_paper": {"claims", "figures", "runs"},
@@ -44,10 +46,10 @@ MAY_IMPORT = {
         "runs",
         "tasks",
         "algorithm_list",
-        "figures",
+        "reporting",
     },
-    "run_convergence": {"convergence", "training", "runs", "tasks", "algorithm_list", "figures", "torch_optimizer"},
-    "run_hessian": {"hessian", "curvature", "training", "runs", "tasks", "figures"},
+    "run_convergence": {"convergence", "training", "runs", "tasks", "algorithm_list", "reporting", "torch_optimizer"},
+    "run_hessian": {"hessian", "curvature", "training", "runs", "tasks", "reporting"},
 }
 FLAGS = {
     "runs",
@@ -56,7 +58,7 @@ FLAGS = {
     "torch_optimizer",
     "training",
 }  # of a wing's flags.py and estimate.py
-SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases", "compare_with_paper"}
+SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases", "compare_with_paper", "report"}
 GROUND_FLOOR = {"algorithm_list", "landscape_probe", "landscape_utils", *SCRIPTS}
 
 
@@ -144,9 +146,10 @@ def test_results_are_read_back_with_the_standard_library_alone(module):
     assert outside == [] and all(f"runs.{t.split('.')[1]}" in PLAIN for t, _ in imports(path) if room(t) == "runs")
 
 
-def test_figures_are_drawn_without_torch():
+@pytest.mark.parametrize("modules", ["figures.__main__, figures.drawing", "report"])
+def test_figures_and_pages_are_made_without_torch(modules):
     code = (
         "import sys; sys.modules['torch'] = None\n"  # an import of it fails
-        "import figures.__main__, figures.drawing; assert 'transformers' not in sys.modules"
+        f"import {modules}; assert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)

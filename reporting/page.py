@@ -1,0 +1,225 @@
+"""The page of one run, or of several: one file that needs nothing from elsewhere.
+
+It is complete without its script, which only sorts tables and shows values under the pointer. Its policy allows this
+script and this style sheet, by their hashes, and nothing from the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from figures.comparing import script_of
+from figures.run_tables import RunTables
+from reporting import answers, run_facts
+from reporting.contents import Sentence, View
+from reporting.drawn import Drawn
+from reporting.markup import Html, joined, slug, tag
+from reporting.svg import color_rules, colors_in
+from reporting.tables import html_table, whole_tables
+
+GENERATOR = "report.py of sharpness-of-optimizers"  # tells a page of ours from somebody else's file
+HERE = Path(__file__).parent
+FACTS = ("task", "dataset", "model", "train_optimizer", "num_epochs", "batch_size", "seed", "seeds", "device", "dtype")
+NARROW = 560  # px: a figure that a phone can show without scrolling far
+
+
+@dataclass(frozen=True)
+class RunOnPage:
+    """One run, read and drawn."""
+
+    name: str  # among several
+    run: RunTables
+    config: Mapping[str, Any]
+    figures: Sequence[Drawn]
+    complete: bool  # whether the run came to its end
+    path: str = ""  # from the page to its folder, with a slash at the end
+
+    def link(self, file: str, *inside: str) -> Html:
+        return tag("a", *(inside or (file,)), href=quote(self.path + file))
+
+
+# ---- the whole -----------------------------------------------------------------------------------------------
+
+
+def page_of_run(one: RunOnPage) -> str:
+    sections = list(run_sections(one, "", level=2))
+    title = one.run.title
+    return _page(title, [tag("h1", title), _facts(one), _contents(sections), *(html for _, _, html in sections)])
+
+
+def page_of_runs(runs: Sequence[RunOnPage], overlays: Sequence[Drawn], refusal: str = "") -> str:
+    """Several runs: what they have in common first, then each by itself. `refusal`: why they have no common figure."""
+    title = f"{len(runs)} runs side by side"
+    body = [tag("h1", title)]
+    sections = [("compared", "Side by side", _compared(runs, overlays, refusal))]
+    for i, one in enumerate(runs, start=1):
+        parts = [html for _, _, html in run_sections(one, f"run{i}-", level=3)]
+        html = tag("section", tag("h2", one.name), _facts(one), *parts, id=f"run{i}")
+        sections.append((f"run{i}", one.name, html))
+    return _page(title, [*body, _contents(sections), *(html for _, _, html in sections)])
+
+
+def _page(title: str, body: Sequence[Html]) -> str:
+    script, main = (HERE / "page.js").read_text(encoding="utf-8"), joined(*body)
+    colors = colors_in(main)
+    style = (HERE / "page.css").read_text(encoding="utf-8")
+    style += f":root{{{color_rules(colors, dark=False)}}}\n"
+    style += f"@media screen and (prefers-color-scheme:dark){{:root{{{color_rules(colors, dark=True)}}}}}\n"
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+    head = joined(
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy + "base-uri 'none'; form-action 'none'"),
+        tag("meta", name="generator", content=GENERATOR),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", title),
+        tag("style", Html(style)),
+        between="\n",
+    )
+    skip = tag("a", "To the answer", class_="skip", href="#main")
+    whole = joined(skip, "\n", tag("main", main, id="main"), "\n", tag("script", Html(script)))
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{whole}\n</body>\n</html>\n'
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _contents(sections: Sequence[tuple[str, str, Html]]) -> Html:
+    items = [tag("li", tag("a", title, href=f"#{name}")) for name, title, _ in sections]
+    return tag("nav", tag("ul", *items), aria_label="Contents")
+
+
+# ---- one run -------------------------------------------------------------------------------------------------
+
+
+def run_sections(one: RunOnPage, prefix: str, level: int) -> Iterator[tuple[str, str, Html]]:
+    """(identifier, title, element) of every part. `level`: of their headings."""
+    for name, title, parts in (
+        ("answer", "Answer", list(_answer(one))),
+        ("tables", "Tables", list(_tables(one, f"h{level + 1}", prefix))),
+        ("figures", "Figures", [_figure(one, figure, f"h{level + 1}") for figure in one.figures]),
+        ("settings", "Settings", list(_settings(one, f"h{level + 1}"))),
+        ("origin", "Command and versions", list(_origin(one))),
+        ("files", "Files", [_files(one)]),
+    ):
+        if parts:
+            yield prefix + name, title, tag("section", tag(f"h{level}", title), *parts, id=prefix + name)
+
+
+def _facts(one: RunOnPage) -> Html:
+    settings = run_facts.settings_of(one.config)
+    found = {"script": script_name(one.run)} | {n: settings[n] for n in FACTS if settings.get(n, "–") != "–"}
+    items = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", value)) for name, value in found.items()]
+    facts = tag("dl", *items, class_="facts")
+    if one.complete:
+        return facts
+    return joined(
+        facts, tag("p", "This run has not come to its end: everything here is as far as it went.", class_="warn")
+    )
+
+
+def script_name(run: RunTables) -> str:
+    try:
+        return script_of(run)
+    except ValueError:  # it has no table yet
+        return "unknown"
+
+
+def _answer(one: RunOnPage) -> Iterator[Html]:
+    sentences = answers.answer(one.run)
+    if not sentences:
+        yield tag("p", "The tables have no numbers yet.", class_="warn")
+    of_run = [_item(sentence, _sources(one, sentence)) for sentence in sentences if not sentence.of_row]
+    if of_run:
+        yield tag("ul", *of_run, class_="lead")
+    of_rows = [sentence for sentence in sentences if sentence.of_row]
+    if of_rows:
+        yield tag("p", "Algorithm by algorithm ", _sources(one, of_rows[0]), ":")
+        yield tag("ul", *map(_item, of_rows), class_="rows")
+    if notes := one.config.get("notes"):
+        yield tag("p", "Notes of the run: " + " ".join(map(str, notes)), class_="note")
+
+
+def _item(sentence: Sentence, after: str = "") -> Html:
+    return tag("li", tag("span", sentence.text, class_="said"), " " * bool(after), after)
+
+
+def _sources(one: RunOnPage, sentence: Sentence) -> Html:
+    links = joined(*(one.link(name) for name in sentence.sources), between=", ")
+    return tag("span", "(", links, ")", class_="from")
+
+
+def _tables(one: RunOnPage, heading: str, prefix: str) -> Iterator[Html]:
+    for view in answers.views(one.run):
+        yield _view(one, view, heading, prefix)
+    whole = list(whole_tables(one.run.folder))
+    if whole:
+        yield tag(heading, "Whole files")
+        yield tag("p", "Small files as they are; the larger ones are linked below.", class_="note")
+    for name, columns, rows in whole:
+        title = tag("summary", name, f", {len(rows):,} rows")
+        yield tag("details", title, html_table(columns, rows, name))
+
+
+def _view(one: RunOnPage, view: View, heading: str, prefix: str) -> Html:
+    source = tag("span", "From ", one.link(view.source), ".", class_="from")
+    table = html_table(view.columns, view.rows, view.title, joined(view.note, " ", source))
+    return tag("div", tag(heading, view.title), table, id=f"{prefix}{view.name}")
+
+
+def _figure(one: RunOnPage, drawn: Drawn, heading: str) -> Html:
+    svg = Html(drawn.svg)
+    width = int(drawn.svg.partition(' width="')[2].partition('"')[0])
+    if width < NARROW:
+        svg = Html(drawn.svg.replace("<svg ", '<svg class="narrow" ', 1))
+    files = [f"figures/{drawn.stem}.{kind}" for kind in ("png", "pdf")]
+    links = [one.link(file, file[-3:].upper()) for file in files if (one.run.folder / file).exists()]
+    where = tag("span", " (", joined(*links, between=", "), ")", class_="from") if links else ""
+    box = tag("div", svg, class_="scroll", tabindex="0", role="region", aria_label=f"Figure: {drawn.title}")
+    title = tag(heading, drawn.stem.replace("_", " ").capitalize())
+    return joined(title, tag("figure", box, tag("figcaption", drawn.caption, where)))
+
+
+def _settings(one: RunOnPage, heading: str) -> Iterator[Html]:
+    settings = [{"setting": name, "value": value} for name, value in run_facts.settings_of(one.config).items()]
+    yield html_table(["setting", "value"], settings, "Settings", "As in config.json.", kind="settings")
+    rows = run_facts.rows_of(one.config)
+    if rows:
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        yield tag(heading, "Algorithms")
+        yield html_table(columns, rows, "Algorithms", "The rows of the list.", kind="settings")
+
+
+def _origin(one: RunOnPage) -> Iterator[Html]:
+    yield tag("pre", tag("code", run_facts.command_of(one.config)))
+    rows = [{"what": name, "value": value} for name, value in run_facts.origin_of(one.config).items()]
+    yield html_table(["what", "value"], rows, "Versions", kind="settings")
+
+
+def _files(one: RunOnPage) -> Html:
+    items = [tag("li", one.link(name), f": {what}") for name, what in run_facts.files_of(one.run.folder)]
+    return tag("ul", *items)
+
+
+# ---- several runs --------------------------------------------------------------------------------------------
+
+
+def _compared(runs: Sequence[RunOnPage], overlays: Sequence[Drawn], refusal: str) -> Html:
+    parts: list[Html] = []
+    for view in answers.side_by_side({one.name: one.run for one in runs}):
+        table = html_table(view.columns, view.rows, view.title, view.note)
+        parts.append(tag("div", tag("h3", view.title), table, id=slug(f"all {view.name}")))
+    for drawn in overlays:
+        box = tag("div", Html(drawn.svg), class_="scroll", tabindex="0", role="region", aria_label=drawn.title)
+        title = tag("h3", drawn.stem.replace("_", " ").capitalize())
+        parts += [title, tag("figure", box, tag("figcaption", drawn.caption))]
+    if refusal:
+        parts.append(tag("p", f"No common figure: {refusal}.", class_="note"))
+    return tag("section", tag("h2", "Side by side"), *parts, id="compared")
