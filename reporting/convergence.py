@@ -22,10 +22,8 @@ def answer(run: RunTables) -> Iterator[Sentence]:
         return
     finals, seeds = final_losses(run), len({row["seed"] for row in rows})
     epochs = count(max(row["epoch"] for row in rows), "epoch")
-    text = (
-        f"{count(len(summary), 'algorithm').capitalize()} trained for {epochs} from {count(seeds, 'seed')}, each seed "
-    )
-    yield Sentence(text + "with the same start and the same batches for all.", ("losses.csv",))
+    text = f"{count(len(summary), 'algorithm').capitalize()} trained for {epochs} from {count(seeds, 'seed')}, "
+    yield Sentence(text + "all with the same start and the same batches.", ("losses.csv",))
     finished = [row for row in summary if row["final_loss_mean"] is not None]
     if finished:
         best = min(finished, key=lambda row: row["final_loss_mean"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import matplotlib
@@ -12,8 +12,8 @@ from figures.drawing import every_figure
 from figures.overlay import OVERLAYS, script_of_all
 from figures.run_tables import RunTables
 from figures.style import RC
-from reporting.captions import caption
-from reporting.hover import marks_of, plain_text, summary
+from reporting.captions import place_of, title_and_caption
+from reporting.hover import marks_of, summary
 from reporting.markup import slug
 from reporting.svg import inline_svg
 
@@ -24,23 +24,16 @@ class Drawn:
 
     stem: str  # of its files in figures/
     svg: str
-    caption: str
     title: str
+    caption: str
 
 
 def drawn(stem: str, figure: Figure, prefix: str = "") -> Drawn:
     """`figure` is laid out, with `figures.style.RC` in force. `prefix`: of this run's identifiers on the page."""
+    title, caption = title_and_caption(stem)
     marks = marks_of(figure)
-    said = caption(stem)
-    title = title_of(figure) or stem
-    svg = inline_svg(figure, f"{prefix}{slug(stem)}", f"{title}. {said} {summary(marks)}", marks)
-    return Drawn(stem, svg, said, title)
-
-
-def title_of(figure: Figure) -> str:
-    """The figure's own title in one line; that of its only axes where it has none."""
-    title = figure.get_suptitle() or (figure.axes[0].get_title() if len(figure.axes) == 1 else "")
-    return plain_text(" ".join(title.split("\n")[:1])) if title else ""
+    svg = inline_svg(figure, f"{prefix}{slug(stem)}", f"{title}. {caption} {summary(marks)}", marks)
+    return Drawn(stem, svg, title, caption)
 
 
 def lay_out(figure: Figure) -> None:
@@ -68,4 +61,8 @@ def _all(figures: Callable[[], Iterator[tuple[str, Figure]]], prefix: str) -> li
         for stem, figure in figures():
             lay_out(figure)
             found.append(drawn(stem, figure, prefix))
-    return found
+    return in_page_order(found)
+
+
+def in_page_order(figures: Iterable[Drawn]) -> list[Drawn]:
+    return sorted(figures, key=lambda figure: place_of(figure.stem))

@@ -27,7 +27,6 @@ TENSORS = {
     "elements": "numel",
     "gradient norm": "gradient_norm",
     "largest eigenvalue": "eigenvalue",
-    "residual": "residual",
     "converged": "converged",
 }
 

@@ -115,7 +115,9 @@ def run_sections(one: RunOnPage, prefix: str, level: int) -> Iterator[tuple[str,
 
 def _facts(one: RunOnPage) -> Html:
     settings = run_facts.settings_of(one.config)
-    found = {"script": script_name(one.run)} | {n: settings[n] for n in FACTS if settings.get(n, "–") != "–"}
+    found = {"script": script_name(one.run)} | {
+        n: settings[n] for n in FACTS if settings.get(n, run_facts.UNSET) != run_facts.UNSET
+    }
     items = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", value)) for name, value in found.items()]
     facts = tag("dl", *items, class_="facts")
     if one.complete:
@@ -175,21 +177,26 @@ def _view(one: RunOnPage, view: View, heading: str, prefix: str) -> Html:
 
 
 def _figure(one: RunOnPage, drawn: Drawn, heading: str) -> Html:
-    svg = Html(drawn.svg)
-    width = int(drawn.svg.partition(' width="')[2].partition('"')[0])
-    if width < NARROW:
-        svg = Html(drawn.svg.replace("<svg ", '<svg class="narrow" ', 1))
     files = [f"figures/{drawn.stem}.{kind}" for kind in ("png", "pdf")]
     links = [one.link(file, file[-3:].upper()) for file in files if (one.run.folder / file).exists()]
-    where = tag("span", " (", joined(*links, between=", "), ")", class_="from") if links else ""
+    return _shown(drawn, heading, tag("span", "(", joined(*links, between=", "), ")", class_="from") if links else "")
+
+
+def _shown(drawn: Drawn, heading: str, after: str = "") -> Html:
+    """A figure, in a box that scrolls by itself where the screen is narrow."""
+    width = int(drawn.svg.partition(' width="')[2].partition('"')[0])
+    svg = Html(drawn.svg.replace("<svg ", '<svg class="narrow" ', 1) if width < NARROW else drawn.svg)
     box = tag("div", svg, class_="scroll", tabindex="0", role="region", aria_label=f"Figure: {drawn.title}")
-    title = tag(heading, drawn.stem.replace("_", " ").capitalize())
-    return joined(title, tag("figure", box, tag("figcaption", drawn.caption, where)))
+    return joined(tag(heading, drawn.title), tag("figure", box, tag("figcaption", drawn.caption, " ", after)))
 
 
 def _settings(one: RunOnPage, heading: str) -> Iterator[Html]:
-    settings = [{"setting": name, "value": value} for name, value in run_facts.settings_of(one.config).items()]
-    yield html_table(["setting", "value"], settings, "Settings", "As in config.json.", kind="settings")
+    settings = run_facts.settings_of(one.config)
+    unset = [name for name, value in settings.items() if value == run_facts.UNSET]
+    rows = [{"setting": name, "value": value} for name, value in settings.items() if name not in unset]
+    yield html_table(["setting", "value"], rows, "Settings", kind="settings")
+    if unset:
+        yield tag("p", f"Not set: {', '.join(unset)}.", class_="note")
     rows = run_facts.rows_of(one.config)
     if rows:
         columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -216,10 +223,7 @@ def _compared(runs: Sequence[RunOnPage], overlays: Sequence[Drawn], refusal: str
     for view in answers.side_by_side({one.name: one.run for one in runs}):
         table = html_table(view.columns, view.rows, view.title, view.note)
         parts.append(tag("div", tag("h3", view.title), table, id=slug(f"all {view.name}")))
-    for drawn in overlays:
-        box = tag("div", Html(drawn.svg), class_="scroll", tabindex="0", role="region", aria_label=drawn.title)
-        title = tag("h3", drawn.stem.replace("_", " ").capitalize())
-        parts += [title, tag("figure", box, tag("figcaption", drawn.caption))]
+    parts += [_shown(drawn, "h3") for drawn in overlays]
     if refusal:
         parts.append(tag("p", f"No common figure: {refusal}.", class_="note"))
     return tag("section", tag("h2", "Side by side"), *parts, id="compared")

@@ -12,6 +12,8 @@ from runs.config import HIDDEN, SECRET_SETTINGS, without_secrets
 from runs.folder import LOG_FILE, TABLES
 from runs.tables import read_table
 
+UNSET = "–"
+
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Every setting by name, as text; a secret is only said to be given."""
@@ -24,7 +26,7 @@ def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
 def written(value: Any) -> str:
     """A value of config.json for people."""
     if value is None:
-        return "–"
+        return UNSET
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):

@@ -33,7 +33,7 @@ def is_number(value: Any) -> bool:
 
 def _numeric(columns: Sequence[str], rows: Cells) -> set[str]:
     """The columns that hold numbers, which stand to the right."""
-    return {c for c in columns if any(is_number(row.get(c)) for row in rows)}
+    return {column for column in columns if not any(isinstance(row.get(column), str) for row in rows)}
 
 
 # ---- HTML ----------------------------------------------------------------------------------------------------

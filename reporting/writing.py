@@ -11,7 +11,7 @@ from figures import drawing
 from figures.comparing import named_runs
 from figures.run_tables import RunTables, read_run
 from reporting.answers import side_by_side, views
-from reporting.drawn import Drawn, drawn, figures_of, overlays_of
+from reporting.drawn import Drawn, drawn, figures_of, in_page_order, overlays_of
 from reporting.page import GENERATOR, RunOnPage, page_of_run, page_of_runs
 from reporting.tables import latex, markdown
 from runs.config import read_config
@@ -28,7 +28,7 @@ def draw_all(folder: str | Path) -> list[Path]:
     figures: list[Drawn] = []
     paths = drawing.draw_all(folder, lambda stem, figure: figures.append(drawn(stem, figure)))
     run = read_run(folder)
-    return [*paths, _write_page(run, figures, True, run.folder / REPORT_FILE)]
+    return [*paths, _write_page(run, in_page_order(figures), True, run.folder / REPORT_FILE)]
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
