@@ -4,6 +4,8 @@
     python -m figures --overlay output/landscape-toy-adam output/landscape-toy-sgd --names "Adam run" "SGD run"
     python -m figures --overlay output/landscape-toy-adam output/convergence-toy      # sharpness beside speed
 
+report.html has figures of its own: python report.py FOLDER writes it again.
+
 training.csv: training_loss. scan.csv (and sharpness.csv): scan_epoch2_batch6, ... histogram.csv:
 histogram_epoch2_batch6, ... sharpness.csv: directional_sharpness, edge_numbers, critical_learning_rates, training_step.
 ratios.csv: sharpness_ratios. decomposition.csv: decomposition_epoch2, ... losses.csv (and summary.csv): loss_by_epoch

@@ -28,12 +28,12 @@ def checks_of(folders: Mapping[str, Path], heading: str) -> Iterator[Html]:
     others = [check for check in checks if not check.measured]
     if others:
         yield tag(heading, "Not measured here")
-        yield tag("ul", *(tag("li", check.claim, " ", tag("span", check.note, class_="note")) for check in others))
+        yield tag("ul", *(tag("li", check.claim, " ", tag("span", _sentence(check.note), class_="note")) for check in others))
 
 
 def _measured(check: claims.Check, names: Mapping[str, str], heading: str) -> Html:
     word, look = ("Holds", "yes") if check.always_holds else ("Does not hold everywhere:", "no")
-    text = f" in {check.holds} of {check.of} comparisons{_interval(check)}."
+    text = f" {'in ' if check.always_holds else ''}{check.holds} of {check.of} comparisons{_interval(check)}."
     paper = f" In the paper: {check.paper}." if check.paper else ""
     source = tag("span", f" ({check.source})", class_="from")
     parts = [tag(heading, check.claim), tag("p", tag("strong", word, class_=look), text, paper, source)]
@@ -42,7 +42,7 @@ def _measured(check: claims.Check, names: Mapping[str, str], heading: str) -> Ht
         seeds = f" ({said(within[0])} to {said(within[1])}, 95 % over the seeds)" if within else ""
         parts.append(tag("p", f"Size: {check.effect.what} is {said(check.effect.value)}{seeds}.", class_="note"))
     if check.note:
-        parts.append(tag("p", _sentence(check.note), class_="note"))
+        parts.append(tag("p", _sentence(_renamed(check.note, names)), class_="note"))
     if check.exceptions:
         parts.append(_exceptions(check.exceptions, names))
     return joined(*parts)

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from figures.comparing import script_of
 from figures.run_tables import RunTables
-from reporting import answers, run_facts
+from reporting import answers, checks, run_facts
 from reporting.contents import Sentence, View
 from reporting.drawn import Drawn
 from reporting.markup import Html, joined, slug, tag
@@ -58,6 +58,8 @@ def page_of_runs(runs: Sequence[RunOnPage], overlays: Sequence[Drawn], refusal: 
     title = f"{len(runs)} runs side by side"
     body = [tag("h1", title)]
     sections = [("compared", "Side by side", _compared(runs, overlays, refusal))]
+    checked = checks.checks_of({one.name: one.run.folder for one in runs}, "h3")
+    sections.append(("checks", checks.TITLE, tag("section", tag("h2", checks.TITLE), *checked, id="checks")))
     for i, one in enumerate(runs, start=1):
         parts = [html for _, _, html in run_sections(one, f"run{i}-", level=3)]
         html = tag("section", tag("h2", one.name), _facts(one), *parts, id=f"run{i}")
@@ -101,8 +103,10 @@ def _contents(sections: Sequence[tuple[str, str, Html]]) -> Html:
 
 def run_sections(one: RunOnPage, prefix: str, level: int) -> Iterator[tuple[str, str, Html]]:
     """(identifier, title, element) of every part. `level`: of their headings."""
+    checked = list(checks.checks_of({"": one.run.folder}, f"h{level + 1}")) if level == 2 else []
     for name, title, parts in (
         ("answer", "Answer", list(_answer(one))),
+        ("checks", checks.TITLE, checked),  # of several runs, they stand above
         ("tables", "Tables", list(_tables(one, f"h{level + 1}", prefix))),
         ("figures", "Figures", [_figure(one, figure, f"h{level + 1}") for figure in one.figures]),
         ("settings", "Settings", list(_settings(one, f"h{level + 1}"))),
@@ -115,9 +119,8 @@ def run_sections(one: RunOnPage, prefix: str, level: int) -> Iterator[tuple[str,
 
 def _facts(one: RunOnPage) -> Html:
     settings = run_facts.settings_of(one.config)
-    found = {"script": script_name(one.run)} | {
-        n: settings[n] for n in FACTS if settings.get(n, run_facts.UNSET) != run_facts.UNSET
-    }
+    found = {"script": script_name(one.run)}
+    found |= {name: settings[name] for name in FACTS if settings.get(name, run_facts.UNSET) != run_facts.UNSET}
     items = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", value)) for name, value in found.items()]
     facts = tag("dl", *items, class_="facts")
     if one.complete:

@@ -12,7 +12,7 @@ from runs.config import HIDDEN, SECRET_SETTINGS, without_secrets
 from runs.folder import LOG_FILE, TABLES
 from runs.tables import read_table
 
-UNSET = "–"
+UNSET = "–"  # a setting that has no value
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, str]:
