@@ -28,7 +28,8 @@ def checks_of(folders: Mapping[str, Path], heading: str) -> Iterator[Html]:
     others = [check for check in checks if not check.measured]
     if others:
         yield tag(heading, "Not measured here")
-        yield tag("ul", *(tag("li", check.claim, " ", tag("span", _sentence(check.note), class_="note")) for check in others))
+        notes = [tag("span", _sentence(check.note), class_="note") for check in others]
+        yield tag("ul", *(tag("li", check.claim, " ", note) for check, note in zip(others, notes, strict=True)))
 
 
 def _measured(check: claims.Check, names: Mapping[str, str], heading: str) -> Html:
