@@ -101,17 +101,17 @@ class PseudoUpdates:
                 self.mirrors[name].data.copy_(p.detach())
                 self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name])
         seen = self.mirrors or self.params
-        found, thresholds = {}, {}
+        directions, thresholds = {}, {}
         for state in dict.fromkeys(self.states.values()):
             labels = [label for label in self.optimizers if self.states[label] is state]
             moves = state.advance(collect, thresholds)
             if collect:
-                found |= {label: self.optimizers[label].directions(moves) for label in labels}
+                directions |= {label: self.optimizers[label].directions(moves) for label in labels}
         if not collect:
             return {}
         return {
             label: Direction({n: own[p] if p in own else torch.zeros_like(p) for n, p in seen.items()})
-            for label, own in ((label, found[label]) for label in self.optimizers)
+            for label, own in ((label, directions[label]) for label in self.optimizers)
         }
 
     def not_finite(self, directions: Mapping[str, Params]) -> list[str]:
@@ -254,11 +254,11 @@ def directional_sharpness(
         rows = []
         # a recording takes two to three times the memory of a backward pass: half of the examples, little more than one
         for part in halves(batch, per_example):
-            found = measured(tangents, part)
-            check_count(found.losses, part, per_example)
-            head = [len(found.losses), route is not vhv_by_recording]
-            loss = found.losses.sum(dtype=torch.float64).view(1)
-            rows.append(torch.cat([*(loss.new_full((1,), number) for number in head), loss, *found[1:]]))
+            derivatives = measured(tangents, part)
+            check_count(derivatives.losses, part, per_example)
+            head = [len(derivatives.losses), route is not vhv_by_recording]
+            loss = derivatives.losses.sum(dtype=torch.float64).view(1)
+            rows.append(torch.cat([*(loss.new_full((1,), number) for number in head), loss, *derivatives[1:]]))
         return torch.stack([*rows, *[torch.zeros_like(rows[0])] * (2 - len(rows))])
 
     def means(tangents: list[Direction]) -> tuple[float, list[list[float]]]:
@@ -307,16 +307,16 @@ def _finite_where_possible(
 ) -> Derivatives:
     """By recording; where a number is not finite although the losses are, by double backward. A rule may divide zero by
     zero where autograd does not."""
-    found = vhv_by_recording(loss_fn, params, directions, batch, pushes)
-    sound = torch.isfinite(found.slopes + found.curvatures).tolist()  # not `nonzero`, which waits by itself
+    derivatives = vhv_by_recording(loss_fn, params, directions, batch, pushes)
+    sound = torch.isfinite(derivatives.slopes + derivatives.curvatures).tolist()  # not `nonzero`, which waits by itself
     places = [k for k, is_sound in enumerate(sound) if not is_sound]
-    if places and torch.isfinite(found.losses).all():
+    if places and torch.isfinite(derivatives.losses).all():
         _say_once("the fast route gave numbers that are not finite: measuring these again by double backward")
         again = [directions[k] for k in places]
         exact = vhv_by_double_backward(loss_fn, params, again, batch)
-        for numbers, replacements in zip(found[1:], exact[1:], strict=True):
+        for numbers, replacements in zip(derivatives[1:], exact[1:], strict=True):
             numbers[places] = replacements
-    return found
+    return derivatives
 
 
 _said = set()

@@ -132,23 +132,23 @@ def are_finite(groups: Sequence[Sequence[Tensor]]) -> list[bool]:
         >>> are_finite([[torch.ones(3), torch.tensor([2])], [torch.tensor([0.0, math.nan])], []])
         [True, False, True]
     """
-    found, places = [], []
+    magnitudes, places = [], []
     for place, tensors in enumerate(groups):
         inexact = [t for t in tensors if t.numel() and (t.is_floating_point() or t.is_complex())]
         for device in dict.fromkeys(t.device for t in inexact):
             own = [t.detach() for t in inexact if t.device == device]
-            found.append(torch.nn.utils.get_total_norm(own, math.inf))  # the largest magnitude; NaN if one is NaN
+            magnitudes.append(torch.nn.utils.get_total_norm(own, math.inf))  # the largest magnitude; NaN if one is NaN
             places.append(place)
-    broken = {place for place, size in zip(places, numbers(found), strict=True) if not math.isfinite(size)}
+    broken = {place for place, size in zip(places, numbers(magnitudes), strict=True) if not math.isfinite(size)}
     return [place not in broken for place in range(len(groups))]
 
 
 def numbers(tensors: Sequence[Tensor]) -> list[float]:
     """0-d tensors as floats. The host waits once for each device, however many tensors there are."""
-    found = [0.0] * len(tensors)
+    floats = [0.0] * len(tensors)
     for device in dict.fromkeys(t.device for t in tensors):
         places = [i for i, t in enumerate(tensors) if t.device == device]
         together = torch.stack([tensors[i].detach().double() for i in places])
         for i, number in zip(places, together.tolist(), strict=True):
-            found[i] = number
-    return found
+            floats[i] = number
+    return floats

@@ -36,19 +36,19 @@ def forgetting(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 def _contents(attributes: dict[str, Any]) -> list[tuple[dict | list, dict | list]]:
     """A module's attributes and the containers in them, each beside a copy."""
-    found: list[tuple[dict | list, dict | list]] = [(attributes, attributes.copy())]
+    pairs: list[tuple[dict | list, dict | list]] = [(attributes, attributes.copy())]
     for name, value in attributes.items():
         if isinstance(value, (dict, list)) and name not in TORCHS_OWN:
-            found += _with_copies(value)
-    return found
+            pairs += _with_copies(value)
+    return pairs
 
 
 def _with_copies(container: dict | list) -> list[tuple[dict | list, dict | list]]:
-    found: list[tuple[dict | list, dict | list]] = [(container, container.copy())]
+    pairs: list[tuple[dict | list, dict | list]] = [(container, container.copy())]
     for value in _values(container):
         if isinstance(value, (dict, list)):
-            found += _with_copies(value)
-    return found
+            pairs += _with_copies(value)
+    return pairs
 
 
 def _values(container: dict | list | tuple) -> Any:

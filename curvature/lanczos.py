@@ -133,13 +133,13 @@ class _RitzValues:
         self.log_betas = 0.0 if self.broke_down else chain.diagonal(-1).log().sum().item() + math.log(beta)
         self.log_overlap = math.log(overlap)
 
-    def settled(self, end: int, tolerance: float) -> bool:
-        return self.residuals[end] <= max(tolerance * abs(self.values[end]), self.floor)
+    def settled(self, index: int, tolerance: float) -> bool:
+        return self.residuals[index] <= max(tolerance * abs(self.values[index]), self.floor)
 
-    def hopeless(self, end: int, tolerance: float) -> bool:
+    def hopeless(self, index: int, tolerance: float) -> bool:
         """Whether rounding, which no further product lowers, keeps the residual above the tolerance."""
-        by_rounding = self.rounding[end] > max(self.krylov[end], tolerance * abs(self.values[end]))
-        return by_rounding and not self.settled(end, tolerance)
+        by_rounding = self.rounding[index] > max(self.krylov[index], tolerance * abs(self.values[index]))
+        return by_rounding and not self.settled(index, tolerance)
 
     def nothing_beyond(self, x: float) -> bool:
         """Whether an eigenvalue at x, or further out, would have shown by now: |p(x)| times the overlap is above 1."""
@@ -157,10 +157,10 @@ class _RitzValues:
 
     def finished(self, tolerance: float) -> bool:
         """Whether no further product is needed, or none would help."""
-        for end in (0, 1):
-            reach = abs(self.values[end]) + self.residuals[end]
-            needed = end in (0, self.strongest) or reach > (1 + tolerance) * abs(self.values[self.strongest])
-            if needed and not self.settled(end, tolerance) and not self.hopeless(end, tolerance):
+        for index in (0, 1):
+            reach = abs(self.values[index]) + self.residuals[index]
+            needed = index in (0, self.strongest) or reach > (1 + tolerance) * abs(self.values[self.strongest])
+            if needed and not self.settled(index, tolerance) and not self.hopeless(index, tolerance):
                 return False
         return self.hopeless(0, tolerance) or (self.is_largest(tolerance) and self.is_strongest(tolerance))
 

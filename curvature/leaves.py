@@ -18,10 +18,10 @@ _leaves = WeakTensorKeyDictionary()  # those of all measurements -> their names
 class OutOfDate(ValueError):
     """The losses use something that does not follow the parameters passed in."""
 
-    def __init__(self, found: str) -> None:
+    def __init__(self, description: str) -> None:
         super().__init__(
-            f"the losses use {found}, which does not follow `params`: let loss_fn compute everything from `params` in "
-            f"each call, such as by functional_loss(model, losses) inside `with measuring(model)`"
+            f"the losses use {description}, which does not follow `params`: let loss_fn compute everything from "
+            f"`params` in each call, such as by functional_loss(model, losses) inside `with measuring(model)`"
         )
 
 

@@ -82,8 +82,10 @@ def examples_of(batch: Batch, per_example: Collection[str]) -> int:
             raise ValueError(f"per_example names {name!r}, which holds no examples in this batch: it is {value}")
         sizes[name] = len(value)
     if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise ValueError(f"per_example names entries that hold one item per example, but their lengths differ: {found}")
+        lengths = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise ValueError(
+            f"per_example names entries that hold one item per example, but their lengths differ: {lengths}"
+        )
     return next(iter(sizes.values()), 0)
 
 

@@ -122,8 +122,8 @@ class Connected(Ranks):
             raise ValueError("there is nothing to compute: no micro-batch was given")
         mine, failed = torch.zeros(0, 0), ""
         try:
-            found = [compute(item).detach() for item in progress(items[self.rank :: self.world])]
-            mine = torch.stack(found).double().cpu() if found else mine
+            own_items = [compute(item).detach() for item in progress(items[self.rank :: self.world])]
+            mine = torch.stack(own_items).double().cpu() if own_items else mine
         except torch.OutOfMemoryError as error:
             failed = str(error)
         shape = list(mine.shape[1:]) if mine.numel() else []

@@ -200,8 +200,8 @@ class Tape(TorchDispatchMode):
         curved = [op for op in self.operations if op.rule.curved is Curved.ALWAYS]
         slots = [y for op in curved for y in op.outputs if y in self.needed and y.edge]
         edges = [y.edge for y in slots]
-        found = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
-        adjoints = dict(zip(slots, found, strict=True))
+        gradients = torch.autograd.grad(losses.sum(), edges, allow_unused=True) if edges else ()
+        adjoints = dict(zip(slots, gradients, strict=True))
         with torch.no_grad():
             for op in curved:
                 given = [adjoints.get(y) for y in op.outputs]

@@ -47,11 +47,11 @@ class Together:
         parts, done = [torch.zeros(3, 0, dtype=torch.float64, device=tape.device)], 0
         while done < len(directions):
             size, push = self._size_and_route(tape, len(directions))
-            some = directions[done : done + size]
-            some = some if push == tape.push else alike(some)
+            group = directions[done : done + size]
+            group = group if push == tape.push else alike(group)
             try:
-                parts.append(push(some))
-                done += len(some)
+                parts.append(push(group))
+                done += len(group)
                 continue
             except torch.OutOfMemoryError:
                 if size == 1:
@@ -141,7 +141,7 @@ def _all_at_once(operations: list[Operation], tangents: Tangents) -> list[tuple[
 
 def _each_alone(operations: list[Operation], tangents: Tangents) -> list[tuple[float, Tensor]]:
     """Push through a run of operations, one direction after the other. Returns: (factor, bend [G])."""
-    found = []
+    weighted_bends = []
     for op in operations:
         inputs = {slot: tangents[slot] for slot in flatten(op.slots) if slot in tangents}
         each = [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
@@ -154,5 +154,5 @@ def _each_alone(operations: list[Operation], tangents: Tangents) -> list[tuple[f
         for slot in op.expiring:
             tangents.pop(slot, None)
         if bends[0] is not None:
-            found.append((op.rule.factor, torch.stack(bends)))  # pyright: ignore[reportArgumentType]
-    return found
+            weighted_bends.append((op.rule.factor, torch.stack(bends)))  # pyright: ignore[reportArgumentType]
+    return weighted_bends

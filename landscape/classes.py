@@ -93,11 +93,13 @@ def measure_classes(
     directions: Mapping[str, Direction], objective: Objective, classes: Sequence[FrequencyClass]
 ) -> list[ClassMeasurement]:
     """The contribution of every class to every direction, in the order of the directions."""
-    found = {}
+    measurements = {}
     for each in classes:
         losses = partial(objective.losses, only=each.targets)
         part = Objective(objective.model, losses, objective.batches, ranks=objective.ranks)
         with measuring(part.model):
             for label, model in quadratic_models(directions, part, BAR).items():
-                found[label, each.number] = ClassMeasurement(label, each, model.loss, model.slope, model.sharpness)
-    return [found[label, each.number] for label in directions for each in classes]
+                measurements[label, each.number] = ClassMeasurement(
+                    label, each, model.loss, model.slope, model.sharpness
+                )
+    return [measurements[label, each.number] for label in directions for each in classes]

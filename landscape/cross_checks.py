@@ -39,7 +39,7 @@ def check_at_point(directions: dict[str, Direction], objective: Objective) -> st
     directions = {label: v for label, v in directions.items() if v.has_length}
     vectors = list(directions.values())
     with measuring(objective.model):
-        found = directional_sharpness(objective.loss_fn, objective.params, vectors, objective.batches)
+        as_measured = directional_sharpness(objective.loss_fn, objective.params, vectors, objective.batches)
     exact = objective.on(objective.batches, torch.float64)
     one = [{name: tensor[:1] for name, tensor in exact.batches[0].items()}]
     rows = []
@@ -54,7 +54,7 @@ def check_at_point(directions: dict[str, Direction], objective: Objective) -> st
             rows.append(
                 {
                     "algorithm": label,
-                    "measured": found[k].sharpness,
+                    "measured": as_measured[k].sharpness,
                     "in float64": by_float64[k].item(),
                     "one example": alone[k].sharpness,
                     "differences": sharpness,

@@ -61,15 +61,15 @@ def decompose(directions: Mapping[str, Direction], objective: Objective, groupin
         parts = {(label, group): v.part(names) for label, v in directions.items() for group, names in groups.items()}
         alone = quadratic_models(parts, objective, BAR)
         together = slopes_and_curvatures(directions, groups, objective)  # [directions, 2, groups]
-    found = []
+    contributions = []
     for (label, v), (slopes, curvatures) in zip(directions.items(), together.tolist(), strict=True):
         for (group, names), slope, curvature in zip(groups.items(), slopes, curvatures, strict=True):
             part = parts[label, group]
             share = (part.length / v.length) ** 2
             within = alone[label, group].sharpness * share if part.has_length else 0.0
             size = sum(objective.params[name].numel() for name in names)
-            found.append(Contribution(label, group, size, share, slope, within, curvature - within))
-    return found
+            contributions.append(Contribution(label, group, size, share, slope, within, curvature - within))
+    return contributions
 
 
 def slopes_and_curvatures(
@@ -87,8 +87,8 @@ def slopes_and_curvatures(
 
     def of_batch(batch: Batch) -> Tensor:
         """[halves, 1 + directions * 2 * groups]: examples, and the sums over them"""
-        found = torch.zeros(2, 1 + len(directions) * 2 * len(groups), dtype=torch.float64)
-        for row, part in zip(found, halves(batch, objective.per_example), strict=False):
+        sums = torch.zeros(2, 1 + len(directions) * 2 * len(groups), dtype=torch.float64)
+        for row, part in zip(sums, halves(batch, objective.per_example), strict=False):
             with twice_differentiable():  # one graph is held at a time
                 graph = GradientGraph(
                     objective.loss_fn, objective.params, [part], list(objective.params), keep_graphs=True
@@ -96,7 +96,7 @@ def slopes_and_curvatures(
                 along = [_by_group(graph, v.tangent(objective.params), groups) for v in directions.values()]
             row[0] = graph.examples
             row[1:] = graph.examples * torch.stack(along).cpu().flatten()
-        return found
+        return sums
 
     if not directions:
         return torch.zeros(0, 2, len(groups))

@@ -122,13 +122,13 @@ def counted(plan: Plan, examples: int, pace: Pace | None) -> list[Part]:
             scans += count
             of_scans += count * EVALUATIONS[settings.scan] * size * pace.forward if pace else 0.0
     training = pace and seeds * plan.training.num_epochs * examples * pace.gradient + updates * pace.states
-    found = [] if settings.from_points else [Part("updates", updates, training)]
+    counts = [] if settings.from_points else [Part("updates", updates, training)]
     points = sum(len({measured.point.iteration for _, measured, _ in of_seed}) for of_seed in of_seeds)
-    found += [Part("measured points", points), Part("directions measured", directions, of_directions)]
-    found += [Part("directions decomposed", decomposed, of_decomposition)] if settings.decompose else []
-    found += [Part("directions measured per class", classes, of_classes)] if plan.classes else []
-    found += [Part(f"loss scans of about {EVALUATIONS[settings.scan]} evaluations", scans, of_scans)] if scans else []
-    return found if pace else [Part(part.what, part.number) for part in found]
+    counts += [Part("measured points", points), Part("directions measured", directions, of_directions)]
+    counts += [Part("directions decomposed", decomposed, of_decomposition)] if settings.decompose else []
+    counts += [Part("directions measured per class", classes, of_classes)] if plan.classes else []
+    counts += [Part(f"loss scans of about {EVALUATIONS[settings.scan]} evaluations", scans, of_scans)] if scans else []
+    return counts if pace else [Part(part.what, part.number) for part in counts]
 
 
 def examples_of_part(plan: Plan, batch: str) -> int:
@@ -167,8 +167,8 @@ def paced(task: Task, plan: Plan, indices: list[int], clock: Clock) -> Pace:
             noise = seconds(lambda: noise_coordinates(objective), device, clock)
         with measuring(objective.model):
             if noise and plan.measuring.dtype == torch.float32:
-                found = {"v": QuadraticModel(1.0, 1.0, 1.0, 1.0)}
-                rounding = seconds(lambda: rounding_errors({"v": v}, found, objective), device, clock) / 2
+                quadratics = {"v": QuadraticModel(1.0, 1.0, 1.0, 1.0)}
+                rounding = seconds(lambda: rounding_errors({"v": v}, quadratics, objective), device, clock) / 2
             forward = seconds(lambda: mean_loss(objective.loss_fn, objective.params, [batch]), device, clock)
             one = seconds(lambda: along(1), device, clock)
             direction = max(0.0, seconds(lambda: along(3), device, clock) - one) / 2
@@ -220,26 +220,26 @@ def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
     settings, params = plan.settings, trainable(task.model)
     here, there = str(settings.device), str(settings.optimizer_device or settings.device)
     size, wider = size_of(params), 2 if plan.measuring.dtype == torch.float64 else 1
-    found = [Part("model", nbytes=model_bytes(task.model), device=here)]
+    parts = [Part("model", nbytes=model_bytes(task.model), device=here)]
     if wider > 1:
-        found.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=here))
+        parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=here))
     count = len(plan.algorithms)
     if not settings.from_points:
-        found.append(Part("gradients", nbytes=size, device=here))
+        parts.append(Part("gradients", nbytes=size, device=here))
         tiny = stand_ins(params)
         optimizer = plan.train_row.build(tiny)
         optimizer.step()
         own = state_bytes(optimizer, list(tiny.values()), list(params.values()))
-        found.append(Part("state of the optimizer that trains", nbytes=own, device=here))
+        parts.append(Part("state of the optimizer that trains", nbytes=own, device=here))
         states = pseudo_state_bytes(plan, params)
         name = f"{len(states)} states of {count} rows"
         mirrors = 0 if here == there else 2 * size  # parameters and gradients are copied there
-        found.append(Part(name, nbytes=sum(states.values()) + mirrors, device=there))
-    found.append(Part(f"{count} directions", nbytes=count * size, device=there))
-    found.append(Part("direction of the optimizer that trains", nbytes=size, device=here))
+        parts.append(Part(name, nbytes=sum(states.values()) + mirrors, device=there))
+    parts.append(Part(f"{count} directions", nbytes=count * size, device=there))
+    parts.append(Part("direction of the optimizer that trains", nbytes=size, device=here))
     if kept is not None:
-        found.append(Part("one recording", nbytes=int(PEAK * kept * wider), device=here))
-    return found
+        parts.append(Part("one recording", nbytes=int(PEAK * kept * wider), device=here))
+    return parts
 
 
 def pseudo_state_bytes(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, int]:
@@ -247,11 +247,11 @@ def pseudo_state_bytes(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, in
     tiny = stand_ins(params)
     updates = PseudoUpdates(tiny, plan.algorithms)
     updates.advance(collect=False)
-    found, full = {}, list(params.values())
+    nbytes, full = {}, list(params.values())
     for label in distinct(updates):
         state = updates.states[label]
         if isinstance(state, ShadowStep):  # it steps on copies of parameters and gradients
-            found[label] = state_bytes(state.optimizer, state.copies, full) + 2 * size_of(params)
+            nbytes[label] = state_bytes(state.optimizer, state.copies, full) + 2 * size_of(params)
         else:
-            found[label] = state_bytes(state, list(tiny.values()), full)
-    return found
+            nbytes[label] = state_bytes(state, list(tiny.values()), full)
+    return nbytes

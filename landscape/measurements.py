@@ -39,7 +39,7 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
     noisy = noise_coordinates(objective) if details else None
     with measuring(objective.model):
         start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches, objective.ranks)
-        found = measure_steps(
+        measurements = measure_steps(
             directions,
             measured.learning_rates,
             objective,
@@ -49,12 +49,12 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
             progress=BAR,
         )
         if not (measured.scan and plan.scans):
-            return found
-        quadratics = {m.label: m.quadratic for m in found}
+            return measurements
+        quadratics = {m.label: m.quadratic for m in measurements}
         scans = scan_point(directions, quadratics, start_loss, objective, plan)
     return [
         replace(m, histogram=update_histogram(directions[m.label]), scan=scans[m.label]) if m.label in scans else m
-        for m in found
+        for m in measurements
     ]
 
 

@@ -118,7 +118,7 @@ def point_files(folder: str | Path, seed: int | None = None) -> list[Path]:
     seed: only the points of that seed; a run of one seed does not write it into their names.
     """
     sums = sorted((Path(folder) / FOLDER).glob("point-*.json"))  # written last: without it a point is not whole
-    named = {path.with_suffix(".pt"): found["seed"] for path in sums if (found := POINT.fullmatch(path.stem))}
+    named = {path.with_suffix(".pt"): match["seed"] for path in sums if (match := POINT.fullmatch(path.stem))}
     if not named:
         raise ValueError(f"--from_points {folder} holds no saved points; --save_points keeps them")
     return [path for path, of_seed in named.items() if seed is None or of_seed in (None, str(seed))]

@@ -48,22 +48,22 @@ def seed_means(ratios: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def pooled(ratios: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows as those of ratios.csv, one for all seeds: means over the seeds, their std, and all points counted."""
-    found = []
+    pooled_rows = []
     for (epoch, algorithm, measured_on), rows in _grouped(ratios, "epoch", "algorithm", "measured_on").items():
         if len(rows) == 1:
-            found += map(dict, rows)
+            pooled_rows += map(dict, rows)
             continue
         row = dict(epoch=epoch, algorithm=algorithm, measured_on=measured_on, count=sum(row["count"] for row in rows))
         for quantity in QUANTITIES:
             values = [row[f"mean_{quantity}"] for row in rows if row[f"mean_{quantity}"] is not None]
             row[f"mean_{quantity}"] = over_seeds(quantity, values)[0] if values else None
         ratio = [row["mean_ratio"] for row in rows if row["mean_ratio"] is not None]
-        found.append(row | {"std": statistics.stdev(ratio) if len(ratio) > 1 else None})
-    return found
+        pooled_rows.append(row | {"std": statistics.stdev(ratio) if len(ratio) > 1 else None})
+    return pooled_rows
 
 
 def _grouped(rows: Iterable[Mapping[str, Any]], *columns: str) -> dict[tuple, list[Mapping[str, Any]]]:
-    found = defaultdict(list)
+    groups = defaultdict(list)
     for row in rows:
-        found[tuple(row[column] for column in columns)].append(row)
-    return found
+        groups[tuple(row[column] for column in columns)].append(row)
+    return groups

@@ -127,9 +127,9 @@ class PointTables:
             log.info("%s: uphill in %s", m.label, where)
 
     def add_contributions(
-        self, point: Point, found: Iterable[Contribution], grouping: str, measured_on: str = TEST
+        self, point: Point, contributions: Iterable[Contribution], grouping: str, measured_on: str = TEST
     ) -> None:
-        for each in found:
+        for each in contributions:
             numbers = {name: value for name, value in vars(each).items() if name != "label"}
             self.tables["decomposition"].append(
                 numbers | self._at(point),
@@ -138,8 +138,8 @@ class PointTables:
                 grouping=grouping,
             )
 
-    def add_classes(self, point: Point, found: Iterable[ClassMeasurement]) -> None:
-        for each in found:
+    def add_classes(self, point: Point, measurements: Iterable[ClassMeasurement]) -> None:
+        for each in measurements:
             self.tables["classes"].append(
                 {"class": each.of.number} | self._at(point),
                 algorithm=each.label,
@@ -152,8 +152,8 @@ class PointTables:
                 sharpness=each.sharpness,
             )
 
-    def add_eigenvalues(self, point: Point, found: Iterable[TopEigenvalue], measured_on: str) -> None:
-        for each in found:
+    def add_eigenvalues(self, point: Point, eigenvalues: Iterable[TopEigenvalue], measured_on: str) -> None:
+        for each in eigenvalues:
             self.tables["eigenvalues"].append(
                 self._at(point),
                 measured_on=measured_on,
@@ -200,8 +200,8 @@ class PointTables:
             )
         if "seed_means" in self.tables:
             self.tables["seed_means"].rows.clear()
-            for found in seed_means(self.tables["ratios"].rows):
-                self.tables["seed_means"].append(found)
+            for mean_row in seed_means(self.tables["ratios"].rows):
+                self.tables["seed_means"].append(mean_row)
 
     def save(self) -> None:
         for table in self.tables.values():

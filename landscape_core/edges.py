@@ -98,13 +98,13 @@ def _spectral_norms(
     values, open_ones = [0.0] * len(matrices), list(range(len(matrices)))
     at_once = at_once or (1 if all(map(is_free_to_read, matrices)) else 10)
     for _ in range(0, most, at_once):
-        found = []
+        norms = []
         for i in open_ones:
             for _ in range(at_once):
                 y = matrices[i] @ (x[i] / torch.linalg.vector_norm(x[i]))
-                found.append(torch.linalg.vector_norm(y))
+                norms.append(torch.linalg.vector_norm(y))
                 x[i] = matrices[i].T @ y
-        read = iter(numbers(found))
+        read = iter(numbers(norms))
         still_open = []
         for i in open_ones:
             settled = False

@@ -40,8 +40,8 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
 
     parts = [part for batch in objective.batches for part in halves(batch, objective.per_example)]
     examples = int(objective.ranks.accumulate(backward, parts, leaves.values()).sum())
-    found = {name: leaf.grad for name, leaf in leaves.items()}
-    return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in found.items()}
+    grads = {name: leaf.grad for name, leaf in leaves.items()}
+    return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in grads.items()}
 
 
 def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> float:
@@ -68,14 +68,14 @@ def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tens
     singles = single_examples(objective, examples)
     if not singles:
         return {name: torch.zeros_like(p, dtype=torch.bool) for name, p in objective.params.items()}
-    found = []  # in float32 and in float64, the gradients of all examples; one copy of the model serves them
+    by_dtype = []  # in float32 and in float64, the gradients of all examples; one copy of the model serves them
     for dtype in (torch.float32, torch.float64):
         same = objective.on(singles, dtype)
         with measuring(same.model):
-            found.append([gradient(replace(same, batches=[one], ranks=ALONE)) for one in same.batches])
+            by_dtype.append([gradient(replace(same, batches=[one], ranks=ALONE)) for one in same.batches])
     noisy: dict[str, Tensor] = {}
     nonzero: dict[str, Tensor] = {}
-    for single, double in zip(*found, strict=True):
+    for single, double in zip(*by_dtype, strict=True):
         for name, g in single.items():
             is_noise = double[name].abs() <= NOISE * g.abs()
             noisy[name] = is_noise & noisy[name] if name in noisy else is_noise

@@ -155,5 +155,5 @@ def quadratic_models(
             ranks=objective.ranks,
         )
 
-    found = within_memory(along, objective.batches, objective.per_example)
-    return dict(zip(directions, found, strict=True))
+    models = within_memory(along, objective.batches, objective.per_example)
+    return dict(zip(directions, models, strict=True))

@@ -181,9 +181,9 @@ class LandscapeProbe:
             raise ValueError("measure() needs the gradient of this update: call observe() after backward(), before it")
         directions, rates, lost = self._directions
         with left_as_it_was(self.model):
-            found = self._measure(directions, rates, batches)
-        of_reference = {m.label: abs(m.quadratic.sharpness) for m in found}.get(self.reference or "", math.nan)
-        return [m.row(of_reference) for m in found] + [
+            measurements = self._measure(directions, rates, batches)
+        of_reference = {m.label: abs(m.quadratic.sharpness) for m in measurements}.get(self.reference or "", math.nan)
+        return [m.row(of_reference) for m in measurements] + [
             Measurement.without_numbers(label).row(math.nan) for label in lost
         ]
 
@@ -293,10 +293,10 @@ def rows_of(algorithms: Iterable[Algorithm | str | type]) -> dict[str, Algorithm
         )
     rows = [Algorithm(row) if isinstance(row, (str, type)) else row for row in algorithms]
     check_rows("algorithms", rows)
-    found = labeled(rows)
-    if TRAINING in found:
+    by_label = labeled(rows)
+    if TRAINING in by_label:
         raise ValueError(f"a row is labeled {TRAINING!r}, which is the optimizer that trains: rename its class")
-    return found
+    return by_label
 
 
 def _watch_steps(probe: LandscapeProbe) -> None:

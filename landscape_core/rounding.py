@@ -18,7 +18,7 @@ TINY = torch.finfo(torch.float32).tiny  # what is smaller is lost
 
 
 def rounding_errors(
-    directions: Mapping[str, Params], found: Mapping[str, QuadraticModel], objective: Objective, examples: int = 2
+    directions: Mapping[str, Params], measured: Mapping[str, QuadraticModel], objective: Objective, examples: int = 2
 ) -> dict[str, float]:
     """How far float32 arithmetic may put each directional sharpness off: label -> bound, in the same unit. It is NaN
     for a direction without length, and where single examples cannot be had.
@@ -31,7 +31,7 @@ def rounding_errors(
     by up to a factor of 4, where few examples carry the sharpness. `--dtype float64` measures without such an error.
 
     Args:
-        found: label -> what `directional_sharpness` gave in float32 on the whole test batch.
+        measured: label -> what `directional_sharpness` gave in float32 on the whole test batch.
     """
     singles = single_examples(objective, examples)
     if not singles:
@@ -45,12 +45,12 @@ def rounding_errors(
         with measuring(exact.model):
             true = directional_sharpness(exact.loss_fn, exact.params, vectors, [pair[1]])
         pairs = zip(rounded, true, strict=True)
-        found = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
-        return torch.tensor(found, dtype=torch.float64)
+        measured = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
+        return torch.tensor(measured, dtype=torch.float64)
 
     rows = objective.ranks.rows(shares_of, list(zip(singles, exact.batches, strict=True)))
     shares = np.fmax.reduce(rows.numpy(), initial=LEAST / SAFETY)
-    magnitudes = [found[label].magnitude for label in directions]
+    magnitudes = [measured[label].magnitude for label in directions]
     return dict(zip(directions, np.maximum(SAFETY * shares * magnitudes, TINY).tolist(), strict=True))
 
 

@@ -91,11 +91,11 @@ class LandscapeCallback(TrainerCallback):
         self.probe.observe()
         if state.global_step % self.every:
             return
-        found = self.probe.measure(*self.batches)
-        self.rows += [{"step": state.global_step, **row} for row in found]
-        numbers = {f"landscape/{row['algorithm']}/{name}": row[name] for row in found for name in self.columns}
-        if found:
-            numbers = {"landscape/loss": found[0]["loss"], **numbers}
+        rows = self.probe.measure(*self.batches)
+        self.rows += [{"step": state.global_step, **row} for row in rows]
+        numbers = {f"landscape/{row['algorithm']}/{name}": row[name] for row in rows for name in self.columns}
+        if rows:
+            numbers = {"landscape/loss": rows[0]["loss"], **numbers}
         numbers = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if numbers:
             self.trainer.log(numbers)

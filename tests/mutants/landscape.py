@@ -93,7 +93,7 @@ MUTANTS = {
     ],
     ("landscape/cross_checks.py", "landscape_tables; landscape_utils; run_landscape"): [
         ("abs(ours / brute - 1)}", "0.0}", "--check_sharpness always says that there is no error"),
-        ("\"measured\": found[k].sharpness", "\"measured\": by_float64[k].item()", "--check_sharpness compares float64 with itself"),
+        ("\"measured\": as_measured[k].sharpness", "\"measured\": by_float64[k].item()", "--check_sharpness compares float64 with itself"),
         ("\"differences\": sharpness", "\"differences\": alone[k].sharpness", "--check_sharpness does not take differences"),
         ("- 30 * f[0]) / (12", "- 30 * f[0]) / (6", "central differences are twice too large"),
     ],
