@@ -43,13 +43,13 @@ def read_folders(folders: Iterable[str | Path]) -> list[RunFolder]:
 
 def checks_of(runs: Sequence[RunFolder]) -> list[Check]:
     """As `check`, of folders that are read already."""
-    found = [*_of_landscapes(runs), *_of_training(runs), *_of_blocks(runs)]
-    return sorted(found, key=lambda check: [claim.name for claim in CLAIMS].index(check.name))
+    checks = [*_of_landscapes(runs), *_of_training(runs), *_of_blocks(runs)]
+    return sorted(checks, key=lambda check: [claim.name for claim in CLAIMS].index(check.name))
 
 
 def _of_landscapes(runs: Sequence[RunFolder]) -> list[Check]:
     columns = [(run, landscape.columns_of(run)) for run in runs]
-    found = [
+    checks = [
         summed_up(claim, [trial for run, of_run in columns for trial in trials_of(run, of_run)])
         for claim, trials_of in (
             (landscape.CLIPPING_LOWERS_SHARPNESS, landscape.clipping_lowers_sharpness),
@@ -58,7 +58,7 @@ def _of_landscapes(runs: Sequence[RunFolder]) -> list[Check]:
         )
     ]
     scanned = [trial for run in runs for trial in landscape.clipped_scans_go_lower(run)]
-    return [*found, summed_up(landscape.CLIPPED_SCANS_GO_LOWER, scanned)]
+    return [*checks, summed_up(landscape.CLIPPED_SCANS_GO_LOWER, scanned)]
 
 
 def _of_training(runs: Sequence[RunFolder]) -> list[Check]:
@@ -72,11 +72,11 @@ def _of_training(runs: Sequence[RunFolder]) -> list[Check]:
 def _of_blocks(runs: Sequence[RunFolder]) -> list[Check]:
     measured = [one for run in runs for one in heterogeneity.unevenness_of(run)]
     together = list(heterogeneity.gradient_and_curvature_correlate(measured))
-    found = [summed_up(heterogeneity.GRADIENT_AND_CURVATURE, together)]
+    checks = [summed_up(heterogeneity.GRADIENT_AND_CURVATURE, together)]
     for claim, pairs_of in (
         (heterogeneity.TRANSFORMER_ABOVE_RESNET, heterogeneity.transformer_above_resnet),
         (heterogeneity.POST_NORM_ABOVE_PRE_NORM, heterogeneity.post_norm_above_pre_norm),
     ):
         pairs = pairs_of(measured)
-        found.append(summed_up(claim, list(heterogeneity.compared(pairs)), heterogeneity.notes_on(pairs)))
-    return found
+        checks.append(summed_up(claim, list(heterogeneity.compared(pairs)), heterogeneity.notes_on(pairs)))
+    return checks

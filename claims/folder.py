@@ -59,12 +59,12 @@ class RunFolder:
     def pairs(self) -> list[tuple[ListedRow, ListedRow]]:
         """Every clipped row with its partner: the row of the same optimizer without clipping that shares most of its
         other options, the first of several. A clipped row without one is left out."""
-        found = []
+        pairs = []
         for row in self.rows:
             plain = [other for other in self.rows if other.name == row.name and other.clip is None]
             if row.clip is not None and plain:
-                found.append((row, max(plain, key=lambda other: _shared_options(row, other))))
-        return found
+                pairs.append((row, max(plain, key=lambda other: _shared_options(row, other))))
+        return pairs
 
 
 def read_folder(folder: str | Path) -> RunFolder:
@@ -77,8 +77,8 @@ def read_folder(folder: str | Path) -> RunFolder:
 
 def _clip(row: Mapping[str, Any]) -> tuple[str, Any] | None:
     given = [row["options"], *row.get("groups", [])]
-    found = [(name, options[name]) for options in given for name in CLIPPING_OPTIONS if options.get(name)]
-    return found[0] if found else None
+    clips = [(name, options[name]) for options in given for name in CLIPPING_OPTIONS if options.get(name)]
+    return clips[0] if clips else None
 
 
 def _shared_options(row: ListedRow, other: ListedRow) -> int:

@@ -96,13 +96,13 @@ def columns_of(run: RunFolder) -> list[Column]:
     points = on_batch(points, first_batch(points))
     labels = {row.label for row in run.rows}
     kind = "ratio" if any(row["ratio"] is not None for row in points) else "sharpness"
-    found: dict[tuple[int, int], dict[str, list[dict]]] = {}
+    rows_at: dict[tuple[int, int], dict[str, list[dict]]] = {}
     for row in points:
         if row["algorithm"] in labels and row[kind] is not None:
-            found.setdefault((row["seed"], row["epoch"]), {}).setdefault(row["algorithm"], []).append(row)
+            rows_at.setdefault((row["seed"], row["epoch"]), {}).setdefault(row["algorithm"], []).append(row)
     return [
         Column(run.name, seed, epoch, {label: _cell(rows, kind) for label, rows in cells.items()})
-        for (seed, epoch), cells in found.items()
+        for (seed, epoch), cells in rows_at.items()
     ]
 
 
@@ -118,11 +118,11 @@ def _cell(rows: Sequence[Mapping[str, Any]], kind: str) -> Cell:
 def first_of_kinds(rows: Sequence[ListedRow], labels: Mapping[str, Any]) -> dict[tuple[str, int], str]:
     """(optimizer, 1 if clipped) -> the label of its first row that has something to compare. Only `coordinate_clip`
     is the papers' clipping of these rows."""
-    found: dict[tuple[str, int], str] = {}
+    first_labels: dict[tuple[str, int], str] = {}
     for row in rows:
         if row.label in labels and (row.clip is None or row.clip[0] == "coordinate_clip"):
-            found.setdefault((row.name, int(row.clip is not None)), row.label)
-    return found
+            first_labels.setdefault((row.name, int(row.clip is not None)), row.label)
+    return first_labels
 
 
 # ---- the claims ----------------------------------------------------------------------------------------------

@@ -44,9 +44,9 @@ def claim_rows(checks: Iterable[Check]) -> Iterator[dict[str, Any]]:
             yield dict.fromkeys(CLAIMS) | named | dict(source=check.source, claim=check.claim, paper=check.paper)
 
 
-def dataclass_rows(found: Iterable[Beside] | Iterable[Ordering]) -> Iterator[dict[str, Any]]:
+def dataclass_rows(comparisons: Iterable[Beside] | Iterable[Ordering]) -> Iterator[dict[str, Any]]:
     """Rows of paper_ratios.csv, or of paper_orderings.csv."""
-    yield from map(asdict, found)
+    yield from map(asdict, comparisons)
 
 
 # ---- texts ---------------------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def beside_the_paper(run: RunFolder) -> list[Beside]:
 
 def orderings(run: RunFolder) -> list[Ordering]:
     """Kendall's tau of the run's order of rows with the paper's, epoch by epoch, SGD among them."""
-    return [found for table, columns in _epochs(run) if (found := _ordering(run, table, columns)) is not None]
+    return [ordering for table, columns in _epochs(run) if (ordering := _ordering(run, table, columns)) is not None]
 
 
 def _epochs(run: RunFolder) -> Iterator[tuple[PaperTable, list[Column]]]:

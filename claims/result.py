@@ -94,11 +94,11 @@ def summed_up(claim: Claim, trials: Sequence[Trial], notes: Iterable[str] = ()) 
         claim.name, claim.sentence, claim.source, claim.paper,
         holds=_held(trials),
         of=len(trials),
-        interval=share_interval([_held(some) / len(some) for some in of_seed.values()]),
+        interval=share_interval([_held(own) / len(own) for own in of_seed.values()]),
         seeds=tuple(seeds),
         exceptions=tuple(exceptions),
         effect=_effect(claim.effect, of_seed.values()),
-        by_folder=tuple((folder, _held(some), len(some)) for folder, some in of_folder.items()),
+        by_folder=tuple((folder, _held(own), len(own)) for folder, own in of_folder.items()),
         note="; ".join(said),
     )  # fmt: skip
 
@@ -108,6 +108,6 @@ def _held(trials: Sequence[Trial]) -> int:
 
 
 def _effect(what: str, of_seeds: Iterable[Sequence[Trial]]) -> Effect | None:
-    numbers = [[trial.effect for trial in some if trial.effect is not None] for some in of_seeds]
-    medians = [median(some) for some in numbers if some]
+    numbers = [[trial.effect for trial in trials if trial.effect is not None] for trials in of_seeds]
+    medians = [median(effects) for effects in numbers if effects]
     return Effect(what, fmean(medians), mean_interval(medians)) if medians else None

@@ -51,11 +51,11 @@ def edge_of_stability() -> list[Row]:
     """
     rows = []
     for degree in (3, 4, 5):
-        found = [_late_means(degree, lr) for lr in RATES]
+        late_means = [_late_means(degree, lr) for lr in RATES]
         where = f"T{degree}, tanh, lr {', '.join(map(str, RATES))}"
         ones = [1.0] * len(RATES)
-        rows.append(near(f"{where}: sharpness lr / 2", [s for s, _ in found], ones, SOURCE, within=0.05))
-        rows.append(near(f"{where}: edge_realized", [edge for _, edge in found], ones, SOURCE, within=0.05))
+        rows.append(near(f"{where}: sharpness lr / 2", [s for s, _ in late_means], ones, SOURCE, within=0.05))
+        rows.append(near(f"{where}: edge_realized", [edge for _, edge in late_means], ones, SOURCE, within=0.05))
     return rows
 
 

@@ -26,14 +26,14 @@ def largest_eigenvalue(trajectory: Trajectory, diagonal: Mapping[str, Tensor] | 
     def product(u: Tensor) -> Tensor:
         return root * _flat(torch.autograd.grad(gradient, leaves, root * u, retain_graph=True))
 
-    found = extreme_eigenvalues(
+    top = extreme_eigenvalues(
         product,
         len(root),
         max_iterations=200,
         generator=torch.Generator().manual_seed(0),
         like=root,
     )
-    return found.eigenvalue if found.converged else math.nan
+    return top.eigenvalue if top.converged else math.nan
 
 
 def _flat(tensors) -> Tensor:

@@ -55,11 +55,11 @@ def edge_rationals() -> list[Row]:
         trajectory = Trajectory(row, {"x": gradient / curvatures}, diagonal_quadratic(curvatures), ONE_EXAMPLE)
         steps = [trajectory.measure_step() for _ in exact]
         where = f"diag(4, 1), momentum 1/2, g0 = e{mode + 1}: first two"
-        for name, found in (
+        for name, measured in (
             ("edge_quadratic", [step.edge_quadratic for step in steps]),
             ("edge_realized", [step.edge_realized for step in steps]),
         ):
-            rows.append(near(f"{where} {name}", found, exact, "2608.18415", text=text))
+            rows.append(near(f"{where} {name}", measured, exact, "2608.18415", text=text))
     return rows
 
 
@@ -90,6 +90,8 @@ def line_search_on_four_modes() -> list[Row]:
         if row.name in ("polardescent", "muon"):  # these need a matrix
             start = start.diag()
         trajectory = Trajectory(row, {"x": start}, diagonal_quadratic(curvatures), ONE_EXAMPLE)
-        found = [trajectory.search_line().sharpness for _ in expected]
-        rows.append(near(f"one mode of 10, three of 1, {name}: sharpness", found, expected, "by hand", within=within))
+        sharpness = [trajectory.search_line().sharpness for _ in expected]
+        rows.append(
+            near(f"one mode of 10, three of 1, {name}: sharpness", sharpness, expected, "by hand", within=within)
+        )
     return rows

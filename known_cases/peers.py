@@ -108,9 +108,9 @@ def _both_ways(norm: type[nn.LayerNorm], theirs: Callable) -> tuple[list[float],
         losses(model, batch).mean().backward()
         directions = PseudoUpdates(dict(model.named_parameters()), ROWS).advance()
         model.zero_grad()
-        found = directional_sharpness(
+        quadratics = directional_sharpness(
             functional_loss(model, losses), trainable_parameters(model), list(directions.values()), [batch]
         )
         units = [Direction.of(v).unit() for v in directions.values()]
         vectors = torch.stack([torch.cat([v[n].flatten() for n, _ in model.named_parameters()]) for v in units], dim=1)
-        return [quadratic.sharpness for quadratic in found], theirs(model, batch, vectors)
+        return [quadratic.sharpness for quadratic in quadratics], theirs(model, batch, vectors)

@@ -60,10 +60,10 @@ def adaptive_edge_of_stability() -> list[Row]:
     """RMSprop and Adam, two learning rates each: the eigenvalue, and the realized edge beside it."""
     rows = []
     for name, text, factor, algorithms in RUNS:
-        found = [_late_means(row) for row in algorithms]
+        late_means = [_late_means(row) for row in algorithms]
         rates = [row.options["lr"] for row in algorithms]
-        values = [value * lr / factor for (value, _), lr in zip(found, rates, strict=True)]
-        edges = [edge for _, edge in found]
+        values = [value * lr / factor for (value, _), lr in zip(late_means, rates, strict=True)]
+        edges = [edge for _, edge in late_means]
         where = f"sorting, {name}, lr {', '.join(map(str, rates))}"
         ones = [1.0] * len(rates)
         rows.append(near(f"{where}: lambda_max(P^-1 H) over {text}", values, ones, SOURCE, within=0.1))

@@ -50,28 +50,28 @@ def near(
 
     `text`: the numbers as the source writes them.
     """
-    found, right = _numbers(measured), _numbers(expected)
+    numbers, right = _numbers(measured), _numbers(expected)
     slack = [within * abs(value) for value in right]
     words = text or ", ".join(f"{value:.6g}" for value in right)
     if within > 1e-6:
         words += f" within {100 * within:.3g} %"
     low = tuple(value - s for value, s in zip(right, slack, strict=True))
     high = tuple(value + s for value, s in zip(right, slack, strict=True))
-    return Row(case, found, low, high, words, source)
+    return Row(case, numbers, low, high, words, source)
 
 
 def below(case: str, measured: float | Sequence[float], bound: float, source: str) -> Row:
     """Each number should be smaller than `bound`."""
-    found = _numbers(measured)
+    numbers = _numbers(measured)
     top = math.nextafter(bound, -math.inf)
-    return Row(case, found, (-math.inf,) * len(found), (top,) * len(found), f"below {bound:.5g}", source)
+    return Row(case, numbers, (-math.inf,) * len(numbers), (top,) * len(numbers), f"below {bound:.5g}", source)
 
 
 def above(case: str, measured: float | Sequence[float], bound: float, source: str) -> Row:
     """Each number should be larger than `bound`."""
-    found = _numbers(measured)
+    numbers = _numbers(measured)
     bottom = math.nextafter(bound, math.inf)
-    return Row(case, found, (bottom,) * len(found), (math.inf,) * len(found), f"above {bound:.5g}", source)
+    return Row(case, numbers, (bottom,) * len(numbers), (math.inf,) * len(numbers), f"above {bound:.5g}", source)
 
 
 def skipped(case: str, reason: str, source: str) -> Row:

@@ -30,8 +30,8 @@ def stability_limits() -> list[Row]:
 
 
 def _limit_of(name: str, options: dict, limit: float, text: str) -> list[Row]:
-    found = largest_stable_curvature(Algorithm("sgd", lr=1.0, **options))
-    rows = [near(f"x^2/2, {name}: largest stable lr", found, limit, SOURCE, within=1e-4, text=text)]
+    measured_limit = largest_stable_curvature(Algorithm("sgd", lr=1.0, **options))
+    rows = [near(f"x^2/2, {name}: largest stable lr", measured_limit, limit, SOURCE, within=1e-4, text=text)]
     steps, change = _measured(options, limit)
     edges = [steps[-1].edge_quadratic, steps[-1].edge_realized]
     rows.append(near(f"x^2/2, {name}, there: both edge numbers", edges, [1.0, 1.0], SOURCE))

@@ -37,11 +37,11 @@ def edge_of_stochastic_stability() -> list[Row]:
     """Batch sharpness and the largest eigenvalue, both times lr / 2 with the lr of the run without momentum."""
     rows = []
     for name, rates, source, within, runs in RUNS:
-        found = [(lr / 2 * sharpness, lr / 2 * top) for lr, row in runs for sharpness, top in [_late_means(row)]]
+        late_means = [(lr / 2 * sharpness, lr / 2 * top) for lr, row in runs for sharpness, top in [_late_means(row)]]
         where = f"sorting, batches of {BATCH_SIZE}, {name}, {rates}"
-        ones = [1.0] * len(found)
-        rows.append(near(f"{where}: batch sharpness lr / 2", [b for b, _ in found], ones, source, within=within))
-        rows.append(below(f"{where}: lambda_max lr / 2", [top for _, top in found], 0.9, source))
+        ones = [1.0] * len(late_means)
+        rows.append(near(f"{where}: batch sharpness lr / 2", [b for b, _ in late_means], ones, source, within=within))
+        rows.append(below(f"{where}: lambda_max lr / 2", [top for _, top in late_means], 0.9, source))
     return rows
 
 

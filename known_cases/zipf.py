@@ -48,13 +48,15 @@ def losses_of_rare_classes() -> list[Row]:
     lr, steps, gamma = 8.0, 2000, CLASSES / (CLASSES - 1)
     descent = losses_after(Algorithm("sgd", lr=lr), steps)
     early, late = (losses_after(Algorithm("sign_sgd", lr=0.01), steps) for steps in (400, 800))
-    some = [0, CLASSES // 2, CLASSES - 1]
-    products = (gamma * frequencies * lr * steps * descent)[some].tolist()
-    rates = (early / late).log()[some].div(4).tolist()
+    classes = [0, CLASSES // 2, CLASSES - 1]
+    products = (gamma * frequencies * lr * steps * descent)[classes].tolist()
+    rates = (early / late).log()[classes].div(4).tolist()
     where = f"Zipf classes 1, {CLASSES // 2 + 1}, {CLASSES}"
-    at_eight = [math.log1p((CLASSES - 1) * math.exp(-2 * 8))] * len(some)
+    at_eight = [math.log1p((CLASSES - 1) * math.exp(-2 * 8))] * len(classes)
     return [
-        near(f"{where}, gradient descent: loss t pi_k c / (c - 1)", products, [1.0] * len(some), SOURCE, within=0.02),
-        near(f"{where}, sign descent: loss at t = 8", late[some].tolist(), at_eight, SOURCE),
-        near(f"{where}, sign descent: rate of decay", rates, [2.0] * len(some), SOURCE, within=0.01),
+        near(
+            f"{where}, gradient descent: loss t pi_k c / (c - 1)", products, [1.0] * len(classes), SOURCE, within=0.02
+        ),
+        near(f"{where}, sign descent: loss at t = 8", late[classes].tolist(), at_eight, SOURCE),
+        near(f"{where}, sign descent: rate of decay", rates, [2.0] * len(classes), SOURCE, within=0.01),
     ]

@@ -124,14 +124,16 @@ class Algorithm:
 
     def _grouped(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The parameters without a group of their own, then those of each pattern."""
-        left, found = dict(params), []
+        left, groups = dict(params), []
         for group in self.groups:
             names = [name for name in left if re.search(group["params"], name)]
             if not names:
-                some = ", ".join([*list(left)[:3], "..."])
-                raise ValueError(f"{self.name}: {group['params']!r} of groups is in none of the names left: {some}")
-            found.append({**group, "params": [left.pop(name) for name in names]})
-        return [{"params": list(left.values())}, *found] if left else found
+                first_names = ", ".join([*list(left)[:3], "..."])
+                raise ValueError(
+                    f"{self.name}: {group['params']!r} of groups is in none of the names left: {first_names}"
+                )
+            groups.append({**group, "params": [left.pop(name) for name in names]})
+        return [{"params": list(left.values())}, *groups] if left else groups
 
     def build_pseudo(self, params: Mapping[str, Tensor]) -> DirectionOptimizer | ShadowStep:
         """An object that gives the steps which the optimizer would take on these parameters, without taking them."""
@@ -214,13 +216,13 @@ def _imported(place: str) -> Any:
     there."""
     module, _, name = place.partition(":")
     try:
-        found = import_module(module)
+        imported = import_module(module)
     except Exception as error:  # an import runs code that is not ours
         raise ValueError(f"{place!r} cannot be imported: {' '.join(str(error).split())}") from error
-    if not hasattr(found, name):
-        hint = did_you_mean(name, vars(found))
+    if not hasattr(imported, name):
+        hint = did_you_mean(name, vars(imported))
         raise ValueError(f"{place!r} cannot be imported: {module} has no {name!r}; {hint}".rstrip("; "))
-    return getattr(found, name)
+    return getattr(imported, name)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -141,11 +141,11 @@ def _count_and_collect(flats: Sequence[Tensor], low: float, high: float) -> list
         with ThreadPoolExecutor(workers) as pool:
             parts = [pieces[i::workers] for i in range(workers)]
             return list(pool.map(lambda part: _count_and_collect_numpy(part, _common_dtype(flats), low, high), parts))
-    found = []
+    counted = []
     for m in _magnitudes(flats):
         above_low = m > low
-        found.append((torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]))
-    return found
+        counted.append((torch.count_nonzero(above_low), m[above_low.logical_and_(m < high)]))
+    return counted
 
 
 def _count_and_collect_numpy(

@@ -271,9 +271,9 @@ class DirectionOptimizer(Optimizer):
         that are `known` are not computed again; the others are added there."""
         values = [tensor for _, tensor in tensors]
         fractions = {group[option] for group, _ in tensors if group.get(option)}
-        found = {} if known is None else known
-        found |= {fraction: clip_threshold(values, fraction) for fraction in fractions - found.keys()}
-        thresholds = {fraction: found[fraction] for fraction in fractions}
+        computed = {} if known is None else known
+        computed |= {fraction: clip_threshold(values, fraction) for fraction in fractions - computed.keys()}
+        thresholds = {fraction: computed[fraction] for fraction in fractions}
         if 0 in thresholds.values() and not self._warned_of_zero_threshold:
             nonzero = total_count([torch.count_nonzero(tensor) for tensor in values])
             if nonzero:

@@ -127,8 +127,12 @@ class ExactMoves(TorchDispatchMode):
     def _add_twin(self, t: Tensor, exact: Tensor | None = None) -> None:
         """Give the storage of `t` a twin, with `exact` in the place of `t` itself if given."""
         storage = t.untyped_storage()
-        whole = t.detach().as_strided((storage.nbytes() // t.element_size(),), (1,), 0)
-        flat = torch.empty_like(whole, dtype=torch.float64) if exact is not None else whole.to(torch.float64, copy=True)
+        storage_view = t.detach().as_strided((storage.nbytes() // t.element_size(),), (1,), 0)
+        flat = (
+            torch.empty_like(storage_view, dtype=torch.float64)
+            if exact is not None
+            else storage_view.to(torch.float64, copy=True)
+        )
         self.twins[StorageWeakRef(storage)] = flat
         if exact is not None:
             self._twin(t).copy_(exact)

@@ -46,22 +46,22 @@ def next_step(optimizer: Optimizer, params: Mapping[str, Tensor]) -> tuple[dict[
         twin = _bound_to(optimizer, copies)
         moves = moves_of_step(twin, copies.values())
     lr = latest_rate(twin)
-    found = {}
+    direction = {}
     for name, p in params.items():
         move = moves.get(copies[id(p)])
         dtype = torch.promote_types(p.dtype, torch.float32)
-        found[name] = torch.zeros_like(p, dtype=dtype) if move is None else (move / lr).to(dtype)
-    return found, lr
+        direction[name] = torch.zeros_like(p, dtype=dtype) if move is None else (move / lr).to(dtype)
+    return direction, lr
 
 
 def next_steps(optimizers: Sequence[Optimizer], params: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], float]:
     """The step of several optimizers that share the parameters, as `next_step`; lr is the first one's."""
-    found, lr = next_step(optimizers[0], params)
+    direction, lr = next_step(optimizers[0], params)
     for optimizer in optimizers[1:]:
         more, rate = next_step(optimizer, params)
         for name, v in more.items():
-            found[name] = torch.add(found[name], v, alpha=rate / lr)
-    return found, lr
+            direction[name] = torch.add(direction[name], v, alpha=rate / lr)
+    return direction, lr
 
 
 def unwrapped(optimizer: Any) -> Optimizer:

@@ -63,8 +63,8 @@ def gradient_seconds(trial: "Task", plan: TrainingPlan, indices: Sequence[int], 
     """Forward and backward pass of training on these examples as one micro-batch; the gradients stay in place."""
     device = next(trial.model.parameters()).device
 
-    def gradient(some: Sequence[int]) -> None:
-        gradient_of_batch(trial, some, 1, replace(plan, micro_batch_size=len(some)), trial.model)
+    def gradient(chosen: Sequence[int]) -> None:
+        gradient_of_batch(trial, chosen, 1, replace(plan, micro_batch_size=len(chosen)), trial.model)
 
     gradient(indices[:WARM_UP])
     return seconds(lambda: gradient(indices), device, clock)
@@ -77,10 +77,10 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def with_random_gradients(params: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
     """Parameters on the same storage with normal numbers as gradients, no coordinate of which is 0."""
-    found = {name: nn.Parameter(p.detach()) for name, p in params.items()}
-    for p in found.values():
+    leaves = {name: nn.Parameter(p.detach()) for name, p in params.items()}
+    for p in leaves.values():
         p.grad = torch.randn_like(p)
-    return found
+    return leaves
 
 
 def second_time(action: Callable[[], object], device: torch.device, clock: Clock) -> float:
@@ -115,9 +115,9 @@ def kept_bytes(action: Callable[[], object], model: nn.Module) -> int:
     with saved_tensors_hooks(keep, lambda t: t):
         result = action()  # while it lives, so does what was kept, and no storage takes another one's place
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    found = sum(size for place, size in kept.items() if place not in own)
+    total = sum(size for place, size in kept.items() if place not in own)
     del result
-    return found
+    return total
 
 
 def activation_bytes(trial: "Task", plan: TrainingPlan, indices: Sequence[int]) -> int:
