@@ -106,15 +106,15 @@ def resolve(settings: argparse.Namespace) -> None:
 def saved_model(folder: Path) -> Path:
     """`folder` if it holds weights, else the one folder below it that does. ValueError if there is none, or several."""
     check_folder(folder)
-    found = {path.parent for path in folder.rglob("*") if path.name in WEIGHTS}
-    found = sorted(place for place in found if not place.name.startswith("."))  # those are half written
-    if not found:
+    places = {path.parent for path in folder.rglob("*") if path.name in WEIGHTS}
+    models = sorted(place for place in places if not place.name.startswith("."))  # those are half written
+    if not models:
         raise ValueError(f"--checkpoint {folder} holds no saved model; --save_model keeps one")
-    if folder in found:  # a trained model; below it, those of its earlier epochs
+    if folder in models:  # a trained model; below it, those of its earlier epochs
         return folder
-    if len(found) > 1:
-        raise ValueError(f"--checkpoint {folder} holds {len(found)} models; choose one: {', '.join(map(str, found))}")
-    return found[0]
+    if len(models) > 1:
+        raise ValueError(f"--checkpoint {folder} holds {len(models)} models; choose one: {', '.join(map(str, models))}")
+    return models[0]
 
 
 def run_of(model: Path) -> Path | None:
@@ -193,15 +193,15 @@ def measure(
     with progress(total=total, initial=done, desc="blocks") as bar:
         left = TimeLeft(total, done, bar)
         for batch, indices in enumerate(batches, start=1):
-            end = batch * len(names)
-            unmeasured = names[max(0, done - end + len(names)) :]
+            batch_end = batch * len(names)
+            unmeasured = names[max(0, done - batch_end + len(names)) :]
             for block in curvatures(task, indices, unmeasured, settings, generator):
                 blocks.append(block_row(block, batch))
                 left.update()
                 count = len(blocks.rows)
                 place = f"{block.name}, tensor {count} of {total}"
-                saver.after(count, stored.state_dict, milestone=count == end, place=place)
-            rows = blocks.rows[end - len(names) : end]
+                saver.after(count, stored.state_dict, milestone=count == batch_end, place=place)
+            rows = blocks.rows[batch_end - len(names) : batch_end]
             save_batch(blocks, unevenness, heterogeneity_rows(rows, batch, settings.seed))
             left.note(f"batch {batch} of {len(batches)}: {len(names)} tensors measured")
     means = mean_rows(blocks.rows, names)
@@ -249,11 +249,11 @@ def smoothness_of(task: Task, names: list[str], settings: argparse.Namespace, fo
     objective = objective_at(task.model, task.losses, list(inputs), dtype)
     generator = torch.Generator().manual_seed(settings.seed)
     with measuring(objective.model):
-        found = robust_smoothness(objective.loss_fn, objective.params, objective.batches, names, generator)
+        smoothness = robust_smoothness(objective.loss_fn, objective.params, objective.batches, names, generator)
     table = Table(folder / "robust_smoothness.csv", [field.name for field in fields(RobustSmoothness)])
-    table.append(asdict(found))
+    table.append(asdict(smoothness))
     table.save()
-    return found
+    return smoothness
 
 
 def check_two_classes(task: Task, settings: argparse.Namespace) -> None:

@@ -202,8 +202,8 @@ def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Sav
     kept = [(seed, path) for seed in plan.seeds for path in point_files(plan.settings.from_points, seed)]
     plans = {seed: of_seed(plan, task, seed) for seed in plan.seeds}
     test_batches = {seed: list(fixed_test_batch(task, one)) for seed, one in plans.items()}
-    found = load_points([path for _, path in kept[done:]], task.model, plan.algorithms)
-    points = progress(found, initial=done, total=len(kept), desc="points")
+    saved_points = load_points([path for _, path in kept[done:]], task.model, plan.algorithms)
+    points = progress(saved_points, initial=done, total=len(kept), desc="points")
     left = TimeLeft(len(kept), done)
     for number, measured in enumerate(points, done + 1):
         tables.seed, _ = kept[number - 1]

@@ -100,17 +100,17 @@ def counted(
             of_all = sum(n * (examples * gradient + per_epoch * steps[label]) for label, n in epochs.items())
         return Part(what, per_epoch * sum(epochs.values()), of_all)
 
-    found = []
+    parts = []
     if settings.tune_lr:
         trials = {label: trials_at_least(row, settings.lr_grid) for label, row in algorithms.items()}
-        found.append(Part("trials of learning rates, at least", sum(trials.values())))
-        found.append(updates("updates of trials", {label: n * settings.tune_epochs for label, n in trials.items()}))
-    found.append(Part("runs", len(algorithms) * seeds))
-    found.append(updates("updates", dict.fromkeys(algorithms, plan.num_epochs * seeds)))
+        parts.append(Part("trials of learning rates, at least", sum(trials.values())))
+        parts.append(updates("updates of trials", {label: n * settings.tune_epochs for label, n in trials.items()}))
+    parts.append(Part("runs", len(algorithms) * seeds))
+    parts.append(updates("updates", dict.fromkeys(algorithms, plan.num_epochs * seeds)))
     scored = sum(len(split) for split in task.evaluation.values()) * plan.num_epochs * seeds * len(algorithms)
     if scored:
-        found.append(Part("examples scored", scored, None if gradient is None else scored * gradient / FORWARD))
-    return found
+        parts.append(Part("examples scored", scored, None if gradient is None else scored * gradient / FORWARD))
+    return parts
 
 
 @torch.random.fork_rng(devices=[])
@@ -127,10 +127,10 @@ def held_in_memory(
         optimizer.step()
         states[label] = state_bytes(optimizer, list(tiny.values()), list(params.values()))
     largest = max(states, key=states.__getitem__)
-    found = [
+    parts = [
         Part("model", nbytes=model_bytes(task.model), device=device),
         Part("model at the start of each run", nbytes=model_bytes(task.model), device=device),
         Part("gradients", nbytes=size_of(params), device=device),
         Part(f"state of {largest}, the largest", nbytes=states[largest], device=device),
     ]
-    return found if kept is None else [*found, Part("one micro-batch", nbytes=int(PEAK * kept), device=device)]
+    return parts if kept is None else [*parts, Part("one micro-batch", nbytes=int(PEAK * kept), device=device)]

@@ -36,7 +36,7 @@ class Losses:
         """Mean over the last epoch's worth of examples, at every iteration that has as many behind it."""
         sizes, losses = [point[2] for point in self.points], [point[3] for point in self.points]
         n = self.batches_per_epoch
-        return [statistics.fmean(losses[end - n : end], sizes[end - n : end]) for end in range(n, len(losses) + 1)]
+        return [statistics.fmean(losses[stop - n : stop], sizes[stop - n : stop]) for stop in range(n, len(losses) + 1)]
 
     def steps_to(self, target: float) -> int | None:
         """The first iteration at which the smoothed loss is at most `target`."""
@@ -140,5 +140,5 @@ class Start:
         if every and epoch % every == 0:
             self.task.save_model(folder / f"epoch{epoch}")
         task, size = self.task, self.plan.training.micro_batch_size
-        found = {split: task.scores(task.model, split, size) for split in task.evaluation}
-        return [(epoch, split, metric, value) for split in found for metric, value in found[split].items()]
+        scores = {split: task.scores(task.model, split, size) for split in task.evaluation}
+        return [(epoch, split, metric, value) for split in scores for metric, value in scores[split].items()]

@@ -90,14 +90,14 @@ def held_in_memory(
     """What is held in the middle of a batch. `kept`: bytes of a micro-batch's graph, None where it did not fit."""
     device, wider = str(settings.device), 2 if settings.dtype == "float64" else 1
     sizes = {name: wider * p.nbytes for name, p in task.model.named_parameters() if name in names}
-    found = [Part("model", nbytes=model_bytes(task.model), device=device)]
+    parts = [Part("model", nbytes=model_bytes(task.model), device=device)]
     if wider > 1:
-        found.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=device))
-    found.append(Part("gradients", nbytes=sum(sizes.values()), device=device))
+        parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=device))
+    parts.append(Part("gradients", nbytes=sum(sizes.values()), device=device))
     steps = min(settings.max_iterations, math.ceil(max(sizes.values()) / 4))
-    found.append(Part(f"at most {steps} vectors of the largest tensor", nbytes=steps * max(sizes.values()),
+    parts.append(Part(f"at most {steps} vectors of the largest tensor", nbytes=steps * max(sizes.values()),
                       device=device))  # fmt: skip
     if kept is not None:
         count = 1 if settings.rebuild_graphs else micro_batches
-        found.append(Part(f"gradient graphs, micro-batches: {count}", nbytes=count * kept, device=device))
-    return found
+        parts.append(Part(f"gradient graphs, micro-batches: {count}", nbytes=count * kept, device=device))
+    return parts

@@ -68,8 +68,8 @@ def robust_smoothness(
             kept = g if removed is None else g[:, ~removed]
             gram += kept @ kept.T  # its largest eigenvalue is that of kept' kept
         start = stop
-    whole, robust, random = (torch.linalg.eigvalsh(gram)[-1].item() for gram in grams)
-    return RobustSmoothness(examples, len(steep), whole, robust, steep.double().mean().item(), random)
+    smoothness, robust, random = (torch.linalg.eigvalsh(gram)[-1].item() for gram in grams)
+    return RobustSmoothness(examples, len(steep), smoothness, robust, steep.double().mean().item(), random)
 
 
 def rows(
@@ -81,10 +81,10 @@ def rows(
         for i in range(len(next(iter(batch.values())))):
             with torch.enable_grad():
                 loss = loss_fn(leaves, {name: value[i : i + 1] for name, value in batch.items()}).sum()
-            found = torch.autograd.grad(loss, [leaves[name] for name in names], materialize_grads=True)
+            gradients = torch.autograd.grad(loss, [leaves[name] for name in names], materialize_grads=True)
             cross_entropy = loss.detach().double()
             weight = torch.sqrt(torch.exp(-cross_entropy) / -torch.expm1(-cross_entropy))
-            yield {name: (weight * g).to(g) for name, g in zip(names, found, strict=True)}
+            yield {name: (weight * g).to(g) for name, g in zip(names, gradients, strict=True)}
 
 
 def chunks(names: Sequence[str], params: Params, most: int) -> Iterator[list[str]]:

@@ -77,7 +77,7 @@ MUTANTS = {
     ],
     ("convergence/one_run.py", "run_convergence::test_a_run_of_known_losses_is_summarized_by_hand; "
      "run_convergence::test_a_last_step_to_weights_that_are_not_finite_is_a_divergence; run_convergence"): [
-        ("statistics.fmean(losses[end - n : end], sizes[end - n : end])", "statistics.fmean(losses[end - n : end])", "a small last batch counts in full"),
+        ("statistics.fmean(losses[stop - n : stop], sizes[stop - n : stop])", "statistics.fmean(losses[stop - n : stop])", "a small last batch counts in full"),
         ("if f <= target), None)", "if f < target), None)", "a row that reaches SGD's loss exactly never gets there"),
         ("self.batches_per_epoch + i for", "i for", "steps to SGD's loss are an epoch too few"),
         ("        model.load_state_dict(self.state)\n", "", "every algorithm starts where the last one ended"),
@@ -132,7 +132,7 @@ MUTANTS = {
         ("keep_graphs=not settings.rebuild_graphs", "keep_graphs=True", "--rebuild_graphs has no effect"),
         ("setdefault(\"seed\", seeds[0])", "setdefault(\"seed\", seeds[-1])", "the examples are those of the last seed's run"),
         ("reverse=True)\n", "reverse=False)\n", "the printed blocks are those of smallest eigenvalue"),
-        ("if folder in found:", "if False:", "a model with those of earlier epochs below it cannot be chosen"),
+        ("if folder in models:", "if False:", "a model with those of earlier epochs below it cannot be chosen"),
         ("\"yes\" if row[\"converged\"] else \"NO\"", "\"yes\"", "the printed table calls all blocks converged"),
         ("if not row[\"converged\"]]\n    zero", "]\n    zero", "the warning counts converged eigenvalues"),
         ("dtype = DTYPES[settings.dtype]\n    inputs = list", "dtype = torch.float32\n    inputs = list", "--dtype has no effect on the blocks"),
