@@ -56,9 +56,9 @@ def main() -> None:
     step |= {"SGDClip, momentum, k = 0.1": SGDClip(params, lr=1e-9, momentum=0.9, coordinate_clip=0.1)}
     rows = []
     for methods in (threshold, {name: waiting(optimizer.step) for name, optimizer in step.items()}):
-        found = medians(methods, args.rounds)
-        reference = next(iter(found.values()))
-        rows += [dict(method=name, seconds=t, over_first=t / reference) for name, t in found.items()]
+        times = medians(methods, args.rounds)
+        reference = next(iter(times.values()))
+        rows += [dict(method=name, seconds=t, over_first=t / reference) for name, t in times.items()]
     report(f"clipping_{args.device}", rows, f"{n:,} coordinates, {args.rounds} rounds; over_first: the first of a kind")
 
 

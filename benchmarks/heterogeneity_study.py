@@ -127,8 +127,8 @@ def measures(name: str, place: Path, seed: int) -> list[dict]:
             numbers = [
                 (row["gradient_norm"], resolved(row["eigenvalue"], row["residual"]), row["numel"]) for row in chosen
             ]
-            found = heterogeneity(*zip(*numbers, strict=True))
-            rows.append(dict(model=name, seed=seed, training=stage, tensors=tensors, **found))
+            statistics = heterogeneity(*zip(*numbers, strict=True))
+            rows.append(dict(model=name, seed=seed, training=stage, tensors=tensors, **statistics))
             rows[-1] |= dict(training_loss=None, held_out_accuracy=None)
             if stage == "after":
                 accuracy = (last_scores["evaluation"] + last_scores["test"]) / 2  # of as many examples each

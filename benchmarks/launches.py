@@ -210,10 +210,10 @@ def reads_of_a_run(name: str) -> dict:
     with Counting() as measured, as_on_a_gpu():
         directions = updates.advance()
         updates.not_finite(directions)
-        found = MeasuredPoint(point, directions, True, learning_rates=updates.learning_rates())
-        found = with_training_row(found, optimizer, params, stability=False)
+        measured_point = MeasuredPoint(point, directions, True, learning_rates=updates.learning_rates())
+        measured_point = with_training_row(measured_point, optimizer, params, stability=False)
         objective = objective_at(task.model, task.losses, batches, torch.float32)
-        measure_point(found, objective, plan)
+        measure_point(measured_point, objective, plan)
     return dict(
         tensors=len(params),
         rows=len(rows) + 1,

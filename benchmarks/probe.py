@@ -91,9 +91,9 @@ def main() -> None:
     for name, rows in ROWS.items():
         probe = LandscapeProbe(model, example_losses, optimizer=optimizer, algorithms=rows)
         tasks |= {f"observe, {name}": partial(observe, probe), f"measure, {name}": partial(measure, probe)}
-    found = medians(tasks, args.rounds)
-    unit = found["a training step"]
-    table = [dict(what=name, seconds=seconds, training_steps=seconds / unit) for name, seconds in found.items()]
+    times = medians(tasks, args.rounds)
+    unit = times["a training step"]
+    table = [dict(what=name, seconds=seconds, training_steps=seconds / unit) for name, seconds in times.items()]
     report("probe", table, f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters; {args.rounds} rounds")
 
 

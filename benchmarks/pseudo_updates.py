@@ -39,7 +39,7 @@ def main() -> None:
     rows = labeled(ALGORITHM_LISTS["machine_translation"])
     updates = PseudoUpdates(dict(model.named_parameters()), rows)
     forward_backward()
-    found = medians(
+    times = medians(
         {
             "forward and backward": forward_backward,
             "Adam's step": adam.step,
@@ -47,7 +47,7 @@ def main() -> None:
         },
         args.rounds,
     )
-    passes, step, together = found.values()
+    passes, step, together = times.values()
     iteration = passes * BATCH_SIZE / EXAMPLES + step
     table = [
         dict(what=f"forward and backward, {EXAMPLES} examples", seconds=passes),

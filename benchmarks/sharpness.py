@@ -77,8 +77,8 @@ class ForwardOf(torch.nn.Module):
 
 def ours(problem, directions):
     names = list(problem.batch)
-    found = directional_sharpness(problem.loss_fn, problem.params, directions, [problem.batch], per_example=names)
-    return [d.sharpness * length**2 for d, length in zip(found, problem.norms, strict=True)]
+    quadratics = directional_sharpness(problem.loss_fn, problem.params, directions, [problem.batch], per_example=names)
+    return [d.sharpness * length**2 for d, length in zip(quadratics, problem.norms, strict=True)]
 
 
 def forward_backward(problem, _directions):

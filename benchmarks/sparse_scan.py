@@ -34,10 +34,10 @@ def compare(full: dict[tuple, list[dict]], few: dict[tuple, list[dict]]) -> dict
     for at, rows in full.items():
         losses = [row["loss"] for row in rows]
         depth = losses[0] - min(losses)
-        found = {row["distance"]: row["loss"] for row in few[at]}
-        others += list(found) != [row["distance"] for row in rows]
+        loss_at = {row["distance"]: row["loss"] for row in few[at]}
+        others += list(loss_at) != [row["distance"] for row in rows]
         if depth > 0:
-            difference = max(abs(row["loss"] - found[row["distance"]]) for row in rows if row["distance"] in found)
+            difference = max(abs(row["loss"] - loss_at[row["distance"]]) for row in rows if row["distance"] in loss_at)
             errors.append(100 * difference / depth)
             counts.append(sum(row["evaluated"] for row in few[at]) - 1)  # the start is evaluated once for all
             counts_full.append(len(rows) - 1)

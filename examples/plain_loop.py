@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     if settings.muon:
         optimizer = MuonAdamW(model.named_parameters(), lr=1e-3)
     rows = ["sgd", "sign_sgd", "adam", Algorithm("muon_adamw", lr=1e-3)]
-    probe, found = LandscapeProbe(model, example_losses, optimizer=optimizer, algorithms=rows), []
+    probe, measurements = LandscapeProbe(model, example_losses, optimizer=optimizer, algorithms=rows), []
     test_batch = next(batches(1, size=16))
     for step, batch in enumerate(batches(settings.steps)):
         loss = model(**batch).loss
@@ -50,13 +50,13 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         if step % settings.every == 0:
             print(f"step {step}, loss {loss.item():.3f}")
             for row in probe.measure(test_batch):
-                found.append({"step": step, **row})
+                measurements.append({"step": step, **row})
                 print(
                     "  {algorithm:10}  ratio {ratio:9.3g}  slope {slope:9.3g}  edge {edge_realized:9.3g}".format(**row)
                 )
         optimizer.step()
         optimizer.zero_grad()
-    return found
+    return measurements
 
 
 if __name__ == "__main__":

@@ -65,23 +65,23 @@ def script_of(run: RunTables) -> str:
     raise ValueError(f"{run.folder} has nothing to compare: none of {tables}")
 
 
-def common_labels(runs: Mapping[str, RunTables], found: Mapping[str, Mapping]) -> list[str]:
+def common_labels(runs: Mapping[str, RunTables], drawable: Mapping[str, Mapping]) -> list[str]:
     """The algorithms that all runs have; the others are named in a line of log.
 
     Args:
-        found: name of a run -> what there is to draw of it, by algorithm.
+        drawable: name of a run -> what there is to draw of it, by algorithm.
 
     Raises: ValueError naming a run without anything to draw, or runs without a common algorithm.
     """
-    for name, labels in found.items():
+    for name, labels in drawable.items():
         if not labels:
             raise ValueError(f"{runs[name].folder} has nothing to compare: its tables have no numbers yet")
-    first = next(iter(found.values()))
-    common = [label for label in first if all(label in labels for labels in found.values())]
+    first = next(iter(drawable.values()))
+    common = [label for label in first if all(label in labels for labels in drawable.values())]
     if not common:
         folders = ", ".join(str(run.folder) for run in runs.values())
         raise ValueError(f"these runs cannot be compared: {folders} have no algorithm in common")
-    for name, labels in found.items():
+    for name, labels in drawable.items():
         if left_out := [label for label in labels if label not in common]:
             logger.info("%s alone has, and the figure leaves out: %s", runs[name].folder, "; ".join(left_out))
     return common

@@ -33,15 +33,15 @@ def decomposition_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
 
 def sums_by_group(run: RunTables, rows: Sequence[Row], groups: Sequence[str]) -> dict[str, Sums]:
     """label -> its sums, of labels whose numbers are all there."""
-    found = {}
+    sums = {}
     for label in run.styles:
         own = [row for row in rows if row["algorithm"] == label]
         if own and all(row[number] is not None for row in own for number in NUMBERS):
-            found[label] = {
+            sums[label] = {
                 group: {number: sum(row[number] for row in own if row["group"] == group) for number in NUMBERS}
                 for group in groups
             }
-    return found
+    return sums
 
 
 def shares(values: Mapping[str, float]) -> dict[str, float]:

@@ -49,14 +49,14 @@ def _over_seeds(rows: Sequence[Row], averaged: Sequence[str] = AVERAGED) -> list
     for row in rows:
         place = tuple((name, row[name]) for name in ("epoch", "algorithm", "matrix", "measured_on") if name in row)
         cells.setdefault(place, []).append(row)
-    found = []
+    pooled_rows = []
     for place, cell in sorted(cells.items()):
         by_seed = [[row for row in cell if row["seed"] == seed] for seed in seeds_of(cell)]
         means = [{name: _mean(row[name] for row in of_one) for name in averaged} for of_one in by_seed]
         mean = {name: _mean(of_one[name] for of_one in means) for name in averaged}
         edges = [edge for of_one in means if (edge := of_one.get("edge_quadratic")) is not None]
-        found.append({**dict(place), **mean, "band": (min(edges), max(edges)) if edges else None})
-    return found
+        pooled_rows.append({**dict(place), **mean, "band": (min(edges), max(edges)) if edges else None})
+    return pooled_rows
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -65,8 +65,8 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def _by_label(run: RunTables, rows: Iterable[Row]) -> dict[str, list[Row]]:
-    found = {label: [row for row in rows if row["algorithm"] == label] for label in run.styles}
-    return {label: of_one for label, of_one in found.items() if of_one}
+    rows_of = {label: [row for row in rows if row["algorithm"] == label] for label in run.styles}
+    return {label: of_one for label, of_one in rows_of.items() if of_one}
 
 
 # ---- edge numbers over training ------------------------------------------------------------------------------

@@ -46,10 +46,10 @@ def training_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
 
 def _by(rows: Sequence[Row], column: str) -> dict[int, list[Row]]:
     """The rows of each value of a column, ascending."""
-    found: dict[int, list[Row]] = {}
+    rows_by_value: dict[int, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row[column]):
-        found.setdefault(row[column], []).append(row)
-    return found
+        rows_by_value.setdefault(row[column], []).append(row)
+    return rows_by_value
 
 
 # ---- histograms ----------------------------------------------------------------------------------------------

@@ -87,19 +87,19 @@ def algorithm_curves(
         x, y: columns of the rows.
         width: of the running mean over each curve; odd.
     """
-    all_seeds, curves, found = len({row["seed"] for row in rows}), curves_by_seed(rows, x, y), {}
+    all_seeds, curves, curves_of = len({row["seed"] for row in rows}), curves_by_seed(rows, x, y), {}
     for label, style in styles.items():
         lost, seeds = diverged.get(label, []), curves.get(label, {})
         if lost or seeds:
             share = "" if len(lost) >= all_seeds else f"{len(lost)}/{all_seeds} "
             smooth = {seed: running_mean(curve, width) for seed, curve in seeds.items()}
-            found[label] = AlgorithmCurves(
+            curves_of[label] = AlgorithmCurves(
                 style,
                 [curve for seed, curve in smooth.items() if seed not in lost],
                 [curve for seed, curve in smooth.items() if seed in lost],
                 f" ({share}diverged)" if lost else "",
             )
-    return found
+    return curves_of
 
 
 # ---- drawing -------------------------------------------------------------------------------------------------
@@ -119,9 +119,9 @@ def draw_curves(ax: Axes, curves: Iterable[AlgorithmCurves], top: float = math.i
     for i, one in enumerate(curves):
         _draw_band(ax, one.style, one.finished, first_mark=i / len(curves))
         for curve in one.diverged:
-            end = max(curve)
+            last_x = max(curve)
             ax.plot(list(curve), list(curve.values()), **(one.style.line() | {"linewidth": 0.8}))
-            ax.plot(end, min(curve[end], top), color=one.style.color, clip_on=False, zorder=5, **CROSS)
+            ax.plot(last_x, min(curve[last_x], top), color=one.style.color, clip_on=False, zorder=5, **CROSS)
 
 
 def _draw_band(ax: Axes, style: Style, curves: Sequence[SeedCurve], first_mark: float) -> None:

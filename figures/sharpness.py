@@ -98,8 +98,8 @@ def bars_of(every: Iterable[Sequence[EpochMean]]) -> str:
 
 
 def _by_label(run: RunTables, means: Mapping[tuple[str, int], EpochMean]) -> Means:
-    found = {label: [mean for (of, _), mean in sorted(means.items()) if of == label] for label in run.styles}
-    return {label: of_one for label, of_one in found.items() if of_one}
+    means_of = {label: [mean for (of, _), mean in sorted(means.items()) if of == label] for label in run.styles}
+    return {label: of_one for label, of_one in means_of.items() if of_one}
 
 
 def negative_references(run: RunTables, means: Means) -> dict[int, int]:

@@ -95,10 +95,10 @@ def fitting(what: str) -> Iterator[None]:
 
 def restore(checkpoints: Checkpoints, stored: Any) -> int:
     """Load the newest intact checkpoint into `stored`; returns its iteration, 0 where there is none."""
-    found = checkpoints.load()
-    if found is None:
+    newest = checkpoints.load()
+    if newest is None:
         return 0
-    iteration, state = found
+    iteration, state = newest
     with fitting(f"the checkpoint of iteration {iteration}"):
         stored.load_state_dict(state)
     log.info("continuing after iteration %d", iteration)

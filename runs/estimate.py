@@ -137,5 +137,5 @@ def free_memory(device: torch.device) -> int | None:
 def free_for_run(devices: Iterable[torch.device], model_bytes: int) -> dict[str, int]:
     """Device -> bytes that a run could have there. Call while the model is in the memory of the CPU: there its own
     bytes count as free, since `Estimate` counts them as needed."""
-    found = {str(device): free_memory(device) for device in devices}
-    return {name: free + (model_bytes if name == "cpu" else 0) for name, free in found.items() if free is not None}
+    free_bytes = {str(device): free_memory(device) for device in devices}
+    return {name: free + (model_bytes if name == "cpu" else 0) for name, free in free_bytes.items() if free is not None}

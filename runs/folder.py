@@ -123,8 +123,8 @@ def leftovers(folder: Path) -> Iterator[Path]:
     for name, patterns in OWN_FILES.items():
         names = (*patterns, CONFIG_FILE) if name == "" else patterns
         for path in (folder / name).glob(".*.tmp"):
-            found = TEMPORARY.fullmatch(path.name)
-            if found and any(Path(found["name"]).match(pattern) for pattern in names):
+            match = TEMPORARY.fullmatch(path.name)
+            if match and any(Path(match["name"]).match(pattern) for pattern in names):
                 yield path
     for below, folders, _ in os.walk(folder / MODEL):
         yield from (Path(below) / each for each in folders if each == UNFINISHED_MODEL)

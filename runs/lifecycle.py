@@ -192,7 +192,7 @@ def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machin
         changes.append(f"the number of threads is {threads}, was {before} (OMP_NUM_THREADS={before} sets it)")
     before = earlier.get("data", {})
     changes += [f"{path} has another content" for path in data if path in before and data[path] != before[path]]
-    old, new = ({row["label"]: _written(row) for row in some} for some in (earlier["algorithms"], rows))
+    old, new = ({row["label"]: _written(row) for row in listed_rows} for listed_rows in (earlier["algorithms"], rows))
     for label in {**old, **new}:
         if label not in new:
             changes.append(f"row {label!r} is gone from algorithm_list.py")

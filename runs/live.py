@@ -58,10 +58,10 @@ class LiveLog:
 
     def close(self) -> None:
         """Let the logger write what it still holds."""
-        end = getattr(self.target, "finish", None) or getattr(self.target, "close", None)
+        finish = getattr(self.target, "finish", None) or getattr(self.target, "close", None)
         try:
-            if end is not None:
-                end()
+            if finish is not None:
+                finish()
         except Exception as error:
             self._give_up(error)
 

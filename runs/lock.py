@@ -69,8 +69,8 @@ def _open_own(path: Path) -> TextIO:
 
 def _is_plain(descriptor: int) -> bool:
     """Whether this is an ordinary file under one name only; the other name of a file may be somebody's."""
-    found = os.fstat(descriptor)
-    return stat.S_ISREG(found.st_mode) and found.st_nlink <= 1
+    status = os.fstat(descriptor)
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
 def unlock(folder: str | Path) -> None:

@@ -17,8 +17,8 @@ def answer_to(version):
     """The line for a Python that is too old, as sys.version_info gives its version; None for one that will do."""
     if tuple(version[:2]) >= OLDEST:
         return None
-    needed, found = (".".join(str(number) for number in numbers) for numbers in (OLDEST, version[:3]))
-    return f"this needs Python {needed} or later; {sys.executable} is Python {found}"
+    needed, running = (".".join(str(number) for number in numbers) for numbers in (OLDEST, version[:3]))
+    return f"this needs Python {needed} or later; {sys.executable} is Python {running}"
 
 
 def is_our_script(path):

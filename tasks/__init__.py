@@ -143,15 +143,15 @@ def check_local(dataset: str | None, model: str | None, eval_dataset: str | None
 
 def columns_of(pairs: Sequence[str]) -> dict[str, str]:
     """role -> column, of "role=COLUMN" each. ValueError, in one line, for another form or an unknown role."""
-    found = {}
+    columns = {}
     for pair in pairs:
         role, sign, column = pair.partition("=")
         if role not in ROLES or not sign or not column:
             raise ValueError(f"--columns takes {'=COLUMN, '.join(ROLES)}=COLUMN, got {pair!r:.60}")
-        if role in found:
-            raise ValueError(f"--columns names {role} twice, as {found[role]!r} and {column!r}")
-        found[role] = column
-    return found
+        if role in columns:
+            raise ValueError(f"--columns names {role} twice, as {columns[role]!r} and {column!r}")
+        columns[role] = column
+    return columns
 
 
 def _with_config(dataset: str, config: str | None) -> str:

@@ -72,8 +72,8 @@ def load(request: Request) -> Autoregressive:
     else:
         network, tokenizer = load_pretrained(request.model, "AutoModelForCausalLM", request.hf_key, request.model_seed)
     limit = min(request.max_length, getattr(network.config, "max_position_embeddings", request.max_length))
-    found = windows(tokenizer, texts, limit, request.windows_per_file, cached=request.dataset != "toy")
-    examples = [{"input_ids": window} for window in islice(found, request.dataset_size)]
+    token_windows = windows(tokenizer, texts, limit, request.windows_per_file, cached=request.dataset != "toy")
+    examples = [{"input_ids": window} for window in islice(token_windows, request.dataset_size)]
     missing = request.dataset_size - len(examples)
     if missing and not (one_each and examples):
         raise ValueError(

@@ -127,24 +127,24 @@ def assign_splits(source: str, splits: Mapping[str, Any], test: str) -> Splits:
 
     Raises: Refused for a labeled split of any other name, because its rows would be lost, and if there is no "train".
     """
-    found, left_out = {}, []
+    split_of, left_out = {}, []
     for name, rows in splits.items():
         role = next((role for role, names in SPLIT_NAMES.items() if name in names), None)
         if role != "train" and not _has_labels(rows):
             left_out.append(f"{_counted(splits, name)} without labels")
-        elif role is None or role in found:
+        elif role is None or role in split_of:
             raise Refused(
                 f"{source} has the splits {', '.join(splits)}; of {name} it is not known whether to train or to test "
                 f"on it. Save the rows that you want as a file and give it with --dataset FILE"
             )
         else:
-            found[role] = name
-    if "train" not in found:
+            split_of[role] = name
+    if "train" not in split_of:
         raise Refused(f"{source} has the splits {', '.join(splits)}; wanted one that is called train")
     roles = ["train"] if test == "validation" else ["train", "validation"]
-    used = [found[role] for role in roles if role in found]
-    official = found.get(test)
-    left_out += [_counted(splits, name) for name in found.values() if name not in (*used, official)]
+    used = [split_of[role] for role in roles if role in split_of]
+    official = split_of.get(test)
+    left_out += [_counted(splits, name) for name in split_of.values() if name not in (*used, official)]
     if len(splits) > 1:
         log.info(
             "%s: training and evaluation on %s; test on %s; left out: %s",

@@ -120,11 +120,11 @@ def labeled_texts(request: Request, spec: Spec) -> tuple[dict[str, tuple[list[li
         own_test, words = [], []
     else:
         with explained(source):
-            found = splits_of(request, LABELED_TEXT if len(fields) == 1 else LABELED_PAIR)
-            if "train" in found:  # without it `assign_splits` refuses
-                fields = present_fields(source, found["train"].column_names, spec)
-            found, words = numbered_labels(with_label_field(source, found))
-            splits = assign_splits(source, found, "test" if request.eval_dataset else spec.test_split)
+            by_name = splits_of(request, LABELED_TEXT if len(fields) == 1 else LABELED_PAIR)
+            if "train" in by_name:  # without it `assign_splits` refuses
+                fields = present_fields(source, by_name["train"].column_names, spec)
+            by_name, words = numbered_labels(with_label_field(source, by_name))
+            splits = assign_splits(source, by_name, "test" if request.eval_dataset else spec.test_split)
             rows = [row for split in splits.training for row in split.to_list()]
             own_test = [] if splits.test is None else splits.test.to_list()
         checked = (*fields, "word") if spec.question and "word" in rows[0] else fields

@@ -39,10 +39,10 @@ def load_rows(
     Raises: ValueError in one line.
     """
     with explained(source):
-        found = splits()
-        if "train" not in found:
-            raise Refused(f"{source} has the splits {', '.join(found)}; wanted one called train, or --split NAME")
-        data = found["train"]
+        by_name = splits()
+        if "train" not in by_name:
+            raise Refused(f"{source} has the splits {', '.join(by_name)}; wanted one called train, or --split NAME")
+        data = by_name["train"]
         rows = data.select(range(min(count, len(data)))).to_list()  # text is decoded here, and may be refused
     if len(rows) < (count if fewest is None else fewest):
         raise ValueError(too_few(source, len(rows), count))
@@ -210,8 +210,8 @@ def _saved_splits(path: Path, split: str | None) -> dict:
     """The splits of a folder written by `save_to_disk`; one without splits is "train"."""
     import datasets
 
-    found = datasets.load_from_disk(str(path))
-    splits = dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
+    saved = datasets.load_from_disk(str(path))
+    splits = dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
     if split is None:
         return splits
     if split not in splits:

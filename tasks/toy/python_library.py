@@ -32,13 +32,13 @@ def source_files(seed: int) -> Iterator[str]:
 
 def docstrings(count: int, seed: int, fewest_words: int = 8) -> list[str]:
     """`count` docstrings of the standard library, with white space collapsed. ValueError if there are fewer."""
-    found = []
+    texts = []
     for text in source_files(seed):
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 words = (ast.get_docstring(node) or "").split()
                 if len(words) >= fewest_words:
-                    found.append(" ".join(words))
-        if len(found) >= count:
-            return found[:count]
-    raise ValueError(f"Python's library holds {len(found)} docstrings; --dataset_size {len(found)} would do")
+                    texts.append(" ".join(words))
+        if len(texts) >= count:
+            return texts[:count]
+    raise ValueError(f"Python's library holds {len(texts)} docstrings; --dataset_size {len(texts)} would do")

@@ -92,7 +92,7 @@ MUTANTS = {
         ("[min(column) for column in columns], [max(column) for column in columns]", "[fmean(column) for column in columns], [max(column) for column in columns]",
          "the band begins at the mean"),
         ("[fmean(column) for column in columns], zorder", "[max(column) for column in columns], zorder", "the line is the worst seed"),
-        ("min(curve[end], top), color", "curve[end], color", "a diverged seed's cross leaves the axes"),
+        ("min(curve[last_x], top), color", "curve[last_x], color", "a diverged seed's cross leaves the axes"),
         ("row[\"algorithm\"])[: row[\"diverged\"] or 0]", "row[\"algorithm\"])", "all seeds count as diverged"),
         ("f\"{len(lost)}/{all_seeds} \"", "f\"{all_seeds}/{len(lost)} \"", "the share of diverged seeds is upside down"),
         ("-of_one[seed][max(of_one[seed])]", "of_one[seed][max(of_one[seed])]", "of two seeds that end together the lower one counts as diverged"),
