@@ -49,6 +49,7 @@ from runs.flags import Parser, task_arguments
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
 from runs.messages import TimeLeft, progress, say
+from runs.ranks import current
 from runs.resuming import Earlier, in_earlier_order
 from runs.saver import Saver
 from runs.stopping import StopRequest
@@ -58,7 +59,7 @@ from tasks.loading.hub import local_paths
 from tasks.loading.rows import Refused
 from torch_optimizer.algorithm import set_mode
 from torch_optimizer.rows import check_names
-from training.loop import Training, micro_batches
+from training.loop import BATCH_NORM, Training, micro_batches
 
 # ---- from the command line to a plan --------------------------------------------------------------------------------
 
@@ -83,13 +84,18 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
         if test_batch_given:
             raise ValueError(f"--test_batch_size {settings.test_batch_size} is more than the {examples} examples")
         settings.test_batch_size = examples
-    plan = plan_of(task, settings, train_row, algorithms, reference)
+    ranks = current()
+    if ranks.world > 1 and task.has_batch_norm and not settings.from_points:
+        raise ValueError(f"--task {settings.task}: {BATCH_NORM}")
+    plan = plan_of(task, settings, train_row, algorithms, reference, ranks)
     check_first = settings.check_sharpness and earlier is None and not settings.from_points
 
     def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
-        if check_first:
+        if check_first and ranks.leads:
             say(check_on_tiny_model(task, algorithms))
         run(task, plan, folder, stop, live)
+        if not ranks.leads:
+            return ""
         draw_all(folder)
         return answer(folder, algorithms, reference, settings.train_optimizer)
 
@@ -114,7 +120,7 @@ def run(task: Task, plan: Plan, folder: Path, stop: StopRequest, live: LiveLog) 
     }
     absent = [name for name, asked in written.items() if not asked]
     tables = PointTables(folder, plan.reference, absent, listener=live.row, seeds=plan.seeds)
-    saver = Saver(folder, plan.settings.checkpoint_every, stop)
+    saver = Saver(folder, plan.settings.checkpoint_every, stop, plan.ranks)
     try:
         if plan.settings.from_points:
             measure_saved_points(task, plan, tables, saver)
@@ -122,7 +128,8 @@ def run(task: Task, plan: Plan, folder: Path, stop: StopRequest, live: LiveLog) 
             train_from_every_seed(task, plan, tables, saver, folder)
     finally:  # keeps what was measured before a loss that is not finite
         tables.add_ratios()
-        tables.save()
+        if plan.ranks.leads:
+            tables.save()
 
 
 def train_from_every_seed(task: Task, plan: Plan, tables: PointTables, saver: Saver, folder: Path) -> None:
@@ -152,7 +159,7 @@ def train_and_measure(
     done = seeds.take_up(stored)
     several = len(plan.seeds) > 1
     of_which = f" of seed {plan.seed}" if several else ""
-    training = Training(task, optimizer, plan.training, first_iteration=done + 1)
+    training = Training(task, optimizer, plan.training, first_iteration=done + 1, ranks=plan.ranks)
     test_batch = list(fixed_test_batch(task, plan))
     left = TimeLeft(len(training) * len(plan.seeds), seeds.number(done))
     for point in progress(training, initial=done, total=len(training), desc=f"training{of_which}"):
@@ -170,7 +177,8 @@ def train_and_measure(
             keep = plan.settings.top_eigenvalues or plan.settings.save_points
             measured = with_training_row(measured, optimizer, params, stability=scan and keep)
             if plan.settings.save_points:
-                save_point(folder, measured, task.model, seed=plan.seed if several else None)
+                seed = plan.seed if several else None
+                plan.ranks.leading(partial(save_point, folder, measured, task.model, seed=seed))
             measure(measured, task, test_batch, plan, tables)
             left.note(f"epoch {point.epoch}{of_which}, batch {point.batch}: {len(directions)} steps measured")
         training.step()
@@ -186,7 +194,8 @@ def train_and_measure(
         )
     if plan.settings.save_model:
         set_mode(optimizer, training=False)
-        task.save_model(folder / "model" / f"seed{plan.seed}" if several else folder / "model")
+        place = folder / "model" / f"seed{plan.seed}" if several else folder / "model"
+        plan.ranks.leading(partial(task.save_model, place))
     seeds.end(plan.seed, len(training))
 
 
@@ -221,7 +230,7 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
     for batch, part, how in parts_of(measured, plan.measuring, settings.measure_on):
         if part.directions:
             examples = test_batch if batch == TEST else training_examples(part, task, plan)
-            objective = objective_at(task.model, task.losses, examples, how.dtype)
+            objective = objective_at(task.model, task.losses, examples, how.dtype, plan.ranks)
             if settings.check_sharpness and tables.is_empty:
                 say(check_at_point(part.directions, objective))
             tables.add(part.point, measure_point(part, objective, how), sharpness, batch)
@@ -234,7 +243,7 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
                 tables.add_eigenvalues(part.point, top_eigenvalues(objective, part.stability), batch)
         for label in part.lost:
             tables.mark_lost(part.point, label, sharpness, batch)
-    tables.save()
+    plan.ranks.leading(tables.save)
 
 
 def training_examples(measured: MeasuredPoint, task: Task, plan: Plan) -> list[Batch]:
@@ -254,7 +263,7 @@ def fixed_test_batch(task: Task, plan: Plan) -> list[Batch]:
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = make_parser(__doc__)
-    return execute("run_landscape.py", parser, partial(prepare, parser, arguments), arguments)
+    return execute("run_landscape.py", parser, partial(prepare, parser, arguments), arguments, together=True)
 
 
 if __name__ == "__main__":

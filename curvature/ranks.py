@@ -109,6 +109,7 @@ class Connected(Ranks):
         backend = str(dist.get_backend_config() if hasattr(dist, "get_backend_config") else dist.get_backend())
         self.words = None if "gloo" in backend else dist.new_group(backend="gloo")
         self.sent: Counter[str] = Counter()
+        self.waits = False  # whether this process waits for others at this moment
 
     # ---- rows -------------------------------------------------------------------------------------------------------
 
@@ -194,14 +195,27 @@ class Connected(Ranks):
 
     def broadcast(self, tensors: Iterable[Tensor], source: int) -> None:
         for tensor in tensors:
-            with telling_of_the_lost():
+            with self.waiting():
                 dist.broadcast(tensor, source)
             self.sent["directions"] += tensor.nbytes * (self.rank == source)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Wraps what waits for other ranks. Raises: RankLost for a connection that is gone."""
+        self.waits = True
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RankLost(" ".join(str(error).split())[:300]) from error
+        finally:
+            self.waits = False
 
     def _gathered(self, own: Tensor, kind: str = "rows") -> list[Tensor]:
         """The tensor of every rank, each of the same shape and on the CPU."""
         parts = [torch.empty_like(own) for _ in range(self.world)]
-        with telling_of_the_lost():
+        with self.waiting():
             dist.all_gather(parts, own, group=self.words)
         self.sent[kind] += own.nbytes
         return parts
@@ -258,7 +272,7 @@ class _OrderedSum:
         """Add what comes from `source` to `own`, piece by piece, and pass each on."""
         target, under_way = (self.ranks.rank + 1) % self.ranks.world, []
         buffer = torch.empty_like(own[:PIECE])
-        with telling_of_the_lost():
+        with self.ranks.waiting():
             for piece in own.split(PIECE):
                 if source is not None:
                     arrived = buffer[: piece.numel()]
@@ -271,7 +285,7 @@ class _OrderedSum:
                 each.wait()
 
     def _receive(self, total: Tensor, source: int) -> None:
-        with telling_of_the_lost():
+        with self.ranks.waiting():
             for piece in total.split(PIECE):
                 dist.recv(piece, source)
 
@@ -283,7 +297,7 @@ class _OrderedSum:
             first = self.params[group[0]]
             size = sum(self.params[i].numel() for i in group)
             total = torch.empty(size, dtype=first.dtype, device=first.device) if total is None else total
-            with telling_of_the_lost():
+            with self.ranks.waiting():
                 dist.broadcast(total, last)
             self.ranks.sent["gradients"] += total.nbytes * (self.ranks.rank == last)
             start = 0
@@ -295,14 +309,3 @@ class _OrderedSum:
                     )
                 start += p.numel()
         self.sums = []
-
-
-@contextmanager
-def telling_of_the_lost() -> Iterator[None]:
-    """Names the errors of a connection that is gone. Raises: RankLost."""
-    try:
-        yield
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise RankLost(" ".join(str(error).split())[:300]) from error

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from curvature.ranks import ALONE, Ranks
 from landscape.classes import FrequencyClass, frequency_classes
 from landscape.measurements import MeasurementPlan
 from landscape.saved_points import MeasuredPoint, iteration_of, point_files
@@ -29,6 +30,7 @@ class Plan:
     measuring: MeasurementPlan
     sampled: dict[int, tuple[list[int], int]]  # test epoch -> (measured batches, the one that is scanned)
     classes: list[FrequencyClass]  # of the targets; none unless asked for
+    ranks: Ranks = ALONE  # the processes at work on this run
 
     @property
     def seed(self) -> int:
@@ -46,6 +48,7 @@ def plan_of(
     train_row: Algorithm,
     algorithms: dict[str, Algorithm],
     reference: str | None,
+    ranks: Ranks = ALONE,
 ) -> Plan:
     """The plan of the run's first seed. Raises ValueError naming the flag that does not fit."""
     measured_rows = {**algorithms, TRAINING: train_row}
@@ -58,7 +61,8 @@ def plan_of(
     )
     training = TrainingPlan(settings.num_epochs, settings.batch_size, settings.micro_batch_size, settings.seed)
     sampled = sampled_batches(settings, batches_per_epoch(len(task.examples), settings.batch_size))
-    return Plan(settings, train_row, algorithms, reference, training, measuring, sampled, classes_of(task, settings))
+    classes = classes_of(task, settings)
+    return Plan(settings, train_row, algorithms, reference, training, measuring, sampled, classes, ranks)
 
 
 def of_seed(plan: Plan, task: Task, seed: int) -> Plan:

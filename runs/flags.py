@@ -68,6 +68,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, description: str, needs: Sequence[Need] = ()):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False)
         self.needs = tuple(needs)
+        self.speaks = True  # False: one of many processes, which would all say the same
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         """As argparse does, except for `--` as a value, and for the names of the papers' released code."""
@@ -80,7 +81,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n")
+        self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n" if self.speaks else None)
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -9,11 +9,12 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from curvature.ranks import ALONE, LeaderFailed, RankLost, Ranks
 from runs.checkpoints import CannotRead, Checkpoints, DoesNotFit, content_hash
 from runs.config import (
     described,
@@ -27,16 +28,20 @@ from runs.config import (
 )
 from runs.estimate import Estimate
 from runs.files import CannotWrite, is_out_of_memory, one_line
-from runs.flags import Parser, own_list
+from runs.flags import Parser, needs_the_hub, own_list
 from runs.folder import LOG_FILE, create_run_folder, remove_leftovers
 from runs.live import LiveLog, logger_named
 from runs.lock import lock, unlock
 from runs.machine import machine_state, prepare_machine
-from runs.messages import answering_input_errors, log_file, say, start_logging
+from runs.messages import answering_input_errors, hush_unless, log_file, say, start_logging
+from runs.processes import leads
+from runs.ranks import connect, disconnect, is_first_here, may_tell_of_the_end, watching
 from runs.resuming import Earlier, refuse_changes, settings_of_run
 from runs.stopping import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 10.0  # seconds: torchrun passes a signal on that Slurm has sent to each process already
 
 
 @dataclass(frozen=True)
@@ -58,34 +63,69 @@ def execute(
     parser: Parser,
     prepare: Callable[[argparse.Namespace, Earlier | None], Job],
     arguments: Sequence[str] | None = None,
+    together: bool = False,
 ) -> int:
     """Run a script from its command line to its exit status.
+
+    together: whether the processes that torchrun or srun started are at work on one run (`runs.ranks.current`); then
+        the first of them writes and speaks for all. Else each is by itself.
 
     0: it finished. 2: the input is wrong; nothing was written. 128 + n: signal n stopped it, and it is stored.
     1: it ended early; earlier results are in the folder.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     start_logging("--verbose" in arguments)
+    ranks = ALONE
     with answering_input_errors(parser):
+        if together:
+            hush_unless(parser, leads())
+            ranks = connect()
         settings, earlier = settings_of_run(parser, arguments)
         if earlier is not None and "finished" in earlier.config:
-            clean_up(Path(settings.output_dir))
+            ranks.leading(lambda: clean_up(Path(settings.output_dir)))
             say(f"{settings.output_dir} is complete: nothing is left to do")
             return 0
-        live_log = logger_named(settings.log)
+        live_log = logger_named(settings.log if ranks.leads else None)
         prepare_machine()
-        job = prepare(settings, earlier)
+        job = prepared(prepare, settings, earlier, ranks)
         if settings.dry_run:
-            say(job.estimate().report())
+            ranks.leading(lambda: say(job.estimate().report()))
             return 0
-        folder = open_folder(job, earlier)
-    with log_file(folder / LOG_FILE):
-        status, text = to_its_end(folder, script, job, live_log)
-    if status == 0:
+        folder = Path(job.settings.output_dir)
+        ranks.leading(lambda: open_folder(job, earlier))
+    with log_file(folder / LOG_FILE) if ranks.leads else nullcontext():
+        status, text = to_its_end(folder, script, job, live_log, ranks)
+    disconnect(after_failure=status == 1)
+    if status == 0 and ranks.leads:
         say(text)
         written, figures = sorted(p.name for p in folder.iterdir()), list(folder.glob("figures/*"))
         say(f"Wrote {', '.join(written)} in {folder}/ and {len(figures)} figures")
     return status
+
+
+def prepared(
+    prepare: Callable[[argparse.Namespace, Earlier | None], Job],
+    settings: argparse.Namespace,
+    earlier: Earlier | None,
+    ranks: Ranks,
+) -> Job:
+    """What `prepare` gives. Of several ranks the first of each machine comes before the others where data or model may
+    come from the hub: it downloads and tokenizes, and they read what it stored.
+
+    Raises: what `prepare` raises, on all ranks if it does on one."""
+    apart = ranks.world > 1 and needs_the_hub(settings)
+    job, trouble = None, None
+    for first in (True, False) if apart else (is_first_here(),):
+        if first == is_first_here():
+            try:
+                job = prepare(settings, earlier)
+            except (ValueError, OSError) as error:
+                trouble = error
+        said = ranks.agree(None if trouble is None else str(trouble) or repr(trouble))
+        if said is not None:
+            raise trouble or ValueError(said)
+    assert job is not None
+    return job
 
 
 def clean_up(folder: Path) -> None:
@@ -131,44 +171,57 @@ def open_folder(job: Job, earlier: Earlier | None) -> Path:
 
 
 def to_its_end(
-    folder: Path, script: str, job: Job, live_log: Callable[[Path, dict[str, Any]], LiveLog]
+    folder: Path, script: str, job: Job, live_log: Callable[[Path, dict[str, Any]], LiveLog], ranks: Ranks = ALONE
 ) -> tuple[int, str]:
     """(exit status, what to print): 0 when the work came to its end, 128 + the signal that stopped it, else 1."""
-    again = f"continue with: python {script} --resume {shlex.quote(str(folder))}"
+    python = "python" if ranks.world == 1 else f"torchrun --nproc_per_node={ranks.world}"
+    again = f"continue with: {python} {script} --resume {shlex.quote(str(folder))}"
     if name := own_list(job.settings):  # a file that would run is never taken from a folder
         again += f" --algorithm_list {shlex.quote(name)}"
     try:
-        with StopRequest() as stop:
+        with StopRequest(patience=PATIENCE if ranks.world > 1 else 0.0) as stop, watching(again):
             with closing(live_log(folder, recorded(job.settings))) as live:
                 if job.says_estimate:
-                    log.info("%s", job.estimate(memory=False).line())
+                    ranks.leading(lambda: log.info("%s", job.estimate(memory=False).line()))
                 text = job.work(folder, stop, live)
-            mark_finished(folder)
-            Checkpoints(folder / "checkpoints").remove()
+            ranks.leading(lambda: end_of(folder))
         return 0, text
-    except Stopped as stopped:
-        log.error("%s; %s", stopped, again)
-        return 128 + stopped.number, ""
-    except CannotWrite as error:
-        log.error("stopped: %s; what was done before is in %s; when that is mended, %s", error, folder, again)
-        return 1, ""
-    except (CannotRead, DoesNotFit, *job.ends_in_one_line) as error:
-        log.debug("traceback", exc_info=True)
-        log.error("stopped: %s; what was done before is in %s", error, folder)
-        return 1, ""
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        log.debug("traceback", exc_info=True)
-        log.error(
-            "stopped: out of memory (%s); a smaller --micro_batch_size takes less; what was done before is in %s; %s",
-            one_line(error),
-            folder,
-            again,
-        )
-        return 1, ""
+    except Exception as error:
+        status, line = ending(error, job, folder, again)
+        if line is None:
+            if ranks.world == 1:
+                raise
+            line = f"stopped: {type(error).__name__}: {one_line(error)}; --verbose shows where; {again}"
+        if not isinstance(error, (Stopped, CannotWrite)):
+            log.debug("traceback", exc_info=True)
+        if ranks.leads if isinstance(error, Stopped) else may_tell_of_the_end(its_own=not isinstance(error, RankLost)):
+            log.error("%s", line)
+        return status, ""
     finally:
         unlock(folder)
+
+
+def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, str | None]:
+    """(exit status, the line that says why the run ended); no line for an error that nobody foresaw."""
+    done = f"what was done before is in {folder}"
+    if isinstance(error, Stopped):
+        return 128 + error.number, f"{error}; {again}"
+    if isinstance(error, CannotWrite):
+        return 1, f"stopped: {error}; {done}; when that is mended, {again}"
+    if isinstance(error, RankLost):
+        return 1, f"stopped: another process of this run has ended; {done}; {again}"
+    if isinstance(error, (CannotRead, DoesNotFit, LeaderFailed, *job.ends_in_one_line)):
+        return 1, f"stopped: {error}; {done}"
+    if is_out_of_memory(error):
+        less = "a smaller --micro_batch_size takes less"
+        return 1, f"stopped: out of memory ({one_line(error)}); {less}; {done}; {again}"
+    return 1, None
+
+
+def end_of(folder: Path) -> None:
+    """The results are complete: what only a stopped run needs is removed."""
+    mark_finished(folder)
+    Checkpoints(folder / "checkpoints").remove()
 
 
 def _hashes(sources: Sequence[str]) -> dict[str, str]:

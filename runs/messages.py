@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from runs.files import is_out_of_memory, one_line
 from runs.flags import Parser
+from runs.processes import leads, rank
 from runs.resuming import settings_of_run
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def answer_wrong_flags(parser: Parser, check_paths: Callable[[Namespace], None])
     not there. It does not see a resumed run, which may be finished and need none.
     """
     start_logging("--verbose" in sys.argv)
+    parser.speaks = leads()  # all processes of one command have the same flags
     with answering_input_errors(parser):
         settings, earlier = settings_of_run(parser, sys.argv[1:])
         if earlier is None:
@@ -137,8 +139,24 @@ class Unbreakable:
         return getattr(self.stream, name)
 
 
+_speaks = True
+
+
+def hush_unless(parser: Parser, speaks: bool) -> None:
+    """Of several processes that do the same, let one speak: the others say what they alone know, their errors."""
+    global _speaks
+    _speaks = parser.speaks = speaks
+    if not speaks:
+        root = logging.getLogger()
+        for handler in root.handlers:
+            handler.setLevel(logging.ERROR if root.level > logging.DEBUG else logging.DEBUG)
+            handler.setFormatter(logging.Formatter(f"rank {rank()}: %(message)s"))
+
+
 def say(*texts: Any) -> None:
     """`print` to standard output at once; lost if nobody reads there any more."""
+    if not _speaks:
+        return
     print(*texts, file=Unbreakable(sys.stdout), flush=True)
 
 
@@ -173,7 +191,8 @@ def progress(iterable=None, **options) -> tqdm:
     if not options.get("leave", True):
         options["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt}"
     options.setdefault("smoothing", 0)  # measured points take long: the latest pace says little of what is left
-    return tqdm(iterable, disable=None, dynamic_ncols=True, file=Unbreakable(sys.stderr), **options)
+    options.setdefault("disable", None if _speaks else True)
+    return tqdm(iterable, dynamic_ncols=True, file=Unbreakable(sys.stderr), **options)
 
 
 class TimeLeft:

@@ -22,6 +22,11 @@ def rank() -> int:
     return _number("rank", 0)
 
 
+def leads() -> bool:
+    """Whether this process is the first of them, or the only one."""
+    return rank() == 0
+
+
 def local_rank() -> int:
     """The number of this process among those on this machine, from 0."""
     return _number("local", 0)

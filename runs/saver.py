@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from curvature.ranks import ALONE, Ranks
 from runs.checkpoints import Checkpoints, restore
 from runs.stopping import Stopped, StopRequest
 
@@ -21,10 +22,12 @@ class Saver:
         folder: the run folder; checkpoints go to folder/checkpoints.
         every: store after this many units of work, besides every milestone; None: at milestones only.
         stop: what a signal sets.
+        ranks: the processes at work on this run: a signal to one stops all, and the first stores for all.
     """
 
-    def __init__(self, folder: Path, every: int | None, stop: StopRequest):
+    def __init__(self, folder: Path, every: int | None, stop: StopRequest, ranks: Ranks = ALONE):
         self.checkpoints, self.every, self.stop = Checkpoints(folder / "checkpoints"), every, stop
+        self.ranks = ranks
 
     def restore(self, stored: Any) -> int:
         """Load the newest intact checkpoint into `stored`; returns its number, 0 where there is none."""
@@ -48,8 +51,10 @@ class Saver:
 
         Raises: Stopped, with the run stored, after a signal; CannotWrite.
         """
-        signal = self.stop.signal  # read once: a signal that comes later waits for the next call
+        # read once: a signal that comes later waits for the next call; and on all ranks, so that all stop here
+        signal = self.ranks.largest(self.stop.signal or 0)
         if signal or milestone or (self.every and count % self.every == 0):
-            self.checkpoints.save(count if number is None else number, state())
+            found = state()
+            self.ranks.leading(lambda: self.checkpoints.save(count if number is None else number, found))
         if signal:
             raise Stopped(signal, place)

@@ -5,6 +5,7 @@
 This file, and the scripts, are written in the syntax of Python 3.6, so that an old Python can read and answer.
 """
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,5 +30,7 @@ def is_our_script(path):
 if is_our_script(Path(sys.argv[0])):
     if answer_to(sys.version_info) is not None:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {answer_to(sys.version_info)}")
+    if "RANK" in os.environ:  # a process that ends makes those that are connected to it print pages of C++
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is written yet; `StopRequest` takes over when it is

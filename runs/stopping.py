@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from contextlib import suppress
 
 
@@ -21,6 +22,9 @@ class StopRequest:
             ...
             if stop.signal: ...
 
+    Within `patience` seconds of the first, a second one counts as the same: who started the process may pass on what
+    it has got itself.
+
     The signals are SIGTERM (a scheduler's), SIGINT (Ctrl-C) and SIGHUP (the terminal is closed). A process that was
     started with `nohup` still ignores SIGHUP.
     """
@@ -28,8 +32,9 @@ class StopRequest:
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     NOTE = b"\nstopping as soon as this iteration is measured and stored; once more to stop at once\n"
 
-    def __init__(self):
+    def __init__(self, patience: float = 0.0):
         self.signal: int | None = None
+        self.patience, self.came_at = patience, 0.0
 
     def __enter__(self) -> "StopRequest":
         under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -43,7 +48,9 @@ class StopRequest:
 
     def _receive(self, number: int, frame) -> None:
         if self.signal is not None:
+            if time.monotonic() - self.came_at < self.patience:
+                return
             os._exit(128 + number)
-        self.signal = number
+        self.signal, self.came_at = number, time.monotonic()
         with suppress(OSError):  # nobody reads any more: a closed terminal, a pipe whose reader ended
             os.write(2, self.NOTE)  # print and logging may be in the middle of a line

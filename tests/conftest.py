@@ -33,6 +33,7 @@ def tiny_task():
             patch.setattr(f"{script}.draw_all", None)
         patch.setitem(tiny_run.ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
         patch.setitem(tiny_run.TASKS, "tiny", None)
+        patch.setitem(tiny_run.TASKS, "tiny_layers", None)
         yield
 
 

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "curvature": set(),
     "torch_optimizer": set(),
     "training": {"curvature"},
-    "runs": set(),
+    "runs": {"curvature"},
     "algorithm_list": {"torch_optimizer"},
     "landscape_utils": CORE,
     "landscape_core": CORE | {"landscape_utils"},

@@ -2,13 +2,18 @@
 
 import multiprocessing
 import os
+import socket
+import sys
 import tempfile
+import time
 import traceback
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from curvature.ranks import ALONE, Connected
+from tests.helpers import tiny_run
 
 
 def on_ranks(world, function, seconds=60):
@@ -40,3 +45,59 @@ def _work(rank, world, store, function, pipe):
     except BaseException:
         pipe.send((traceback.format_exc(), None))
     os._exit(0)
+
+
+# ---- whole runs -----------------------------------------------------------------------------------------------------
+
+
+class Command:
+    """A script on the tiny task, as torchrun would start it in `world` processes. `with` waits for their end."""
+
+    def __init__(self, world, arguments, output, script="landscape", before=None):
+        self.world, self.arguments, self.script = world, [str(a) for a in arguments], script
+        self.output, self.before = Path(output), before  # before(rank): in each process, first
+        self.output.mkdir(exist_ok=True)
+        context = multiprocessing.get_context("fork")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        self.processes = [context.Process(target=self._work, args=(rank,)) for rank in range(world)]
+        for process in self.processes:
+            process.start()
+
+    def _work(self, rank):
+        numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.world}
+        os.environ.update({name: str(n) for name, n in numbers.items()} if self.world > 1 else {}, **self.place)
+        torch.set_num_threads(1)
+        for number, name in ((1, "out"), (2, "err")):
+            file = os.open(self.output / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(file, number)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        status = 70
+        try:
+            if self.before is not None:
+                self.before(rank)
+            status = tiny_run.main(self.script, self.arguments)
+        except SystemExit as end:
+            status = end.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    def statuses(self, seconds=90):
+        """Of every process, when all have ended; None for one that had to be killed. A signal's are negative."""
+        end = time.monotonic() + seconds
+        for process in self.processes:
+            process.join(max(0.0, end - time.monotonic()))
+        late = [process for process in self.processes if process.exitcode is None]
+        for process in late:
+            process.kill()
+            process.join()
+        return [None if process in late else process.exitcode for process in self.processes]
+
+    def errors(self, rank=None):
+        """What was written to standard error, by one rank or by all."""
+        ranks = range(self.world) if rank is None else [rank]
+        return "".join((self.output / f"err{each}").read_text() for each in ranks)

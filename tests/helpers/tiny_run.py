@@ -33,13 +33,13 @@ FLAGS = "--task tiny --algorithm_list tiny --dataset_size 20 --batch_size 4"
 class Tiny(Task):
     """Rows of three numbers in two classes."""
 
-    def __init__(self, size: int, seed: int, model_seed: int | None = None):
+    def __init__(self, size: int, seed: int, model_seed: int | None = None, norm: type[nn.Module] = nn.BatchNorm1d):
         generator = torch.Generator().manual_seed(seed)
         rows = torch.randn(size, 3, generator=generator)
         examples = [{"x": row, "y": torch.tensor(int(row.sum() > 0))} for row in rows]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed if model_seed is None else model_seed)
-            layers = nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 2)
+            layers = nn.Linear(3, 8), norm(8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, 2)
             super().__init__("tiny", nn.Sequential(*layers), None, examples)
 
     def length(self, index):
@@ -61,8 +61,11 @@ class Tiny(Task):
 
 
 def main(script: str, arguments: list[str]) -> int:
-    """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone."""
-    TASKS["tiny"] = Entry(lambda request: Tiny(request.dataset_size, request.seed, request.model_seed), TOY, TOY)
+    """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone.
+
+    The task `tiny_layers` has layer norm in place of batch norm: processes can share its training."""
+    for name, norm in (("tiny", nn.BatchNorm1d), ("tiny_layers", nn.LayerNorm)):
+        TASKS[name] = Entry(lambda r, norm=norm: Tiny(r.dataset_size, r.seed, r.model_seed, norm), TOY, TOY)
     ALGORITHM_LISTS["tiny"] = ROWS
     module = {"landscape": run_landscape, "convergence": run_convergence, "hessian": run_hessian}[script]
     module.draw_all = lambda folder: []

@@ -1,0 +1,200 @@
+"""The processes that torchrun or srun started, at work on one run: how they meet, and how they end together.
+
+    ranks = connect()          # `curvature.ranks.ALONE` where one process was started
+    ...
+    with watching(folder): ... # a rank that is gone, or no longer moves, ends all within a minute
+
+One that raises or is killed closes its connections, and the others notice at their next message (`RankLost`). One that
+is frozen, or waits for ever, is found by its beats: each rank sets a counter in the store where they met. It stops
+where its process neither computes, nor reads or writes a disk, nor waits for another rank. So nothing depends on how
+long a step takes.
+"""
+
+import datetime
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from curvature.ranks import ALONE, Connected, Ranks
+from runs.processes import local_rank, rank, world_size
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT = datetime.timedelta(days=1)  # of one rank for another, such as one that downloads
+BEAT = 2.0  # seconds between two signs of life
+STUCK = 25.0  # seconds without any progress after which a process gives itself up
+HEAD_START = 1.0  # seconds, of those who know more
+SILENT = 20.0  # seconds without a beat after which the others give it up
+LEAST_WORK = 0.1  # seconds of CPU time in `STUCK` seconds that count as progress; the watch itself takes less
+OVER = "over"  # key that says that the run has ended
+PORTS = 20_000, 20_000  # the first one that a job of Slurm may take, and how many
+
+_current: Ranks = ALONE
+_store: Any = None  # where they met; of torch.distributed
+_end_store: Any = None  # a connection to it for the last words
+
+
+def current() -> Ranks:
+    """The ranks that this process has joined by `connect`."""
+    return _current
+
+
+def connect() -> Ranks:
+    """Meet the other processes of this command, if it started several. Raises: ValueError, in one line, where the
+    environment does not say where to meet."""
+    global _current, _store, _end_store
+    if world_size() > 1 and _current is ALONE:
+        _agree_on_a_place()
+        _store, number, count = next(iter(rendezvous("env://", rank(), world_size(), timeout=LONGEST_WAIT)))
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=LONGEST_WAIT)
+        _end_store = _store.clone()  # now: the process that holds the store may be the one that ends
+        _current = Connected()
+    return _current
+
+
+def _agree_on_a_place() -> None:
+    """torchrun says where the processes meet; of srun's, those on one machine meet there."""
+    if "MASTER_ADDR" not in os.environ and os.environ.get("SLURM_STEP_NUM_NODES") == "1":
+        first, count = PORTS
+        os.environ["MASTER_ADDR"] = "127.0.0.1"
+        os.environ.setdefault("MASTER_PORT", str(first + int(os.environ.get("SLURM_JOB_ID", "0")) % count))
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise ValueError(
+            f"{world_size()} processes were started, and {' and '.join(missing)} do not say where they meet; start "
+            "them by torchrun, or export both as docs/many_gpus.md shows"
+        )
+
+
+def disconnect(after_failure: bool = False) -> None:
+    """Leave the others; what follows is for one process."""
+    global _current, _store
+    if after_failure and _store is not None and _current.leads:
+        time.sleep(2 * HEAD_START)  # its process may hold the store, and the others ask there who tells of the end
+    if _current is not ALONE:
+        with suppress(RuntimeError):  # a connection that is gone already
+            dist.destroy_process_group()
+    _current, _store = ALONE, None
+
+
+def is_first_here() -> bool:
+    """Whether this is the process of its machine that downloads and tokenizes for all of them."""
+    return local_rank() == 0
+
+
+def may_tell_of_the_end(its_own: bool) -> bool:
+    """Whether this process is the first to ask: then it says why the run ended, and the others are silent.
+
+    An error of one's own comes before the news that another process has ended; and the leader, who also writes to
+    log.txt, before the others.
+
+    its_own: whether the reason is an error of this process.
+    """
+    if _store is None:
+        return True
+    time.sleep(sum(HEAD_START for waits in (not its_own, not _current.leads) if waits))
+    try:
+        return _end_store.add("end", 1) == 1
+    except RuntimeError:  # the store went with the leader
+        return True
+
+
+# ---- the watch ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def watching(again: str) -> Iterator[None]:
+    """While active, this process ends, with status 1, when it is stuck or when another rank no longer beats.
+
+    again: how to continue, for the message.
+    """
+    if _store is None:
+        yield
+        return
+    done = threading.Event()
+    thread = threading.Thread(target=_watch, args=(_current, _store.clone(), done, again), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(BEAT + 1)
+
+
+def _watch(ranks: Connected, store: Any, done: threading.Event, again: str) -> None:
+    """The leader watches all, the others the leader: what is sent grows with the number of ranks and not its square."""
+    watched = range(1, ranks.world) if ranks.leads else [0]
+    heard = {other: (b"", time.monotonic()) for other in watched}
+    life, beats = Progress(lambda: ranks.waits), 0
+    while not done.wait(BEAT):
+        if life.seconds_without() > STUCK:
+            _end(f"rank {ranks.rank} of {ranks.world} has done nothing for {STUCK:.0f} seconds", again)
+        beats += 1
+        frozen = threading.Timer(SILENT, _end, ("the process of rank 0 does not answer", again, False))
+        frozen.start()
+        try:
+            store.set(f"beat/{ranks.rank}", str(beats))
+            now = {other: store.get(f"beat/{other}") for other in watched if store.check([f"beat/{other}"])}
+            over = store.check([OVER])
+        except RuntimeError:  # the leader's process, which held the store, has ended
+            now, over = {}, True
+        frozen.cancel()
+        for other, beat in now.items():
+            if beat != heard[other][0]:
+                heard[other] = beat, time.monotonic()
+        silent = [other for other, (_, when) in heard.items() if time.monotonic() - when > SILENT]
+        if silent and not done.is_set():
+            _end(f"rank {silent[0]} of {ranks.world} does not answer", again)
+        if over and not done.wait(4 * HEAD_START):  # it may be about to end by itself
+            _end("", again)
+
+
+def _end(said: str, again: str, asks: bool = True) -> None:
+    """End this process at once, without a message to the others: who is stuck answers none.
+
+    asks: whether the others may have told of the end already, in the store.
+    """
+    if said and (not asks or may_tell_of_the_end(its_own=True)):
+        log.error("stopped: %s; %s", said, again)
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    with suppress(RuntimeError):
+        if asks:
+            _end_store.set(OVER, "")
+        if _current.leads:
+            time.sleep(2 * HEAD_START)
+    os._exit(1)
+
+
+class Progress:
+    """Whether this process moves: it computes, it reads or writes a disk, or it waits for another rank."""
+
+    def __init__(self, waits: Callable[[], bool], clock=time.monotonic, cpu_time=time.process_time):
+        self.waits, self.clock, self.cpu_time = waits, clock, cpu_time
+        self.moved_at, self.cpu_then = clock(), cpu_time()
+
+    def seconds_without(self) -> float:
+        """Seconds since it last moved, as far as was seen; ask every few seconds."""
+        if self.waits() or self.cpu_time() - self.cpu_then > LEAST_WORK or _is_at_a_disk():
+            self.moved_at, self.cpu_then = self.clock(), self.cpu_time()
+        return self.clock() - self.moved_at
+
+
+def _is_at_a_disk() -> bool:
+    """Whether a thread of this process waits for a disk, or for a file system behind a network."""
+    for thread in Path("/proc/self/task").glob("*"):
+        with suppress(OSError, IndexError):
+            if (thread / "stat").read_text().rpartition(")")[2].split()[0] == "D":
+                return True
+    return False

@@ -1,0 +1,193 @@
+"""run_landscape.py on several processes: the same tables, one voice, and one end."""
+
+import os
+import signal
+import time
+
+import pytest
+
+import run_landscape
+import runs.ranks
+from runs.ranks import Progress
+from runs.stopping import StopRequest
+from tests.helpers.several import Command
+from tests.helpers.stored_runs import tables
+
+TASK = "--task tiny_layers --algorithm_list tiny --dataset_size 22 --batch_size 7 --micro_batch_size 2"
+MEASURED = "--test_batch_size 9 --num_epochs 2 --test_epochs 1 2 --num_sample_sharpness 1"
+MORE = "--decompose kind --frequency_classes 2 --checkpoint_every 1"
+FLAGS = f"{TASK} {MEASURED} {MORE}".split()
+
+
+def finished(world, folder, *flags, **options):
+    """The tables of a run that came to its end."""
+    arguments = flags if "--resume" in flags else [*FLAGS, *flags, "--output_dir", folder]
+    command = Command(world, arguments, f"{folder}-said", **options)
+    assert command.statuses() == [0] * world, command.errors()
+    return tables(folder)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny_task, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    found = finished(1, folder)
+    assert {"training.csv", "sharpness.csv", "scan.csv", "decomposition.csv", "classes.csv"} <= found.keys()
+    return found
+
+
+def at_iteration(number, action, only_rank):
+    """Something to do first in each process: have `only_rank` do `action` when it comes to that iteration."""
+
+    def before(rank):
+        advance, count = run_landscape.PseudoUpdates.advance, iter(range(1, 10**6))
+
+        def advance_and_act(self, collect=True):
+            if next(count) == number and rank == only_rank:
+                action()
+            return advance(self, collect)
+
+        run_landscape.PseudoUpdates.advance = advance_and_act
+
+    return before
+
+
+def test_two_processes_write_the_tables_of_one_and_speak_with_one_voice(alone, tmp_path):
+    folder = tmp_path / "run"
+    command = Command(2, [*FLAGS, "--output_dir", folder], tmp_path / "said")
+    assert command.statuses() == [0, 0], command.errors()
+    assert tables(folder) == alone
+    assert command.errors(1) == "" and (tmp_path / "said" / "out1").read_text() == ""
+    assert "Wrote" in (tmp_path / "said" / "out0").read_text()
+    assert sorted(p.name for p in folder.iterdir()) == sorted([*alone, "config.json", "log.txt"])
+
+
+def test_a_signal_to_one_stops_all_at_the_same_update_and_other_numbers_continue(alone, tmp_path):
+    folder = tmp_path / "run"
+    ask = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    command = Command(2, [*FLAGS, "--output_dir", folder], tmp_path / "a", before=at_iteration(3, ask, only_rank=1))
+    assert command.statuses() == [128 + signal.SIGTERM] * 2, command.errors()
+    assert command.errors().count("stopped by SIGTERM after iteration 3") == 1
+    assert "torchrun --nproc_per_node=2 run_landscape.py --resume" in command.errors(0)
+    command = Command(3, ["--resume", folder], tmp_path / "b", before=at_iteration(2, ask, only_rank=2))
+    assert command.statuses() == [128 + signal.SIGTERM] * 3, command.errors()
+    assert "after iteration 5" in command.errors(0)
+    assert finished(1, folder, "--resume", folder) == alone
+
+
+def ending(tmp_path, action, only_rank=1, seconds=60, world=3):
+    """(exit statuses, what all said, seconds from the action to the end of all processes) of a run in which one rank
+    does this in iteration 3; the run folder can be resumed."""
+    folder, mark = tmp_path / "run", tmp_path / "when"
+
+    def act():
+        mark.write_text(str(time.time()))
+        action()
+
+    command = Command(world, [*FLAGS, "--output_dir", folder], tmp_path / "a", before=at_iteration(3, act, only_rank))
+    statuses = command.statuses(seconds)
+    return statuses, command.errors(), time.time() - float(mark.read_text()), folder
+
+
+def fail():
+    raise TypeError("a mistake\nin two lines")
+
+
+def test_a_rank_that_raises_ends_all_with_its_error_in_one_line(alone, tmp_path):
+    statuses, said, took, folder = ending(tmp_path, fail)
+    assert statuses == [1, 1, 1] and took < 20
+    (line,) = [line for line in said.splitlines() if "stopped" in line]
+    assert line.startswith("rank 1: stopped: TypeError: a mistake in two lines; ") and "Traceback" not in said
+    assert finished(2, folder, "--resume", folder) == alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_rank_that_is_killed_ends_all_and_one_of_them_says_so(rank, tmp_path):
+    statuses, said, took, folder = ending(tmp_path, lambda: os.kill(os.getpid(), signal.SIGKILL), rank)
+    assert statuses.pop(rank) == -signal.SIGKILL and statuses == [1, 1] and took < 20
+    lines = [line for line in said.splitlines() if "stopped" in line]
+    assert all("another process of this run has ended" in line for line in lines)
+    assert len(lines) == 1 or rank == 0  # the place where they meet may go with the first
+
+
+def shorter_waits(monkeypatch):
+    monkeypatch.setattr(runs.ranks, "BEAT", 0.2)
+    monkeypatch.setattr(runs.ranks, "STUCK", 3.0)
+    monkeypatch.setattr(runs.ranks, "SILENT", 2.0)
+
+
+@pytest.mark.slow
+def test_a_rank_that_waits_for_ever_gives_itself_up(tmp_path, monkeypatch):
+    shorter_waits(monkeypatch)
+    statuses, said, took, _ = ending(tmp_path, lambda: time.sleep(1000))
+    assert statuses == [1, 1, 1] and 3 < took < 30
+    (line,) = [line for line in said.splitlines() if "stopped" in line]
+    assert "rank 1 of 3 has done nothing for 3 seconds" in line
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_frozen_is_given_up_by_the_others(tmp_path, monkeypatch):
+    shorter_waits(monkeypatch)
+    statuses, said, took, _ = ending(tmp_path, lambda: os.kill(os.getpid(), signal.SIGSTOP), seconds=15)
+    assert statuses == [1, None, 1]  # who started it kills it
+    assert "rank 1 of 3 does not answer" in said
+
+
+def test_what_the_leader_cannot_write_ends_all_with_one_line(tmp_path):
+    def full(*_):
+        raise runs.files.CannotWrite("cannot write it: no space left on device")
+
+    def before(rank):
+        runs.tables.write_whole = full
+
+    command = Command(2, [*FLAGS, "--output_dir", tmp_path / "run"], tmp_path / "said", before=before)
+    assert command.statuses() == [1, 1]
+    assert [line for line in command.errors().splitlines() if "stopped" in line] == [
+        line for line in command.errors(0).splitlines() if "no space left on device" in line
+    ]
+
+
+def test_wrong_input_is_answered_once(tmp_path):
+    for flags in ("--lr 0", "--test_batch_size 23", "--task tiny"):
+        command = Command(2, [*FLAGS, *flags.split(), "--output_dir", tmp_path / "run"], tmp_path / "said")
+        assert command.statuses() == [2, 2]
+        assert command.errors().count("\n") == 1 and command.errors(1) == ""
+        assert not (tmp_path / "run").exists()
+    assert "batch norm" in command.errors(0)
+
+
+def test_processes_that_do_not_know_where_to_meet_are_told_so(monkeypatch):
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(ValueError, match="2 processes were started, and MASTER_ADDR do not say where they meet; "):
+        runs.ranks.connect()
+
+
+def test_progress_is_computing_waiting_for_others_or_a_disk(monkeypatch):
+    now, cpu, waits, disk = [0.0], [0.0], [False], [False]
+    monkeypatch.setattr(runs.ranks, "_is_at_a_disk", lambda: disk[0])
+    life = Progress(lambda: waits[0], lambda: now[0], lambda: cpu[0])
+    now[0] = 30
+    assert life.seconds_without() == 30
+    cpu[0] = 0.05  # the watch itself
+    assert life.seconds_without() == 30
+    for sign in (cpu, waits, disk):
+        sign[0] = 1.0
+        assert life.seconds_without() == 0
+        waits[0] = disk[0] = False
+        now[0] += 7
+        assert life.seconds_without() == 7
+
+
+def test_a_signal_that_is_passed_on_twice_counts_once(monkeypatch):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    with StopRequest(patience=60) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.signal == signal.SIGTERM and not ended
+        stop.came_at -= 61
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert ended == [128 + signal.SIGTERM]
