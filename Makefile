@@ -1,8 +1,9 @@
 # One word per habit. `make toy` needs requirements.txt installed and nothing else.
 PYTHON ?= python
+DATA ?= data
 TYPED := torch_optimizer curvature landscape_utils.py training tasks/base.py runs convergence hessian
 
-.PHONY: toy test slow lint types known bench mutants
+.PHONY: toy test slow lint types known bench mutants study
 toy:    ## the three scripts on the toy task, about two minutes
 	$(PYTHON) run_landscape.py
 	$(PYTHON) run_convergence.py
@@ -31,3 +32,6 @@ bench:  ## the quick benchmarks; each writes its table to benchmarks/results/
 
 mutants:  ## changes the code in hundreds of small ways, one at a time: do the tests notice? About an hour
 	$(PYTHON) -m tests.mutants
+
+study:  ## the runs of docs/results.md on DATA=FOLDER, hours; SMALL=1: on generated data, minutes
+	$(PYTHON) -m study $(if $(SMALL),--small --output_dir output/small_study,--data $(DATA))

@@ -1,0 +1,67 @@
+"""`python -m study`: make every run of the study that is not finished yet.
+
+A run that was stopped is resumed. A run that fails is named at the end, and the others go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from study.plan import FULL, SMALL, Run, missing, runs
+
+ROOT = Path(__file__).parent.parent
+TABLE = {"run_landscape.py": "ratios.csv", "run_convergence.py": "summary.csv", "run_hessian.py": "heterogeneity.csv"}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with en_fr_tatoeba, imdb, snli, cifar10 in it")
+    parser.add_argument("--small", action="store_true", help="tiny runs on generated data, in minutes")
+    parser.add_argument("--output_dir", type=Path, default=Path("output/study"), metavar="FOLDER")
+    parser.add_argument("--only", default="", metavar="TEXT", help="runs with this text in their name")
+    parser.add_argument("--list", action="store_true", help="print the names of the runs and make none")
+    settings = parser.parse_args()
+    if not settings.small and settings.data is None:
+        parser.error("--data FOLDER is wanted, with the real data; --small takes generated data")
+    data = None if settings.small else settings.data.resolve()
+    chosen = [run for run in runs(SMALL if settings.small else FULL, data) if settings.only in run.name]
+    if settings.list:
+        print("\n".join(run.name for run in chosen))
+        return 0
+    for file in missing(data):
+        print(f"{file} is not there: the runs on it are left out", flush=True)
+    failed = [run.name for run in chosen if not finish(run, settings.output_dir.resolve())]
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return bool(failed)
+
+
+def finish(run: Run, study: Path) -> bool:
+    """Make the run, or what is missing of it. Whether it is complete then."""
+    folder, start = study / run.name, time.monotonic()
+    if is_complete(folder, run.script):
+        return True
+    if (folder / "config.json").exists():
+        flags = ["--resume", str(folder)]
+    else:
+        try:
+            flags = [*run.flags(study), "--output_dir", str(folder)]
+        except (LookupError, OSError) as error:
+            print(f"{run.name}: {error}", file=sys.stderr, flush=True)
+            return False
+    ended = subprocess.run([sys.executable, run.script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
+    print(f"{run.name}: status {ended.returncode} after {time.monotonic() - start:.0f} s", flush=True)
+    return ended.returncode == 0
+
+
+def is_complete(folder: Path, script: str) -> bool:
+    """A run whose tables are written and whose checkpoints are gone."""
+    return (folder / TABLE[script]).exists() and not (folder / "checkpoints").exists()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""The algorithm lists of the study. The rates are places to start from: run_convergence.py --tune_lr moves them."""
+
+from torch_optimizer import Algorithm
+
+FROM_ZERO = dict(momentum=0.9, dampening=0.9, zero_start=True)  # m <- 0.9 m + 0.1 g from m = 0, as in the paper
+
+# The seven rows of the workshop paper, with its clipping at 5 %.
+WORKSHOP = [
+    Algorithm("sgd", lr=1.0, **FROM_ZERO),
+    Algorithm("sgd", lr=1.0, **FROM_ZERO, coordinate_clip=0.05),
+    Algorithm("adam", lr=3e-3),
+    Algorithm("adafactor", relative_step=True),
+    Algorithm("adafactor", relative_step=True, coordinate_clip=0.05),
+    Algorithm("normalized_sgd", lr=3e-3, **FROM_ZERO),
+    Algorithm("normalized_sgd", lr=3e-3, **FROM_ZERO, coordinate_clip=0.05),
+]
+
+# What the objections are about: the gap between SGD and Adam.
+SGD_AND_ADAM = [
+    Algorithm("sgd", lr=1.0, **FROM_ZERO),
+    Algorithm("adam", lr=3e-3),
+]
+
+# Adafactor with its step scaled by the size of each tensor, and without.
+PARAMETER_SCALING = [
+    Algorithm("sgd", lr=1.0, **FROM_ZERO),
+    Algorithm("adam", lr=3e-3),
+    Algorithm("adafactor", relative_step=False, lr=1e-2),
+    Algorithm("adafactor", relative_step=False, lr=3e-3, scale_parameter=False),
+    Algorithm("adafactor", relative_step=False, lr=1e-2, coordinate_clip=0.05),
+    Algorithm("adafactor", relative_step=False, lr=3e-3, scale_parameter=False, coordinate_clip=0.05),
+]
+
+ADAM = [Algorithm("adam", lr=1e-3)]  # trains the encoder that is fine-tuned later
+STANDSTILL = [Algorithm("sgd", lr=1e-30)]  # leaves the encoder as it was drawn, to be fine-tuned from scratch

@@ -1,0 +1,254 @@
+"""`python -m study.tables output/study --output_dir docs/study`: the study's folders in eight small tables.
+
+Each number is a mean over the seeds, with its 95 % interval (`low`, `high`; empty for one seed): Student's t over one
+number per seed, of logarithms where the numbers are ratios. A part of the study that was not run gives no rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from claims import check
+from claims.convergence import final_losses
+from claims.folder import read_folder
+from runs.intervals import factor_interval, mean_interval
+from runs.tables import Table, read_table
+from study.plan import SOURCES
+
+INTERVAL = ["low", "high", "seeds"]
+COLUMNS = {
+    "claims": ["claim", "data", "paper", "holds", "of", "low", "high", "seeds", "effect", "effect_low", "effect_high"],
+    "exceptions": ["claim", "exception"],
+    "ratios": ["data", "trajectory", "epoch", "algorithm", "ratio", *INTERVAL],
+    "losses": ["data", "algorithm", "lr", "loss", *INTERVAL, "diverged"],
+    "batch_sizes": ["batch_size", "equal", "updates", "sgd", "adam", "gap", *INTERVAL],
+    "batch_ratios": ["batch_size", "epoch", "ratio", *INTERVAL],
+    "class_imbalance": ["zipf", "quantity", "value", *INTERVAL],
+    "parameter_scaling": ["algorithm", "epoch", "ratio", *INTERVAL],
+    "pretraining": ["data", "start", "quantity", "value", *INTERVAL],
+    "batches_compared": ["trajectory", "epoch", "algorithm", "train_over_test", *INTERVAL],
+}
+ALL = "all"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m study.tables", description=__doc__)
+    parser.add_argument("study", type=Path, help="the folder that python -m study filled")
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/study"), metavar="FOLDER")
+    settings = parser.parse_args()
+    study = Study(settings.study)
+    for name, columns in COLUMNS.items():
+        table = Table(settings.output_dir / f"{name}.csv", columns)
+        for row in getattr(study, name)():
+            table.append(row)
+        settings.output_dir.mkdir(parents=True, exist_ok=True)
+        table.save()
+        print(f"{settings.output_dir / name}.csv: {len(table.rows)} rows")
+    return 0
+
+
+def of_ratios(values: Sequence[float]) -> dict[str, Any]:
+    """Geometric mean with interval; the arithmetic one where a number is not positive."""
+    if any(value <= 0 for value in values):
+        return of_numbers(values)
+    return _filled(statistics.geometric_mean(values), factor_interval(values), len(values))
+
+
+def of_numbers(values: Sequence[float]) -> dict[str, Any]:
+    return _filled(statistics.fmean(values), mean_interval(values), len(values))
+
+
+def _filled(mean: float, interval: tuple[float, float] | None, seeds: int) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    return {"mean": mean, "low": low, "high": high, "seeds": seeds}
+
+
+class Study:
+    """The finished folders of a study. Every method yields the rows of the table that it is called after."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def has(self, *names: str) -> bool:
+        """Whether these runs wrote their last table."""
+        last = ("seed_means.csv", "summary.csv", "heterogeneity.csv")
+        return all(any((self.folder / name / table).exists() for table in last) for name in names)
+
+    def claims(self) -> Iterator[dict]:
+        """Each claim on each data set, and on all of them together."""
+        for data in (*SOURCES, ALL):
+            for claim in check(self._of_claims(data)):
+                if claim.measured:
+                    low, high = claim.interval or (None, None)
+                    effect = claim.effect
+                    effect_low, effect_high = (effect and effect.interval) or (None, None)
+                    yield dict(
+                        claim=claim.name,
+                        data=data,
+                        paper=claim.paper,
+                        holds=claim.holds,
+                        of=claim.of,
+                        low=low,
+                        high=high,
+                        seeds=len(claim.seeds),
+                        effect=effect and effect.value,
+                        effect_low=effect_low,
+                        effect_high=effect_high,
+                    )
+
+    def exceptions(self) -> Iterator[dict]:
+        for claim in check(self._of_claims(ALL)):
+            for exception in claim.exceptions:
+                yield dict(claim=claim.name, exception=exception.replace(f"{self.folder}/", ""))
+
+    def ratios(self) -> Iterator[dict]:
+        """Sharpness over that of SGD's step on the test batch."""
+        for data in SOURCES:
+            for optimizer in ("adam", "sgd"):
+                if self.has(f"{data}-{optimizer}"):
+                    for row in self._seed_means(f"{data}-{optimizer}"):
+                        yield dict(data=data, trajectory=optimizer) | row
+
+    def losses(self) -> Iterator[dict]:
+        """Training loss of the last epoch, at the rates that were chosen on the first seed."""
+        for data in SOURCES:
+            name = f"{data}-convergence"
+            if self.has(name):
+                rates = {row["algorithm"]: row["lr"] for row in read_table(self.folder / name / "summary.csv")}
+                for label, by_seed in final_losses(read_folder(self.folder / name)).items():
+                    finished = [loss for loss in by_seed.values() if loss < math.inf]
+                    numbers = of_numbers(finished) if finished else dict(mean=None, low=None, high=None, seeds=0)
+                    numbers["loss"] = numbers.pop("mean")
+                    lost = len(by_seed) - len(finished)
+                    yield dict(data=data, algorithm=label, lr=rates[label], diverged=lost) | numbers
+
+    def batch_sizes(self) -> Iterator[dict]:
+        """Final losses of SGD and Adam at each batch size, after equally many updates or on equally many examples."""
+        for name in self._names("batch*-convergence"):
+            batch, equal = name.removeprefix("batch").removesuffix("-convergence").split("-")
+            updates = max(row["iteration"] for row in read_table(self.folder / name / "losses.csv"))
+            yield dict(batch_size=int(batch), equal=equal, updates=updates) | self._gap(name)
+
+    def batch_ratios(self) -> Iterator[dict]:
+        for name in self._names("batch*-adam"):
+            batch = int(name.removeprefix("batch").removesuffix("-adam"))
+            for row in self._seed_means(name):
+                if row.pop("algorithm") == "adam":
+                    yield dict(batch_size=batch) | row
+
+    def class_imbalance(self) -> Iterator[dict]:
+        for name in self._names("zipf*-convergence"):
+            zipf, run = name.removeprefix("zipf").removesuffix("-convergence"), name.replace("convergence", "adam")
+            yield dict(zipf=zipf) | self._quantity("loss of SGD less that of Adam", self._gaps(name), of_numbers)
+            if self.has(run):
+                for quantity, by_seed in self._class_ratios(run).items():
+                    yield dict(zipf=zipf) | self._quantity(quantity, by_seed, of_ratios)
+
+    def parameter_scaling(self) -> Iterator[dict]:
+        if self.has("scaling"):
+            yield from self._seed_means("scaling")
+
+    def pretraining(self) -> Iterator[dict]:
+        for data in ("snli", "imdb"):
+            for start in ("pretrained", "fresh"):
+                name, run = f"{start}-{data}-convergence", f"{start}-{data}-adam"
+                if self.has(name):
+                    gap = self._quantity("loss of SGD less that of Adam", self._gaps(name), of_numbers)
+                    yield dict(data=data, start=start) | gap
+                    losses = final_losses(read_folder(self.folder / name))
+                    for label in ("sgd", "adam"):
+                        finished = [loss for loss in losses[label].values() if loss < math.inf]
+                        if finished:
+                            loss = self._quantity(f"loss of {label}", finished, of_numbers)
+                            yield dict(data=data, start=start) | loss
+                if self.has(run):
+                    for row in self._seed_means(run):
+                        if row["algorithm"] == "adam":
+                            value = dict(quantity=f"Adam's ratio, epoch {row['epoch']}", value=row["ratio"])
+                            yield dict(data=data, start=start) | value | {name: row[name] for name in INTERVAL}
+
+    def batches_compared(self) -> Iterator[dict]:
+        """Sharpness of each row's step on the training batch over that on the test batch."""
+        for optimizer in ("adam", "sgd"):
+            name = f"translation-{optimizer}"
+            if self.has(name):
+                values = defaultdict(dict)
+                for row in read_table(self.folder / name / "ratios.csv"):
+                    key = row["epoch"], row["algorithm"]
+                    values[key].setdefault(row["measured_on"], {})[row["seed"]] = row["mean_sharpness"]
+                for (epoch, label), on in values.items():
+                    ratios = [on["training"][s] / on["test"][s] for s in on.get("training", {}) if s in on["test"]]
+                    if ratios and label != "training":
+                        numbers = of_ratios(ratios)
+                        numbers["train_over_test"] = numbers.pop("mean")
+                        yield dict(trajectory=optimizer, epoch=epoch, algorithm=label) | numbers
+
+    # ---- parts of them ---------------------------------------------------------------------------------------------
+
+    def _of_claims(self, data: str) -> list[Path]:
+        """The folders that the claims are checked in."""
+        names = list(SOURCES) if data == ALL else [data]
+        kinds = ("convergence", "adam", "sgd", *(f"hessian{seed}" for seed in range(10)))
+        runs = [f"{name}-{kind}" for name in names for kind in kinds]
+        return [self.folder / run for run in runs if self.has(run)]
+
+    def _names(self, pattern: str) -> list[str]:
+        names = [path.name for path in self.folder.glob(pattern) if self.has(path.name)]
+        return sorted(names, key=lambda name: (len(name.split("-")[0]), name))
+
+    def _seed_means(self, name: str) -> Iterator[dict]:
+        """Ratios of the rows of the list on the test batch, every epoch."""
+        for row in read_table(self.folder / name / "seed_means.csv"):
+            if (row["quantity"], row["measured_on"]) == ("ratio", "test") and row["algorithm"] != "training":
+                numbers = {column: row[column] for column in INTERVAL}
+                yield dict(epoch=row["epoch"], algorithm=row["algorithm"], ratio=row["mean"]) | numbers
+
+    def _gaps(self, name: str) -> list[float]:
+        """Final loss of SGD less that of Adam, per seed in which neither diverged."""
+        losses = final_losses(read_folder(self.folder / name))
+        pairs = [(losses["sgd"][seed], losses["adam"][seed]) for seed in losses["sgd"]]
+        return [sgd - adam for sgd, adam in pairs if max(sgd, adam) < math.inf]
+
+    def _gap(self, name: str) -> dict[str, Any]:
+        losses = final_losses(read_folder(self.folder / name))
+        numbers = of_numbers(self._gaps(name))
+        numbers["gap"] = numbers.pop("mean")
+        return {label: statistics.fmean(losses[label].values()) for label in ("sgd", "adam")} | numbers
+
+    def _class_ratios(self, name: str) -> dict[str, list[float]]:
+        """Sharpness of Adam's step over SGD's, of the whole loss and of the most and least frequent class of tokens, in
+        the last measured epoch: a number per seed."""
+        rows = read_table(self.folder / name / "classes.csv")
+        last, classes = max(row["epoch"] for row in rows), max(row["class"] for row in rows)
+        found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        for row in rows:
+            if row["epoch"] == last and row["class"] in (1, classes):
+                which = "frequent" if row["class"] == 1 else "rare"
+                found[f"Adam's ratio, {which} tokens"][row["seed"]][row["algorithm"]].append(row["sharpness"])
+        ratios = {
+            quantity: [statistics.fmean(of["adam"]) / statistics.fmean(of["sgd"]) for of in by_seed.values()]
+            for quantity, by_seed in found.items()
+        }
+        means = read_table(self.folder / name / "ratios.csv")
+        ratios["Adam's ratio, all tokens"] = [
+            row["mean_ratio"] for row in means
+            if (row["epoch"], row["algorithm"], row["measured_on"]) == (last, "adam", "test")
+        ]  # fmt: skip
+        return ratios
+
+    @staticmethod
+    def _quantity(quantity: str, values: Sequence[float], mean) -> dict[str, Any]:
+        numbers = mean(values) if values else dict(mean=None, low=None, high=None, seeds=0)
+        numbers["value"] = numbers.pop("mean")
+        return dict(quantity=quantity) | numbers
+
+
+if __name__ == "__main__":
+    sys.exit(main())
