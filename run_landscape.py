@@ -31,6 +31,7 @@ from curvature.objective import Batch, objective_at
 from landscape.answer import answer
 from landscape.at_once import examples_at_once
 from landscape.classes import measure_classes
+from landscape.clip_sweep import sweep
 from landscape.cross_checks import check_at_point, check_on_tiny_model
 from landscape.decomposition import decompose
 from landscape.estimate import estimate
@@ -117,6 +118,8 @@ def run(task: Task, plan: Plan, folder: Path, stop: StopRequest, live: LiveLog) 
         "eigenvalues": settings.top_eigenvalues,
         "decomposition": settings.decompose,
         "classes": plan.classes,
+        "clip_sweep": plan.swept,
+        "curvature_by_size": plan.swept,
     }
     absent = [name for name, asked in written.items() if not asked]
     tables = PointTables(folder, plan.reference, absent, listener=live.row, seeds=plan.seeds)
@@ -155,7 +158,9 @@ def train_and_measure(
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     optimizer = plan.train_row.build(params)
     updates = PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)
-    stored = Stored(task.model, optimizer, updates, tables, plan.train_row, plan.algorithms)
+    rows = {label: one.row for label, one in plan.swept.items()}
+    at_fractions = PseudoUpdates(params, rows, plan.settings.optimizer_device) if rows else None
+    stored = Stored(task.model, optimizer, updates, tables, plan.train_row, plan.algorithms, at_fractions, rows)
     done = seeds.take_up(stored)
     several = len(plan.seeds) > 1
     of_which = f" of seed {plan.seed}" if several else ""
@@ -168,12 +173,13 @@ def train_and_measure(
         scan = point.batch == scanned
         is_measured = point.batch in batches if plan.measuring.sharpness else scan
         directions = updates.advance(collect=is_measured)
+        swept = at_fractions.advance(collect=is_measured and scan) if at_fractions else {}
         if is_measured:
             lost = updates.not_finite(directions)
             for label in lost:
                 updates.drop(label)
                 del directions[label]
-            measured = MeasuredPoint(point, directions, scan, lost, updates.learning_rates())
+            measured = MeasuredPoint(point, directions, scan, lost, updates.learning_rates(), swept)
             keep = plan.settings.top_eigenvalues or plan.settings.save_points
             measured = with_training_row(measured, optimizer, params, stability=scan and keep)
             if plan.settings.save_points:
@@ -239,6 +245,8 @@ def measure(measured: MeasuredPoint, task: Task, test_batch: list[Batch], plan: 
                 tables.add_contributions(part.point, shares, settings.decompose, batch)
             if plan.classes and batch == TEST:
                 tables.add_classes(part.point, measure_classes(part.directions, objective, plan.classes))
+            if part.scan and part.swept:
+                tables.add_clip_sweep(part.point, *sweep(part.swept, plan.swept, objective), batch)
             if settings.top_eigenvalues and part.scan and part.stability:
                 tables.add_eigenvalues(part.point, top_eigenvalues(objective, part.stability), batch)
         for label in part.lost:

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.figure import Figure
 
+from figures.clip_sweep import clip_sweep_figures, curvature_figures
 from figures.convergence import learning_rate_figures, loss_figures, score_figures
 from figures.decomposition import decomposition_figures
 from figures.edges import edge_figures
@@ -31,6 +32,8 @@ FIGURES: dict[str, tuple[Callable[[RunTables], Iterator[tuple[str, Figure]]], ..
     "sharpness": (sharpness_figures, edge_figures),
     "ratios": (ratio_figures,),
     "decomposition": (decomposition_figures,),
+    "clip_sweep": (clip_sweep_figures,),
+    "curvature_by_size": (curvature_figures,),
     "losses": (loss_figures,),
     "tuned_learning_rates": (learning_rate_figures,),
     "scores": (score_figures,),

@@ -12,6 +12,7 @@ from curvature.direction import Direction
 from curvature.objective import objective_at
 from curvature.quadratic import QuadraticModel
 from landscape.at_once import examples_at_once
+from landscape.clip_sweep import count_of_directions
 from landscape.plan import Plan, most_of_training_batch, planned_parts, test_examples
 from landscape_core.gradients import noise_coordinates
 from landscape_core.rounding import rounding_errors
@@ -99,8 +100,8 @@ def counted(plan: Plan, examples: int, pace: Pace | None) -> list[Part]:
     of_seeds = [list(planned_parts(plan, examples, seed)) for seed in plan.seeds]
     parts = [part for of_seed in of_seeds for part in of_seed]
     updates = seeds * plan.training.num_epochs * batches_per_epoch(examples, plan.training.batch_size)
-    directions = classes = decomposed = scans = 0
-    of_directions = of_classes = of_decomposition = of_scans = 0.0
+    directions = classes = decomposed = scans = swept = 0
+    of_directions = of_classes = of_decomposition = of_scans = of_sweep = 0.0
     for batch, measured, how in parts:
         size, count = examples_of_part(plan, batch), len(measured.directions)
         along = pace.of_sharpness(size, count) if pace else 0.0
@@ -118,6 +119,9 @@ def counted(plan: Plan, examples: int, pace: Pace | None) -> list[Part]:
         if batch == TEST:
             classes += count * len(plan.classes)
             of_classes += along * len(plan.classes)
+        if measured.scan and plan.swept:
+            swept += count_of_directions(plan.swept)
+            of_sweep += pace.of_sharpness(size, count_of_directions(plan.swept)) if pace else 0.0
         if measured.scan and how.scans:
             scans += count
             of_scans += count * EVALUATIONS[settings.scan] * size * pace.forward if pace else 0.0
@@ -127,6 +131,7 @@ def counted(plan: Plan, examples: int, pace: Pace | None) -> list[Part]:
     counts += [Part("measured points", points), Part("directions measured", directions, of_directions)]
     counts += [Part("directions decomposed", decomposed, of_decomposition)] if settings.decompose else []
     counts += [Part("directions measured per class", classes, of_classes)] if plan.classes else []
+    counts += [Part("directions of the clip sweep", swept, of_sweep)] if plan.swept else []
     counts += [Part(f"loss scans of about {EVALUATIONS[settings.scan]} evaluations", scans, of_scans)] if scans else []
     return counts if pace else [Part(part.what, part.number) for part in counts]
 
@@ -190,8 +195,8 @@ def states_seconds(trial: Task, plan: Plan, clock: Clock) -> float:
     if place != device:
         elsewhere = with_random_gradients({name: p.detach().to(place) for name, p in params.items()})
     total = 0.0
-    for label in distinct(PseudoUpdates(stand_ins(params), plan.algorithms)):
-        own = plan.algorithms[label].build_pseudo(elsewhere)
+    for label in distinct(PseudoUpdates(stand_ins(params), plan.pseudo_rows)):
+        own = plan.pseudo_rows[label].build_pseudo(elsewhere)
         total += second_time(lambda own=own: own.advance(False, {}), place, clock)
     optimizer = plan.train_row.build(params)
     return total + second_time(optimizer.step, device, clock)
@@ -223,7 +228,7 @@ def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
     parts = [Part("model", nbytes=model_bytes(task.model), device=here)]
     if wider > 1:
         parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=here))
-    count = len(plan.algorithms)
+    count = len(plan.pseudo_rows)
     if not settings.from_points:
         parts.append(Part("gradients", nbytes=size, device=here))
         tiny = stand_ins(params)
@@ -245,7 +250,7 @@ def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
 def pseudo_state_bytes(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, int]:
     """First label of each distinct state -> its bytes on `params`."""
     tiny = stand_ins(params)
-    updates = PseudoUpdates(tiny, plan.algorithms)
+    updates = PseudoUpdates(tiny, plan.pseudo_rows)
     updates.advance(collect=False)
     nbytes, full = {}, list(params.values())
     for label in distinct(updates):

@@ -43,6 +43,10 @@ NEEDS = (
         "with --measure_on training, not the test batch",
         lambda s: s.measure_on != "training",
     ),
+    Need("clip_sweep", "with --skip_sharpness, which leaves out what is swept", lambda s: not s.skip_sharpness),
+    Need(
+        "clip_sweep", "with --from_points, whose points hold no steps at other fractions", lambda s: not s.from_points
+    ),
     Need("reference", "with --skip_sharpness, which leaves out the ratios", lambda s: not s.skip_sharpness),
     Need("optimizer_device", "with --from_points, which trains nothing", lambda s: not s.from_points),
     Need("save_model", "with --from_points, which trains nothing", lambda s: not s.from_points),
@@ -141,6 +145,12 @@ def make_parser(description: str = "") -> Parser:
         action="store_true",
         help="at the scanned points also the largest eigenvalues of H and of P^-1 H, P the training optimizer's "
         "preconditioner: tens of Hessian products each",
+    )
+    group.add_argument(
+        "--clip_sweep",
+        action="store_true",
+        help="at the scanned points also SGD, Adam, Adafactor and Lion at clip fractions from 0 to 0.9, and how much "
+        "of SGD's curvature its largest coordinates carry: about five times the time of the sharpness there",
     )
     group.add_argument(
         "--check_sharpness",

@@ -3,11 +3,12 @@
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from curvature.ranks import ALONE, Ranks
 from landscape.classes import FrequencyClass, frequency_classes
+from landscape.clip_sweep import SweptRow, swept_rows
 from landscape.measurements import MeasurementPlan
 from landscape.saved_points import MeasuredPoint, iteration_of, point_files
 from landscape.training_row import parts_of
@@ -31,6 +32,12 @@ class Plan:
     sampled: dict[int, tuple[list[int], int]]  # test epoch -> (measured batches, the one that is scanned)
     classes: list[FrequencyClass]  # of the targets; none unless asked for
     ranks: Ranks = ALONE  # the processes at work on this run
+    swept: dict[str, SweptRow] = field(default_factory=dict)  # rows at other clip fractions; none unless asked for
+
+    @property
+    def pseudo_rows(self) -> dict[str, Algorithm]:
+        """Label -> every row that keeps a state along the trajectory, those at other clip fractions too."""
+        return self.algorithms | {label: one.row for label, one in self.swept.items()}
 
     @property
     def seed(self) -> int:
@@ -61,8 +68,8 @@ def plan_of(
     )
     training = TrainingPlan(settings.num_epochs, settings.batch_size, settings.micro_batch_size, settings.seed)
     sampled = sampled_batches(settings, batches_per_epoch(len(task.examples), settings.batch_size))
-    classes = classes_of(task, settings)
-    return Plan(settings, train_row, algorithms, reference, training, measuring, sampled, classes, ranks)
+    classes, swept = classes_of(task, settings), swept_rows(algorithms) if settings.clip_sweep else {}
+    return Plan(settings, train_row, algorithms, reference, training, measuring, sampled, classes, ranks, swept)
 
 
 def of_seed(plan: Plan, task: Task, seed: int) -> Plan:

@@ -91,6 +91,9 @@ class MeasuredPoint:
     scan: bool  # whether the loss is scanned along them
     lost: list[str] = field(default_factory=list)  # labels of the algorithms whose step or state is not finite here
     learning_rates: dict[str, float] = field(default_factory=dict)  # label -> lr of its step
+    swept: dict[str, Direction] = field(
+        default_factory=dict
+    )  # of rows at other clip fractions, where they are measured
     stability: Stability | None = None  # of the optimizer that trains, where eigenvalues may be asked for
 
 

@@ -29,22 +29,27 @@ class Stored:
         tables: PointTables,
         train_row: Algorithm,
         rows: Mapping[str, Algorithm],
+        swept: PseudoUpdates | None = None,
+        swept_rows: Mapping[str, Algorithm] | None = None,
     ):
-        self.parts = {"model": model, "optimizer": optimizer, "pseudo_updates": updates, "tables": tables}
+        self.parts = {"model": model, "optimizer": optimizer, "tables": tables}
+        self.updates = {"pseudo_updates": updates} | ({"clip_sweep": swept} if swept else {})
         self.optimizer, self.row = optimizer, train_row
-        self.rows = {label: repr(row) for label, row in rows.items()}
+        self.rows = {label: repr(row) for label, row in {**rows, **(swept_rows or {})}.items()}
 
     def state_dict(self) -> dict:
-        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state = {name: part.state_dict() for name, part in {**self.parts, **self.updates}.items()}
         return state | {"rows": self.rows, "train_row": repr(self.row), "train_optimizer": self.row.name}
 
     def load_state_dict(self, state: dict) -> None:
         """Restore. After `--allow_changes`, rows that are new or changed start with a fresh state, and so does another
         training optimizer. The same training optimizer with other options keeps its state."""
-        same = [label for label, row in self.rows.items() if state["rows"].get(label) == row]
-        for label in set(same) - state["pseudo_updates"].keys():  # it was not finite
-            self.parts["pseudo_updates"].drop(label)
-        state["pseudo_updates"] = {k: s for k, s in state["pseudo_updates"].items() if k in same}
+        same = {label for label, row in self.rows.items() if state["rows"].get(label) == row}
+        for label in same.intersection(self.updates["pseudo_updates"].optimizers) - state["pseudo_updates"].keys():
+            self.updates["pseudo_updates"].drop(label)  # it was not finite
+        for name, updates in self.updates.items():
+            own = state[name] if name == "pseudo_updates" else state.get(name, {})  # a sweep may be new
+            updates.load_state_dict({label: one for label, one in own.items() if label in same})
         if state["train_optimizer"] != self.row.name:
             state["optimizer"] = self.optimizer.state_dict()
         for name, part in self.parts.items():

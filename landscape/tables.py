@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from landscape.classes import ClassMeasurement
+from landscape.clip_sweep import CurvatureBySize, SweptStep
 from landscape.decomposition import Contribution
 from landscape.seed_means import seed_means
 from landscape.top_eigenvalues import TopEigenvalue
@@ -32,6 +33,10 @@ COLUMNS = {
     "decomposition": "seed epoch batch iteration algorithm measured_on grouping group parameters step_share slope "
     "within cross",
     "classes": "seed epoch batch iteration algorithm class types tokens share loss token_loss slope sharpness",
+    "clip_sweep": "seed epoch batch iteration algorithm measured_on fraction step_norm loss slope sharpness "
+    "best_distance predicted_decrease",
+    "curvature_by_size": "seed epoch batch iteration algorithm measured_on fraction coordinates length_share top cross "
+    "rest rest_sharpness",
     "eigenvalues": "seed epoch batch iteration measured_on matrix eigenvalue residual converged products learning_rate "
     "two_over_lr stability_threshold",
 }
@@ -150,6 +155,29 @@ class PointTables:
                 token_loss=each.token_loss,
                 slope=each.slope,
                 sharpness=each.sharpness,
+            )
+
+    def add_clip_sweep(
+        self, point: Point, steps: Iterable[SweptStep], parts: Iterable[CurvatureBySize], measured_on: str
+    ) -> None:
+        for each in steps:
+            q = each.quadratic
+            self.tables["clip_sweep"].append(
+                self._at(point),
+                algorithm=each.label,
+                measured_on=measured_on,
+                fraction=each.fraction,
+                step_norm=each.length,
+                loss=q.loss,
+                slope=q.slope,
+                sharpness=q.sharpness,
+                best_distance=q.best_distance,
+                predicted_decrease=q.predicted_decrease,
+            )
+        for each in parts:
+            numbers = {name: value for name, value in vars(each).items() if name != "label"}
+            self.tables["curvature_by_size"].append(
+                numbers | self._at(point), algorithm=each.label, measured_on=measured_on
             )
 
     def add_eigenvalues(self, point: Point, eigenvalues: Iterable[TopEigenvalue], measured_on: str) -> None:

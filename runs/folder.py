@@ -18,6 +18,8 @@ TABLES = (
     "histogram.csv",
     "decomposition.csv",
     "classes.csv",
+    "clip_sweep.csv",
+    "curvature_by_size.csv",
     "eigenvalues.csv",
     "losses.csv",
     "summary.csv",

@@ -87,6 +87,13 @@ def test_the_counts_of_a_landscape_run_are_those_of_its_tables(tiny, flags, tmp_
     assert scans == distinct(table["scan"], "seed", "iteration", "algorithm") == expected
 
 
+def test_the_count_of_a_clip_sweep_is_that_of_its_tables(tiny, tmp_path):
+    told, folder = numbers("landscape", "--clip_sweep"), tmp_path / "run"
+    assert tiny_run.main("landscape", [*LANDSCAPE, "--clip_sweep", "--output_dir", str(folder)]) == 0
+    steps, parts = (len(read_table(folder / f"{name}.csv")) for name in ("clip_sweep", "curvature_by_size"))
+    assert told["directions of the clip sweep"] == steps + 2 * parts + 2  # of the step itself, at two points
+
+
 def test_the_counts_of_saved_points_are_those_that_were_kept(tiny, tmp_path):
     first, again = tmp_path / "first", tmp_path / "again"
     assert tiny_run.main("landscape", [*LANDSCAPE, "--save_points", "--output_dir", str(first)]) == 0

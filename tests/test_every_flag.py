@@ -114,6 +114,18 @@ def rows(table, count, before):
     return lambda run, base: (len(run.table(table)), len(base.table(table))) == (count, before)
 
 
+def rows_of_two(one, count, other, count_of_other):
+    """Tables that a run without the flag does not write have so many rows."""
+    return lambda run, base: (
+        (len(run.table(one)), len(run.table(other)), base.table(one))
+        == (
+            count,
+            count_of_other,
+            None,
+        )
+    )
+
+
 def found(pattern, count, before=0):
     """Makes this many files."""
     return lambda run, base: [len(list(each.folder.glob(pattern))) for each in (run, base)] == [count, before]
@@ -189,6 +201,7 @@ EFFECTS = {
         "top_eigenvalues": ("--top_eigenvalues", found("eigenvalues.csv", 1)),
         "skip_search": ("--skip_search", rows("scan", 0, 63)),
         "skip_sharpness": ("", None),
+        "clip_sweep": ("--clip_sweep", rows_of_two("clip_sweep", 16, "curvature_by_size", 7)),
         "check_sharpness": ("", None),
         "dtype": ("--dtype float64", values("sharpness", "sharpness_error", {None})),
         "save_points": ("--save_points", found("points/point-*.pt", 1)),
