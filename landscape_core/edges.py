@@ -89,12 +89,11 @@ def _spectral_norms(
 
     at_once: iterations between two waits for the device; the values do not depend on it.
     """
-    kinds = dict.fromkeys((m.shape[1], m.device) for m in matrices)
+    kinds = dict.fromkeys((m.shape[1], m.device, m.dtype) for m in matrices)
     starts = {  # one copy to the device for each width
-        (width, device): torch.randn(width, generator=torch.Generator().manual_seed(0)).to(device)
-        for width, device in kinds
+        kind: torch.randn(kind[0], generator=torch.Generator().manual_seed(0)).to(kind[1], kind[2]) for kind in kinds
     }
-    x = [starts[m.shape[1], m.device] for m in matrices]
+    x = [starts[m.shape[1], m.device, m.dtype] for m in matrices]
     values, open_ones = [0.0] * len(matrices), list(range(len(matrices)))
     at_once = at_once or (1 if all(map(is_free_to_read, matrices)) else 10)
     for _ in range(0, most, at_once):
