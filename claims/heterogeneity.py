@@ -21,6 +21,7 @@ GRADIENT_AND_CURVATURE = Claim(
     "",
     "rank correlation",
     "run_hessian.py",
+    limits=(-1, 1),
 )
 TRANSFORMER_ABOVE_RESNET = Claim(
     "transformer_above_resnet",

@@ -22,6 +22,7 @@ CLIPPING_LOWERS_SHARPNESS = Claim(
     "48 of 48",
     "sharpness of the clipped row over its partner's",
     "run_landscape.py, with a list that has clipped rows beside their partners",
+    by_factors=True,
 )
 ADAM_BELOW_SGD = Claim(
     "adam_below_sgd",
@@ -30,6 +31,7 @@ ADAM_BELOW_SGD = Claim(
     "16 of 16",
     "Adam's sharpness over SGD's",
     "run_landscape.py, with a list that has the rows adam and sgd, such as --algorithm_list workshop",
+    by_factors=True,
 )
 CLIPPED_ADAFACTOR_LOWEST = Claim(
     "clipped_adafactor_lowest",
@@ -38,6 +40,7 @@ CLIPPED_ADAFACTOR_LOWEST = Claim(
     "16 of 16",
     "clipped Adafactor's sharpness over the lowest of the others",
     "run_landscape.py, with a list that has a clipped adafactor row, such as --algorithm_list workshop",
+    by_factors=True,
 )
 CLIPPED_SCANS_GO_LOWER = Claim(
     "clipped_scans_go_lower",
@@ -46,6 +49,7 @@ CLIPPED_SCANS_GO_LOWER = Claim(
     "",
     "fall of the loss along the clipped direction over the fall along its partner's",
     "run_landscape.py without --skip_search, with a list that has clipped rows beside their partners",
+    by_factors=True,
 )
 
 # (optimizer, 1 if clipped): the paper clips all but Adam.
@@ -70,21 +74,26 @@ class Column:
     epoch: int
     cells: Mapping[str, Cell]  # label -> cell
 
-    def compare(self, low: str, high: str) -> tuple[bool, bool]:
-        """Whether the first row's ratio is below the second's; whether rounding errors may exceed the difference."""
-        a, b = self.cells[low], self.cells[high]
-        return a.ratio < b.ratio, abs(a.ratio - b.ratio) <= a.error + b.error
+    def lowest(self, label: str, others: Sequence[str], effect: float | None) -> Trial:
+        """Whether the row's ratio is below those of all the others."""
+        low, rest = self.cells[label], {other: self.cells[other] for other in others}
+        above = [self.shown(other) for other, cell in rest.items() if not low.ratio < cell.ratio]
+        return Trial(
+            self.folder,
+            self.seed,
+            holds=not above,
+            text=f"seed {self.seed}, epoch {self.epoch}: {self.shown(label)} is not below {', '.join(above)}",
+            effect=effect,
+            blurred=any(abs(low.ratio - cell.ratio) <= low.error + cell.error for cell in rest.values()),
+            negative=any(cell.ratio < 0 for cell in (low, *rest.values())),
+        )
 
     def quotient(self, above: str, below: str) -> float | None:
         divisor = self.cells[below].ratio
         return self.cells[above].ratio / divisor if divisor > 0 else None
 
     def shown(self, label: str) -> str:
-        return f"{label} ({self.cells[label].ratio:.3g})"
-
-    @property
-    def where(self) -> str:
-        return f"seed {self.seed}, epoch {self.epoch}"
+        return f"{label} ({self.cells[label].ratio:.4g})"
 
 
 # ---- reading -------------------------------------------------------------------------------------------------
@@ -132,10 +141,8 @@ def clipping_lowers_sharpness(run: RunFolder, columns: Sequence[Column]) -> Iter
     for column in columns:
         for clipped, plain in run.pairs():
             if clipped.label in column.cells and plain.label in column.cells:
-                holds, blurred = column.compare(clipped.label, plain.label)
-                text = f"{column.where}: {column.shown(clipped.label)} is not below {column.shown(plain.label)}"
                 effect = column.quotient(clipped.label, plain.label)
-                yield Trial(column.folder, column.seed, holds, text, effect, blurred)
+                yield column.lowest(clipped.label, [plain.label], effect)
 
 
 def adam_below_sgd(run: RunFolder, columns: Sequence[Column]) -> Iterator[Trial]:
@@ -144,7 +151,7 @@ def adam_below_sgd(run: RunFolder, columns: Sequence[Column]) -> Iterator[Trial]
         adam, others = kinds.get(("adam", 0)), [kinds[kind] for kind in SGD_LIKE if kind in kinds]
         if adam is not None and ("sgd", 0) in kinds:
             effect = column.quotient(adam, kinds["sgd", 0])
-            yield _lowest(column, adam, others, effect)
+            yield column.lowest(adam, others, effect)
 
 
 def clipped_adafactor_lowest(run: RunFolder, columns: Sequence[Column]) -> Iterator[Trial]:
@@ -154,15 +161,7 @@ def clipped_adafactor_lowest(run: RunFolder, columns: Sequence[Column]) -> Itera
         if ("adafactor", 1) in kinds and others:
             lowest = min(others, key=lambda label: column.cells[label].ratio)
             effect = column.quotient(kinds["adafactor", 1], lowest)
-            yield _lowest(column, kinds["adafactor", 1], others, effect)
-
-
-def _lowest(column: Column, label: str, others: Sequence[str], effect: float | None) -> Trial:
-    """Whether the row is below all of the others."""
-    compared = {other: column.compare(label, other) for other in others}
-    lower = [column.shown(other) for other, (below, _) in compared.items() if not below]
-    text = f"{column.where}: {column.shown(label)} is not below {', '.join(lower)}"
-    return Trial(column.folder, column.seed, not lower, text, effect, any(blurred for _, blurred in compared.values()))
+            yield column.lowest(kinds["adafactor", 1], others, effect)
 
 
 def clipped_scans_go_lower(run: RunFolder) -> Iterator[Trial]:

@@ -77,16 +77,11 @@ def page(
 
 
 def answer(checks: Sequence[Check]) -> str:
-    """One sentence: how many claims hold everywhere, in part and nowhere, and how many were not measured."""
+    """One line: how many claims hold everywhere, in part and nowhere, and how many were not measured."""
     measured = [check for check in checks if check.measured]
     always, never = sum(check.always_holds for check in measured), sum(check.holds == 0 for check in measured)
-    parts = f"{always} hold everywhere, {len(measured) - always - never} in part and {never} nowhere"
-    missing = len(checks) - len(measured)
-    return (
-        f"Of {len(measured)} claims {parts}; {missing} were not measured."
-        if missing
-        else f"Of {len(measured)} claims {parts}."
-    )
+    counts = f"everywhere {always}, in part {len(measured) - always - never}, nowhere {never}"
+    return f"Of {len(checks)} claims hold: {counts}; not measured: {len(checks) - len(measured)}."
 
 
 def _count_table(checks: Sequence[Check]) -> tuple[Rows, list[str]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from claims.folder import RunFolder
 from claims.landscape import Column, columns_of, first_of_kinds
-from runs.intervals import kendall_tau, mean_interval
+from runs.intervals import kendall_tau, mean_and_interval, mean_interval
 
 PROTOCOLS = Path(__file__).resolve().parent.parent / "docs" / "paper_protocols.json"
 # Task here -> the paper's task whose tables it stands beside. The toy task is a small T5 on generated pairs.
@@ -48,7 +48,8 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Beside:
-    """One measured ratio, a mean over the seeds, and the paper's. The fields are the columns of paper_ratios.csv."""
+    """One measured ratio, a mean over the seeds as in seed_means.csv, and the paper's. The fields are the columns of
+    paper_ratios.csv."""
 
     folder: str
     task: str
@@ -171,14 +172,15 @@ def _common(run: RunFolder, table: PaperTable, columns: Sequence[Column]) -> dic
 def _beside(run: RunFolder, table: PaperTable, kind: Kind, columns: Sequence[Column]) -> Beside:
     label = _common(run, table, columns)[kind]
     ratios = [column.cells[label].ratio for column in columns]
-    low, high = mean_interval(ratios) or (None, None)
+    ratio, interval, _ = mean_and_interval(ratios, by_factors=True)
+    low, high = interval or (None, None)
     epoch = table.nearest(columns[0].epoch)
     paper = table.ratios[kind][epoch]
     return Beside(
         run.name, *_data_and_model(run, "task"), run.settings["train_optimizer"], label, columns[0].epoch, len(columns),
-        fmean(ratios), low, high, table.name, table.data, table.model,
+        ratio, low, high, table.name, table.data, table.model,
         f"{kind[0]}, coordinate_clip={table.clip}" if kind[1] else kind[0],
-        epoch, paper, fmean(ratios) / paper,
+        epoch, paper, ratio / paper,
     )  # fmt: skip
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 
-from runs.intervals import mean_interval, share_interval
+from runs.intervals import mean_and_interval, share_interval
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Trial:
     text: str  # where it is and what was found, for the list of exceptions
     effect: float | None = None  # in the unit that the claim names
     blurred: bool = False  # rounding errors may exceed the difference
+    negative: bool = False  # one of the compared sharpnesses is: the loss bends down along that step
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,16 @@ class Claim:
     paper: str  # how often it holds there, "48 of 48"; "" where the paper does not count
     effect: str  # what `Check.effect` is
     needs: str  # the command or flag that would measure it
+    by_factors: bool = False  # the effects of seeds differ by factors, as quotients do
+    limits: tuple[float, float] = (-math.inf, math.inf)  # of the effect
 
 
 @dataclass(frozen=True)
 class Effect:
-    """Of every seed the median over its trials; their mean over the seeds, and its t interval (None: one seed)."""
+    """Of every seed the median over its trials; their mean over the seeds, and its t interval (None: one seed).
+
+    Of quotients that are all positive the mean is the geometric one, and the interval that of the logarithms.
+    """
 
     what: str
     value: float
@@ -88,6 +95,8 @@ def summed_up(claim: Claim, trials: Sequence[Trial], notes: Iterable[str] = ()) 
     said = list(notes)
     if blurred := sum(trial.blurred for trial in trials):
         said.append(f"in {blurred} of them rounding errors may exceed the difference (--dtype float64 avoids that)")
+    if negative := sum(trial.negative for trial in trials):
+        said.append(f"in {negative} of them a sharpness is negative: the loss bends down along that step")
     if len(seeds) == 1:
         said.append(f"one seed ({seeds[0]}): no interval")
     return Check(
@@ -97,7 +106,7 @@ def summed_up(claim: Claim, trials: Sequence[Trial], notes: Iterable[str] = ()) 
         interval=share_interval([_held(own) / len(own) for own in of_seed.values()]),
         seeds=tuple(seeds),
         exceptions=tuple(exceptions),
-        effect=_effect(claim.effect, of_seed.values()),
+        effect=_effect(claim, of_seed.values()),
         by_folder=tuple((folder, _held(own), len(own)) for folder, own in of_folder.items()),
         note="; ".join(said),
     )  # fmt: skip
@@ -107,7 +116,11 @@ def _held(trials: Sequence[Trial]) -> int:
     return sum(trial.holds for trial in trials)
 
 
-def _effect(what: str, of_seeds: Iterable[Sequence[Trial]]) -> Effect | None:
+def _effect(claim: Claim, of_seeds: Iterable[Sequence[Trial]]) -> Effect | None:
     numbers = [[trial.effect for trial in trials if trial.effect is not None] for trials in of_seeds]
     medians = [median(effects) for effects in numbers if effects]
-    return Effect(what, fmean(medians), mean_interval(medians)) if medians else None
+    if not medians:
+        return None
+    value, interval, _ = mean_and_interval(medians, claim.by_factors)
+    low, high = claim.limits
+    return Effect(claim.effect, value, interval and (max(interval[0], low), min(interval[1], high)))

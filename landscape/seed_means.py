@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from runs.intervals import factor_interval, mean_interval
+from runs.intervals import mean_and_interval
 
 QUANTITIES = ("ratio", "sharpness", "slope", "predicted_decrease", "edge_quadratic", "edge_realized")
 BY_FACTORS = ("ratio", "sharpness", "predicted_decrease")
@@ -21,9 +21,8 @@ NONE = None, None  # the interval of a single seed
 
 def over_seeds(quantity: str, values: Sequence[float]) -> tuple[float, float | None, float | None, str]:
     """(mean, low, high, scale) of one number per seed; low and high are None for a single seed."""
-    if quantity in BY_FACTORS and all(value > 0 for value in values):
-        return statistics.geometric_mean(values), *(factor_interval(values) or NONE), LOG
-    return statistics.fmean(values), *(mean_interval(values) or NONE), LINEAR
+    mean, interval, of_logs = mean_and_interval(values, quantity in BY_FACTORS)
+    return mean, *(interval or NONE), LOG if of_logs else LINEAR
 
 
 def seed_means(ratios: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
-from statistics import fmean, stdev
+from statistics import fmean, geometric_mean, stdev
 
 CONFIDENCE = 0.95
 
@@ -32,6 +32,15 @@ def factor_interval(values: Sequence[float]) -> tuple[float, float] | None:
         raise ValueError(f"only positive numbers have logarithms, got {list(values)}")
     interval = mean_interval([math.log(value) for value in values])
     return interval and (math.exp(interval[0]), math.exp(interval[1]))
+
+
+def mean_and_interval(values: Sequence[float], by_factors: bool) -> tuple[float, tuple[float, float] | None, bool]:
+    """Mean of one number per seed, its interval, and whether both are of the logarithms: so are those of numbers that
+    differ by factors, where all are positive. The mean is the geometric one then."""
+    if by_factors and all(value > 0 for value in values):
+        mean = geometric_mean(values) if len(values) > 1 else values[0]  # of one number, exactly that number
+        return mean, factor_interval(values), True
+    return fmean(values), mean_interval(values), False
 
 
 def share_interval(shares: Sequence[float]) -> tuple[float, float] | None:

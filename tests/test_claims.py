@@ -1,6 +1,8 @@
 """The claims of both papers, on folders where all hold: an edited table turns its own check, and only that one."""
 
 import json
+import math
+from statistics import stdev
 
 import pytest
 
@@ -134,6 +136,7 @@ def test_a_clipped_row_is_compared_with_the_row_that_shares_its_options(tmp_path
     config = json.loads((folder / "config.json").read_text())
     of = {row["label"]: row["options"] for row in config["algorithms"]}
     of["sgd, coordinate_clip=0.1"] |= {"momentum": 0.9, "lr": 1.0}
+    of["sgd"] |= {"lr": 1.0}  # a clipped row has a rate of its own, so that this tells nothing
     config["algorithms"].append(config_row("heavy", "sgd", momentum=0.9, lr=3.0))
     (folder / "config.json").write_text(json.dumps(config))
     (run,) = read_folders([folder])
@@ -230,10 +233,27 @@ def test_the_effect_is_the_mean_over_seeds_of_the_median_of_each(tmp_path):
         edit(folder, "sharpness", dict(ratio=ratio), seed=seed, algorithm="adam")
         edit(folder, "sharpness", dict(ratio=10 * ratio), seed=seed, algorithm="adam", epoch=1)
     effect = by_name([folder])["adam_below_sgd"].effect
-    half = 4.302653 * 0.01 / 3**0.5  # t of two degrees of freedom times the standard error
-    assert effect.value == pytest.approx(0.02) and effect.interval == pytest.approx(
-        (0.02 - half, 0.02 + half), abs=1e-7
-    )
+    middle = (0.01 * 0.02 * 0.03) ** (1 / 3)
+    factor = math.exp(4.302653 * stdev(map(math.log, (1, 2, 3))) / 3**0.5)  # t of two degrees of freedom
+    assert effect.value == pytest.approx(middle)
+    assert effect.interval == pytest.approx((middle / factor, middle * factor), rel=1e-6)
+
+
+def test_an_effect_that_is_no_quotient_has_a_symmetric_interval_within_its_limits(tmp_path):
+    folders = [hessian(tmp_path / f"seed{seed}", "post_norm", seed) for seed in SEEDS]
+    for folder, spearman in zip(folders, (0.7, 0.8, 0.9), strict=True):
+        edit(folder, "heterogeneity", dict(spearman=spearman))
+    effect = by_name(folders)["gradient_and_curvature_correlate"].effect
+    assert effect.value == pytest.approx(0.8)
+    assert effect.interval == (pytest.approx(0.8 - 4.302653 * 0.1 / 3**0.5), 1)  # its upper end would be 1.05
+
+
+def test_a_negative_sharpness_is_counted(tmp_path):
+    folder = landscape(tmp_path / "run")
+    edit(folder, "sharpness", dict(ratio=-0.01), seed=0, epoch=2, algorithm="adam")
+    found = by_name([folder])
+    assert found["adam_below_sgd"].note == "in 1 of them a sharpness is negative: the loss bends down along that step"
+    assert found["clipping_lowers_sharpness"].note == ""  # Adam has no clipped row there
 
 
 def test_a_difference_within_rounding_errors_is_counted(tmp_path):
@@ -291,7 +311,7 @@ def test_a_folder_given_twice_is_refused(tmp_path):
 
 
 def test_every_number_stands_beside_the_papers_with_data_and_model_of_both(tmp_path):
-    (run,) = read_folders([landscape(tmp_path / "run", epochs=(3, 20))])
+    (run,) = read_folders([landscape(tmp_path / "run", epochs=(3, 15))])
     found = {(one.algorithm, one.epoch): one for one in beside_the_paper(run)}
     one = found["adam", 3]
     assert (one.dataset, one.model, one.paper_dataset, one.paper_model) == (
@@ -307,7 +327,8 @@ def test_every_number_stands_beside_the_papers_with_data_and_model_of_both(tmp_p
     )  # 3 is nearer to 2 than to 5
     assert one.ratio == pytest.approx(0.05) and one.over_paper == pytest.approx(0.05 / 0.04595183)
     assert (one.seeds, one.ratio_low, one.ratio_high) == (3, pytest.approx(0.05), pytest.approx(0.05))
-    assert found[f"sgd, {CLIPPED}", 20].paper_algorithm == "sgd, coordinate_clip=0.05"
+    assert found[f"sgd, {CLIPPED}", 15].paper_algorithm == "sgd, coordinate_clip=0.05"
+    assert found["adam", 15].paper_epoch == 20  # 20 / 15 is less than 15 / 10
     assert len(found) == 14
 
 

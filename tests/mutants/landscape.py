@@ -20,9 +20,11 @@ MUTANTS = {
         ("self.warned.add(m.label)", "pass", "the warning of a zero step is repeated at every point"),
     ],
     ("landscape/seed_means.py", "landscape_seeds"): [
-        ("all(value > 0 for value in values)", "True", "ratios with a negative one among them have no mean"),
         ("if row[f\"mean_{quantity}\"] is not None]\n            if values", "]\n            if values", "an empty cell ends the means"),
         ("\"epoch\", \"algorithm\", \"measured_on\").items():\n        if len", "\"epoch\", \"algorithm\").items():\n        if len", "the printed means mix both batches"),
+    ],
+    ("runs/intervals.py", "landscape_seeds; intervals"): [
+        ("all(value > 0 for value in values)", "True", "ratios with a negative one among them have no mean"),
     ],
     ("landscape/answer.py", "landscape_tables; landscape_numbers; landscape_seeds"): [
         ("flattest = min(", "flattest = max(",
