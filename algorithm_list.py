@@ -140,6 +140,18 @@ BEYOND_THE_PAPERS = [
     Algorithm("muon", lr=1e-3, weight_decay=0.1),  # matrices alone, embeddings included; all else stays
 ]
 
+# Ours: optimizers of after the papers, beside SGD and Adam. The rates were tuned on the toy task, as docs/results.md says.
+MODERN = [
+    Algorithm("sgd", lr=10.0, **MOMENTUM),
+    Algorithm("adam", lr=2e-2),
+    Algorithm("adamw", lr=2e-2, weight_decay=0.1),
+    Algorithm("nadam", lr=2e-2),
+    Algorithm("radam", lr=2e-2),
+    Algorithm("torch.optim:Adafactor", lr=1e-1),
+    Algorithm("lion", lr=1.58e-2),
+    Algorithm("muon_adamw", lr=2e-2, weight_decay=0.1),
+]
+
 # Ours: the long version's list with two optimizers that it does not have.
 MACHINE_TRANSLATION_AND_BEYOND = [
     *MACHINE_TRANSLATION,
@@ -206,6 +218,7 @@ ALGORITHM_LISTS = {
     "autoregressive": AUTOREGRESSIVE,
     "toy": TOY,
     "toy_other": TOY_OTHER,
+    "modern": MODERN,
     "beyond_the_papers": BEYOND_THE_PAPERS,
     "machine_translation_and_beyond": MACHINE_TRANSLATION_AND_BEYOND,
     **{

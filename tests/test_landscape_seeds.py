@@ -37,7 +37,7 @@ def two(tiny_task, tmp_path_factory):
 
 def test_each_seed_is_the_run_of_that_seed_alone_on_the_data_of_the_first(two, tmp_path, monkeypatch):
     tiny = tiny_run.Tiny
-    monkeypatch.setattr(tiny_run, "Tiny", lambda size, seed, model_seed: tiny(size, 3, model_seed))
+    monkeypatch.setattr(tiny_run, "Tiny", lambda size, seed, *rest: tiny(size, 3, *rest))
     for seed in (3, 1):
         alone = tmp_path / str(seed)
         assert landscape(*SEEDS[:-3], "--seed", seed, "--output_dir", alone) == 0
