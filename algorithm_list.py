@@ -140,7 +140,7 @@ BEYOND_THE_PAPERS = [
     Algorithm("muon", lr=1e-3, weight_decay=0.1),  # matrices alone, embeddings included; all else stays
 ]
 
-# Ours: optimizers of after the papers, beside SGD and Adam. The rates were tuned on the toy task, as docs/results.md says.
+# Ours: optimizers that came later, beside SGD and Adam. docs/results.md tells how the rates were tuned on the toy task.
 MODERN = [
     Algorithm("sgd", lr=10.0, **MOMENTUM),
     Algorithm("adam", lr=2e-2),

@@ -13,6 +13,9 @@ from landscape.saved_points import rows_of_run
 from landscape.stored import Stored
 from run_landscape import choose_reference, fixed_test_batch, resolve
 from runs.config import described, write_config
+from runs.tables import TEST, TRAINING, on_batch, read_table
+from tests.helpers import tiny_run
+from tests.helpers.stored_runs import landscape
 from tests.helpers.tiny_run import Tiny
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
@@ -175,3 +178,14 @@ def test_the_plan_of_what_is_measured_follows_the_flags(monkeypatch):
 
 def test_measurements_are_in_float32_unless_asked_otherwise():
     assert make_parser().parse_args([]).dtype == "float32"
+
+
+def test_a_batch_of_more_examples_than_there_are_is_the_full_batch(tmp_path, tiny_task):
+    """One update per epoch, on every example; the training batch that is measured has all of them, too."""
+    flags = ["--num_epochs", "3", "--test_epochs", "2", "--measure_on", "both", "--batch_size", "1000"]
+    assert landscape(*tiny_run.FLAGS.split(), *flags, "--test_batch_size", "20", "--output_dir", tmp_path / "run") == 0
+    assert [row["iteration"] for row in read_table(tmp_path / "run" / "training.csv")] == [1, 2, 3]
+    rows = read_table(tmp_path / "run" / "sharpness.csv")
+    assert {row["batch"] for row in rows} == {1}
+    test, training = ({r["algorithm"]: r["sharpness"] for r in on_batch(rows, batch)} for batch in (TEST, TRAINING))
+    assert len(test) == 7 and training == pytest.approx(test, rel=1e-4), "both batches are all of the data"

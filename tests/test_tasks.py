@@ -403,3 +403,23 @@ def test_real_pairs_load_whole():
     assert len(task.examples) == 256
     text = task.processor.decode(task.examples[0]["input_ids"], skip_special_tokens=True)
     assert text == PREFIX + "All that you have to do is to wait for his reply."
+
+
+@pytest.mark.parametrize("name", ["text_classification", "binary_classification", "glue/rte"])
+def test_an_encoder_that_was_trained_on_masked_words_becomes_a_classifier(name, tmp_path):
+    """Its weights and its tokenizer are kept; the head alone is new, and comes from the seed."""
+    masked = load_task("masked_language_modeling", dataset="toy", model="toy", dataset_size=16)
+    with torch.no_grad():
+        for p in masked.model.parameters():
+            p.add_(0.01)  # as training would leave it: no longer the weights of any seed
+    masked.save_model(tmp_path / "model")
+    found = [
+        load_task(name, dataset="toy", model=str(tmp_path / "model"), dataset_size=16, model_seed=seed).model
+        for seed in (0, 0, 1)
+    ]
+    trained = dict(masked.model.roberta.named_parameters())
+    for model in found:
+        assert all(torch.equal(p, trained[key]) for key, p in model.roberta.named_parameters())
+        assert model.config.vocab_size == masked.model.config.vocab_size
+    heads = [torch.cat([p.flatten() for p in model.classifier.parameters()]) for model in found]
+    assert torch.equal(heads[0], heads[1]) and not torch.equal(heads[0], heads[2])
