@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from algorithm_list import ALGORITHM_LISTS
 from figures.style import styles_of
+from runs.tables import read_table
+from tests.helpers import tiny_run
 from torch_optimizer import OPTIMIZERS, Algorithm, SGDClip, ShadowStep
 from torch_optimizer.rows import check_rows, choose_list, labeled, plain_sgd
 from torch_optimizer.values import brief
@@ -291,3 +293,20 @@ def test_rows_do_not_change():
         GOOD.options["lr"] = 3.0
     faster = GOOD.with_options(lr=1.0)
     assert faster.options["lr"] == 1.0 and GOOD.options["lr"] == 1e-3
+
+
+def test_every_modern_optimizer_is_measured_in_every_norm_and_trains(tmp_path, tiny_task):
+    """Muon for the matrices and AdamW for the rest, torch's own Adafactor and the others: on the tiny task."""
+    flags = [*tiny_run.FLAGS.split(), "--algorithm_list", "modern", "--num_epochs", "2"]
+    measured = [*flags, "--test_epochs", "1", "2", "--test_batch_size", "8", "--skip_search"]
+    assert tiny_run.main("landscape", [*measured, "--output_dir", str(tmp_path / "measured")]) == 0
+    rows = read_table(tmp_path / "measured" / "sharpness.csv")
+    labels = labeled(ALGORITHM_LISTS["modern"])
+    for label in labels:
+        own = [row for row in rows if row["algorithm"] == label]
+        assert own and all(row[f"sharpness{norm}"] is not None for row in own for norm in ("", "_inf", "_spectral"))
+        assert any(row["edge_quadratic"] is not None for row in own), f"{label} never steps downhill"
+    assert {row.optimizer_class.__name__ for row in labels.values()} >= {"MuonAdamW", "AdamW", "NAdam", "RAdam", "Lion"}
+    assert labels["adafactor"].optimizer_class is torch.optim.Adafactor
+    assert tiny_run.main("convergence", [*flags, "--output_dir", str(tmp_path / "trained")]) == 0
+    assert [row["algorithm"] for row in read_table(tmp_path / "trained" / "summary.csv")] == list(labels)
