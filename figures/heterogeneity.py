@@ -94,11 +94,13 @@ def block_figures(run: RunTables) -> Iterator[tuple[str, Figure]]:
 # ---- one tensor ----------------------------------------------------------------------------------------------
 
 
-def _draw_point(ax: Axes, x: float, value: float, look: Look, converged: bool = True, alpha: float = 1.0) -> None:
+def _draw_point(
+    ax: Axes, name: str, x: float, value: float, look: Look, converged: bool = True, alpha: float = 1.0
+) -> None:
     """At its size; hollow where it did not converge, with a bar through it where it is negative."""
     color, marker = look
-    face = color if converged else "white"
-    ax.plot(x, abs(value), marker, color=color, markersize=4.5, markerfacecolor=face, alpha=alpha, zorder=3)
+    look_of_point = {"color": color, "markersize": 4.5, "markerfacecolor": color if converged else "white"}
+    ax.plot(x, abs(value), marker, label=name, alpha=alpha, zorder=3, **look_of_point)
     if value < 0:
         ax.plot(x, abs(value), color=color, alpha=alpha, zorder=3, **NEGATIVE)
 
@@ -140,7 +142,7 @@ def _scatter_figure(run: RunTables, points: Sequence[TensorPoint]) -> Figure:
 def _scatter(ax: Axes, points: Sequence[TensorPoint], looks: Sequence[Look], alpha: float = 1.0) -> None:
     for point, look in zip(points, looks, strict=True):
         if point.drawable:
-            _draw_point(ax, point.gradient_norm, point.eigenvalue, look, point.converged, alpha)
+            _draw_point(ax, point.name, point.gradient_norm, point.eigenvalue, look, point.converged, alpha)
     ax.set(xscale="log", yscale="log")
 
 
@@ -161,9 +163,9 @@ def _depth_figure(run: RunTables, points: Sequence[TensorPoint]) -> Figure:
     for place, point in enumerate(points):
         look = KIND_LOOKS[point.kind]
         if point.gradient_norm > 0 and not point.rounding:
-            _draw_point(top, place, point.gradient_norm, look)
+            _draw_point(top, point.name, place, point.gradient_norm, look)
         if point.eigenvalue != 0 and not point.rounding:
-            _draw_point(bottom, place, point.eigenvalue, look, point.converged)
+            _draw_point(bottom, point.name, place, point.eigenvalue, look, point.converged)
     starts = [i for i, point in enumerate(points) if i == 0 or point.layer != points[i - 1].layer]
     for ax, label, title in ((top, "gradient norm", GRADIENT), (bottom, "largest eigenvalue", CURVATURE)):
         ax.set(yscale="log", ylabel=label, xlim=(-1, len(points)), title=title)

@@ -11,11 +11,12 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle, StepPatch
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 
 from reporting.numbers import short
 
 GREY = "#595959"  # of a legend's entry that explains a mark of any color
+DASHES = {"-": "solid", "--": "dashed", "-.": "dashdot", ":": "dotted"}  # matplotlib keeps either word
 MOST = 60  # values per line: with more they would lie upon each other
 MATH = re.compile(r"\$[^$]*\$")
 
@@ -36,8 +37,12 @@ class Mark:
 
     @property
     def text(self) -> str:
-        where = f"{self.panel}: {self.name}" if self.panel and self.panel != self.name else self.name
-        return f"{where}\n{self.x_text}\n{self.y_name} {short(self.y_value)}"
+        return f"{self.where}\n{self.x_text}\n{self.y_name} {short(self.y_value)}"
+
+    @property
+    def where(self) -> str:
+        """The panel's title and the name, unless one says both."""
+        return self.name if self.name.startswith(self.panel) else f"{self.panel}: {self.name}"
 
 
 def marks_of(figure: Figure) -> list[Mark]:
@@ -109,7 +114,8 @@ def _look(artist: Line2D | Patch) -> tuple:
         dashes = None if dashes in ("None", "", " ") else dashes
         return "line", to_hex(artist.get_color()), marker, face, dashes
     face = to_hex(artist.get_facecolor(), keep_alpha=True) if artist.get_fill() else None
-    return "patch", to_hex(artist.get_edgecolor()), artist.get_hatch(), face, str(artist.get_linestyle())
+    line = str(artist.get_linestyle())
+    return "patch", to_hex(artist.get_edgecolor()), artist.get_hatch(), face, DASHES.get(line, line)
 
 
 def _names(figure: Figure) -> list[tuple[tuple, str]]:
@@ -129,9 +135,9 @@ def _name_of(artist: Line2D | Patch, names: Sequence[tuple[tuple, str]]) -> str 
         return own
     kind, color, marker, face, line = _look(artist)
     ways = [lambda other: other == (kind, color, marker, face, line)]
-    if kind == "patch":
+    if kind == "patch" and face:
         ways += [lambda other: (other[0], other[3]) == (kind, face)]  # hatched, it is still that group's color
-    elif marker:
+    elif kind == "line" and marker:
         ways += [
             lambda other: other[:4] == (kind, color, marker, face),  # a marker by itself, as at a minimum
             lambda other: other[:3] == (kind, GREY, marker),  # what a mark means in any color
@@ -153,8 +159,13 @@ def plain_text(label: str) -> str:
     >>> plain_text("directional sharpness, $v^T H v$\\nmean and std")
     'directional sharpness'
     """
-    first = MATH.sub("", label.split("\n")[0]).split(" (")[0].split(";")[0]
+    first = MATH.sub(_formula, label.split("\n")[0]).split(" (")[0].split(";")[0]
     return " ".join(first.split()).strip(" ,:")
+
+
+def _formula(found: re.Match) -> str:
+    """A symbol is kept, a formula is not."""
+    return found[0].strip("$").replace("_i", "") if "\\" not in found[0] and len(found[0]) < 9 else ""
 
 
 def _at(ax: Axes, name: str, x: float) -> str:
@@ -163,13 +174,13 @@ def _at(ax: Axes, name: str, x: float) -> str:
 
 def _tick(axis, at: float) -> str | None:
     """The text of the tick that is nearest, where an axis has places instead of numbers."""
-    if not isinstance(axis.get_major_formatter(), FixedFormatter):
+    labels = [label.get_text() for label in axis.get_ticklabels()]
+    places = isinstance(axis.get_major_locator(), FixedLocator) and list(axis.get_ticklocs()) == list(
+        range(len(labels))
+    )
+    if not places or not 0 <= round(at) < len(labels):
         return None
-    ticks = {
-        float(tick): label.get_text() for tick, label in zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=False)
-    }
-    nearest = min(ticks, key=lambda tick: abs(tick - at), default=None)
-    return None if nearest is None else ticks[nearest].split("\n")[0]
+    return labels[round(at)].split("\n")[0]
 
 
 # ---- in words ------------------------------------------------------------------------------------------------
@@ -177,12 +188,11 @@ def _tick(axis, at: float) -> str | None:
 
 def summary(marks: Sequence[Mark], most: int = 16) -> str:
     """What a reader hears who does not see the figure: each line's first and last value."""
-    lines: dict[tuple[str, str], list[Mark]] = {}
+    lines: dict[str, list[Mark]] = {}
     for mark in marks:
-        lines.setdefault((mark.panel, mark.name), []).append(mark)
+        lines.setdefault(mark.where, []).append(mark)
     said = []
-    for (panel, name), values in list(lines.items())[:most]:
-        where = f"{panel}, {name}" if panel and panel != name else name
+    for where, values in list(lines.items())[:most]:
         first, last = values[0], values[-1]
         to = f" to {short(last.y_value)} at {last.x_text}" if len(values) > 1 else ""
         said.append(f"{where}: {first.y_name} {short(first.y_value)} at {first.x_text}{to}.")
