@@ -21,7 +21,11 @@ def checks_of(folders: Mapping[str, Path], heading: str) -> Iterator[Html]:
         heading: "h3", of each claim.
     """
     names = {str(folder): name for name, folder in folders.items()}
-    checks = claims.check(list(folders.values()))
+    try:
+        checks = claims.check(list(folders.values()))
+    except ValueError as error:  # tables of an earlier version may lack a column; the rest of the page needs it not
+        yield tag("p", f"The claims cannot be checked: {_renamed(str(error), names)}.", class_="warn")
+        return
     measured = [check for check in checks if check.measured]
     for check in measured:
         yield _measured(check, names, heading)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from figures.run_tables import RunTables
 from reporting.contents import Sentence, View, quoted
-from reporting.numbers import count, said
+from reporting.numbers import count, hundredths, said
 
 MEAN = "mean"  # in the column `batch`
 MEASURES = {
@@ -61,11 +61,11 @@ def _spread(run: RunTables) -> Iterator[Sentence]:
     for row in rows:
         if row["spearman"] is not None:
             low, high = row["spearman_low"], row["spearman_high"]
-            brackets = "" if None in (low, high) else f" (95 % interval over the tensors: {low:.2f} to {high:.2f})"
-            text = (
-                f"Tensors with larger gradients {_bend(row['spearman'], low, high)}: the rank correlation of gradient "
-            )
-            yield Sentence(f"{text}norm and eigenvalue is {row['spearman']:.2f}{brackets}.", ("heterogeneity.csv",))
+            text = f"Tensors with larger gradients {_bend(row['spearman'], low, high)}: the rank correlation of "
+            text += f"gradient norm and eigenvalue is {hundredths(row['spearman'])}"
+            if None not in (low, high):
+                text += f" (95 % interval over the tensors: {hundredths(low)} to {hundredths(high)})"
+            yield Sentence(f"{text}.", ("heterogeneity.csv",))
         if None not in (row["gini_gradient"], row["gini_eigenvalue"]):
             text = f"The Gini coefficient of the gradient norms is {row['gini_gradient']:.2f}, that of the eigenvalues "
             text += f"{row['gini_eigenvalue']:.2f} (0: all tensors are equal, near 1: one tensor holds everything)."

@@ -37,6 +37,15 @@ def said(value: float) -> str:
     return text.replace("-", "−") if text.startswith("-") else text
 
 
+def hundredths(value: float) -> str:
+    """A correlation, for a sentence.
+
+    >>> hundredths(-0.5)
+    '−0.50'
+    """
+    return f"{value:.2f}".replace("-", "−")
+
+
 def between(values: Sequence[float]) -> str:
     """The lowest and the highest, for a sentence: "3.2 to 5.0"."""
     return f"{said(min(values))} to {said(max(values))}"
