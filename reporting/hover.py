@@ -69,7 +69,7 @@ def _in_axes(figure: Figure, ax: Axes, names: Sequence[tuple[tuple, str]]) -> It
         if name is None or line.get_transform() != ax.transData:  # a line across the axes is no value
             continue
         points = list(zip(line.get_xdata(), line.get_ydata(), strict=True))
-        step = -(-len(points) // MOST)
+        step = max(1, -(-len(points) // MOST))
         for x, y in points[::step]:
             across, up = place(x, y)
             if left <= across <= right and low <= up <= high:

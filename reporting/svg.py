@@ -26,6 +26,7 @@ KEPT_STYLES |= {"stroke-miterlimit", "font-size", "font-style", "font-weight", "
 # What every element of matplotlib's SVG has unless it says otherwise; inherited from the root.
 ROOT = 'stroke-linejoin="round" stroke-linecap="butt" font-weight="normal"'
 DARK_PAPER = "#16181d"
+FAINT = 0.7  # a grey that is lighter than this is a grid or a remark, and stays faint
 CONTRAST = 4.5  # of a line's color to the dark paper: WCAG's number for text
 
 
@@ -147,7 +148,10 @@ def on_dark(color: str) -> str:
     red, green, blue = _channels(color)
     if max(red, green, blue) - min(red, green, blue) < 0.02:
         low, high = _channels(DARK_PAPER)[1], 0.93
-        return _hex(*[low + (high - low) * (1 - red)] * 3)
+        color = _hex(*[low + (high - low) * (1 - red)] * 3)
+        if red > FAINT:
+            return color
+        red, green, blue = _channels(color)
     hue, lightness, saturation = colorsys.rgb_to_hls(red, green, blue)
     while _contrast(_hex(*colorsys.hls_to_rgb(hue, lightness, saturation)), DARK_PAPER) < CONTRAST:
         lightness += 0.01

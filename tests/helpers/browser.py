@@ -129,6 +129,7 @@ class Browser:
         """Where an element is, once it is scrolled to."""
         found = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{found}.scrollIntoView({{block: 'center'}})")
+        self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # it has scrolled
         return self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({found}.getBoundingClientRect())")
 
     def mouse(self, kind, place, **more):
