@@ -155,7 +155,8 @@ def test_seeds_and_algorithms_give_different_curves(folder):
 
 
 def test_run_leaves_its_files_with_the_promised_columns(folder):
-    assert {p.name for p in folder.iterdir()} == {"config.json", "log.txt", "losses.csv", "summary.csv", "figures"}
+    names = {"config.json", "log.txt", "losses.csv", "summary.csv", "figures", "report.html"}
+    assert {p.name for p in folder.iterdir()} == names
     assert {"loss_by_epoch.png", "loss_by_iteration.pdf"} <= {p.name for p in (folder / "figures").iterdir()}
     header = {name: (folder / f"{name}.csv").read_text().splitlines()[0] for name in ("losses", "summary")}
     assert header == {

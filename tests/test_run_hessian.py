@@ -49,7 +49,7 @@ def without_figures(monkeypatch):
 
 
 def test_run_leaves_config_tables_and_figures(folder):
-    names = {"config.json", "log.txt", "blocks.csv", "heterogeneity.csv", "figures"}
+    names = {"config.json", "log.txt", "blocks.csv", "heterogeneity.csv", "figures", "report.html"}
     assert {path.name for path in folder.iterdir()} == names
     assert {path.stem for path in (folder / "figures").iterdir()} == {
         "gradient_against_curvature", "along_depth", "lorenz",

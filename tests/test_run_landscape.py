@@ -41,7 +41,7 @@ def folder(tmp_path_factory):
 
 def test_landscape_run_leaves_every_file(folder):
     figures = {path.name for path in (folder / "figures").iterdir()}
-    expected = {"config.json", "log.txt", "figures", "model", *(f"{name}.csv" for name in TABLES)}
+    expected = {"config.json", "log.txt", "figures", "report.html", "model", *(f"{name}.csv" for name in TABLES)}
     assert expected == {path.name for path in folder.iterdir()}
     for name in ("training_loss", "directional_sharpness", "sharpness_ratios", "scan_epoch2", "histogram_epoch2"):
         for kind in ("png", "pdf"):

@@ -138,8 +138,8 @@ def test_a_filled_folder_is_refused_with_the_two_ways_out(tmp_path):
     assert "\n" not in str(refusal.value)
 
 
-OURS = ["scan.csv", "log.txt", "figures/a.png", "checkpoints/checkpoint-00000001.pt", "points/point-00000001.pt",
-        "tensorboard/events.out.tfevents.1.vm.2.0",
+OURS = ["scan.csv", "log.txt", "report.html", "figures/a.png", "checkpoints/checkpoint-00000001.pt",
+        "points/point-00000001.pt", "tensorboard/events.out.tfevents.1.vm.2.0",
         "model/config.json", ".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp/weights"]  # fmt: skip
 THEIRS = ["my.csv", "notes.txt", "notes/.mine.tmp", ".my.csv.17.tmp", "figures/talk.odp", "checkpoints/readme.txt",
           "points/.mine.tmp", "tensorboard/mine", "notes/.scan.csv.17.tmp"]  # fmt: skip
