@@ -23,7 +23,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,16 +32,15 @@ import torch
 from algorithm_list import ALGORITHM_LISTS
 from convergence.best_epochs import COLUMNS as BEST_EPOCHS
 from convergence.best_epochs import best_epochs
-from convergence.estimate import estimate, trials_at_least
-from convergence.journal import Journal
-from convergence.learning_rates import HALF_DECADES, TRIALS, tune_rows
-from convergence.one_run import Losses, RunPlan, Start
+from convergence.estimate import estimate
+from convergence.jobs import LOSSES, SCORES, Trainings
+from convergence.learning_rates import HALF_DECADES, TRIALS, trial_rows
+from convergence.one_run import Losses, RunPlan
 from reporting.writing import draw_all
-from runs.config import row_numbers
 from runs.flags import check_seeds, default_output, fill_in, task_arguments
+from runs.jobs import turn
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
-from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier, in_earlier_order
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table, read_table
@@ -50,13 +49,11 @@ from tasks.loading.hub import local_paths, quiet_libraries
 from tasks.loading.rows import Refused
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import check_names, choose_list, plain_sgd
-from training.loop import TrainingPlan, batches_per_epoch
+from training.loop import TrainingPlan
 
 log = logging.getLogger(__name__)
 
-LOSSES = ["algorithm", "seed", "epoch", "iteration", "examples", "loss", "lr", "seconds"]
 SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss", "diverged"]
-SCORES = ["algorithm", "seed", "epoch", "split", "metric", "value"]
 
 
 # ---- from the command line to a plan --------------------------------------------------------------------------------
@@ -70,16 +67,22 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     task = load(settings, settings.seeds[0])
     check_names(algorithms, task.model)
 
-    def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
-        summary = run(settings, algorithms, task, folder, stop, live)
-        draw_all(folder)
-        return report(summary, algorithms, folder)
+    def work(folder: Path, stop: StopRequest, live: LiveLog) -> Callable[[], str]:
+        trainings = run(settings, algorithms, task, folder, stop, live)
+
+        def end() -> str:
+            summary = write_tables(trainings, folder)
+            draw_all(folder)
+            return report(summary, algorithms, folder)
+
+        return end
 
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     notes = task.training_notes(settings.micro_batch_size)
     plan = plan_of(settings).training
     planned = partial(estimate, task, settings, algorithms, plan)
-    return Job(settings, work, planned, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
+    ends = FloatingPointError, Refused
+    return Job(settings, work, planned, algorithms, reads, notes, ends_in_one_line=ends, in_jobs=True)
 
 
 def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
@@ -100,6 +103,11 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
         settings.warmup_ratio = 0.1 if settings.warmup_ratio is None else settings.warmup_ratio
     elif settings.warmup_ratio is not None:
         raise ValueError(f"--warmup_ratio is for schedules with a warm-up, not for {settings.lr_scheduler}")
+    if settings.parallel == "data":
+        raise ValueError(
+            "--parallel data, which splits the batches of each run, is not there yet; leave it out: each process then "
+            "takes whole runs"
+        )
     check_seeds(settings.seeds)
     if settings.dtype == "bfloat16" and settings.device.type != "cuda":
         raise ValueError(f"--dtype bfloat16 is for CUDA devices, not {settings.device}")
@@ -147,79 +155,72 @@ def run(
     folder: Path,
     stop: StopRequest,
     live: LiveLog,
-) -> Table:
-    """Train every row from every seed; returns the summary."""
-    journal = Journal(folder, settings.checkpoint_every, stop)
-    plan = plan_of(settings)
-    first = Start(task, plan, settings.device, journal)
-    losses, scores = Table(folder / "losses.csv", LOSSES), Table(folder / "scores.csv", SCORES, live.row)
-    runs, numbers = defaultdict(list), row_numbers(folder)
-    per_epoch = batches_per_epoch(len(task.examples), settings.batch_size)
-    epochs = settings.num_epochs * len(settings.seeds) * len(algorithms)
-    if settings.tune_lr:
-        epochs += settings.tune_epochs * sum(trials_at_least(row, settings.lr_grid) for row in algorithms.values())
-    with progress(total=per_epoch * epochs, desc="training") as bar:
-        left = TimeLeft(bar.total, bar=bar)
-        if settings.tune_lr:
-            table = Table(folder / "tuned_learning_rates.csv", TRIALS)
-            algorithms = tuned(settings, algorithms, first, table, left, per_epoch)
-        for seed in settings.seeds:
-            start = first
-            if seed != settings.seeds[0]:
-                start = Start(load(settings, seed), plan, settings.device, journal)
-            for label, row in algorithms.items():
-                models = folder / "model" / f"seed{seed}-{numbers[label]}-{row.name}"
+) -> Trainings:
+    """Train every row from every seed, or what other processes leave of that; the tables so far are there meanwhile."""
+    plan, others = plan_of(settings), partial(load, settings)
+    trainings = Trainings(settings, algorithms, task, others, plan, folder, stop, live)
+    tables = Tables(trainings, folder)
 
-                def follow(point: tuple, label: str = label, seed: int = seed) -> None:
-                    live.row("losses", dict(zip(LOSSES, (label, seed, *point), strict=True)))
+    def save() -> None:
+        with turn(folder, stop) as is_mine:
+            if is_mine:
+                trainings.jobs.look()
+                tables.save()
 
-                result = start.train(row, seed, settings.num_epochs, left, models, follow)
-                runs[label].append(result)
-                record(label, seed, result, losses, scores)
-    if scores.rows:
+    trainings.work(save)
+    return trainings
+
+
+class Tables:
+    """tuned_learning_rates.csv, losses.csv and scores.csv of what has ended, in the order of the list."""
+
+    def __init__(self, trainings: Trainings, folder: Path):
+        self.trainings, self.folder = trainings, folder
+        self.known: dict[str, dict[str, list]] = {}  # job -> table -> its rows
+
+    def save(self) -> dict[str, Table]:
+        """Write those that have begun; name -> table. A task without scores has no table of them."""
+        columns = {"tuned_learning_rates": TRIALS, "losses": LOSSES, "scores": SCORES}
+        tables = {name: Table(self.folder / f"{name}.csv", columns[name]) for name in columns}
+        for job in filter(self.trainings.has_ended, self.trainings.jobs.jobs):
+            if job.name not in self.known:
+                self.known[job.name] = self._rows(*self.trainings.subjects[job.name])
+            for name, rows in self.known[job.name].items():
+                for row in rows:
+                    tables[name].append(row)
+        begun = {name for rows_of in self.known.values() for name in rows_of}
+        found = {name: tables[name] for name in tables if name in begun}
+        for table in found.values():
+            table.save()
+        return found
+
+    def _rows(self, seed: int | None, label: str) -> dict[str, list]:
+        """Table -> rows of one job."""
+        if seed is None:
+            task = self.trainings.settings.task
+            return {"tuned_learning_rates": trial_rows(task, label, self.trainings.trials(label))}
+        result = self.trainings.losses(seed, label)
+        losses = [dict(zip(LOSSES, (label, seed, *point), strict=True)) for point in result.points]
+        scores = [dict(zip(SCORES, (label, seed, *score), strict=True)) for score in result.scores]
+        return {"losses": losses, "scores": scores} if scores else {"losses": losses}
+
+
+def write_tables(trainings: Trainings, folder: Path) -> Table:
+    """Write all tables of a run that has ended; returns the summary."""
+    tables = Tables(trainings, folder).save()
+    if "scores" in tables:
         best = Table(folder / "best_epochs.csv", BEST_EPOCHS)
-        for row in best_epochs(scores.rows):
+        for row in best_epochs(tables["scores"].rows):
             best.append(row)
         best.save()
     summary = Table(folder / "summary.csv", SUMMARY)
-    reference = plain_sgd(algorithms)
-    for label, row in algorithms.items():
+    rows = {label: trainings.row(label) for label in trainings.algorithms}
+    runs = {label: [trainings.losses(seed, label) for seed in trainings.settings.seeds] for label in rows}
+    reference = plain_sgd(rows)
+    for label, row in rows.items():
         summary.append(summarize(label, row, runs[label], runs[reference] if reference else []))
     summary.save()
     return summary
-
-
-def tuned(
-    settings: argparse.Namespace,
-    algorithms: Mapping[str, Algorithm],
-    start: Start,
-    table: Table,
-    left: TimeLeft,
-    per_epoch: int,
-) -> dict[str, Algorithm]:
-    """Every row at its best learning rate on the first seed; `left` learns of trials beyond the grids."""
-    seed, epochs = settings.seeds[0], settings.tune_epochs
-    return tune_rows(
-        algorithms,
-        lambda row: start.train(row, seed, epochs, left).final_loss,
-        settings.lr_grid,
-        table,
-        settings.task,
-        extended=lambda: left.expect(epochs * per_epoch),
-    )
-
-
-def record(label: str, seed: int, result: Losses, losses: Table, scores: Table) -> None:
-    """Write down one run."""
-    for point in result.points:
-        losses.append(dict(zip(LOSSES, (label, seed, *point), strict=True)))
-    losses.save()
-    for epoch, split, metric, value in result.scores:
-        scores.append(algorithm=label, seed=seed, epoch=epoch, split=split, metric=metric, value=value)
-    if scores.rows:
-        scores.save()
-    steps, loss = len(result.points), f"loss {result.final_loss:.4g}"
-    log.info("%s, seed %d: %s", label, seed, f"diverged after {steps} steps" if result.diverged else loss)
 
 
 def summarize(label: str, row: Algorithm, runs: Sequence[Losses], sgd: Sequence[Losses]) -> dict:

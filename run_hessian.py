@@ -22,21 +22,21 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from curvature.borrowing import check_twice_differentiable, measuring, twice_differentiable
+from curvature.borrowing import check_twice_differentiable, measuring
 from curvature.objective import objective_at
-from hessian.blocks import BlockCurvature, block_curvatures
 from hessian.estimate import estimate
 from hessian.flags import ALL
 from hessian.heterogeneity import resolved
+from hessian.jobs import Measurements
 from hessian.robust_smoothness import RobustSmoothness, robust_smoothness
-from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, block_row, heterogeneity_rows, mean_rows
+from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, heterogeneity_rows, mean_rows
 from hessian.tensor_names import selected
 from reporting.writing import draw_all
 from runs.config import CONFIG_FILE, read_config
@@ -52,11 +52,10 @@ from runs.flags import (
     task_arguments,
 )
 from runs.folder import is_run_folder
+from runs.jobs import turn
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
-from runs.messages import TimeLeft, progress
 from runs.resuming import Earlier
-from runs.saver import Saver
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table
 from tasks import TASKS, Task, load_task, task_defaults
@@ -165,80 +164,77 @@ def batch_indices(settings: argparse.Namespace, num_examples: int) -> list[list[
     return [order[start : min(start + size, needed)] for start in range(0, needed, size)]
 
 
-class Stored:
-    """What a checkpoint of the run holds: the blocks measured so far and the generator of the start vectors."""
-
-    def __init__(self, blocks: Table, generator: torch.Generator):
-        self.blocks, self.generator = blocks, generator
-
-    def state_dict(self) -> dict:
-        return {"blocks": json.dumps(self.blocks.rows), "generator": self.generator.get_state()}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.blocks.rows = json.loads(state["blocks"])
-        self.generator.set_state(state["generator"])
-
-
 def measure(
-    task: Task, names: list[str], settings: argparse.Namespace, folder: Path, stop: StopRequest, live: LiveLog
-) -> tuple[Table, Table]:
-    """Measure every block on every batch and save after each batch. Returns blocks.csv and heterogeneity.csv."""
-    blocks = Table(folder / "blocks.csv", BLOCKS, live.row)
-    unevenness = Table(folder / "heterogeneity.csv", HETEROGENEITY, live.row)
-    batches = batch_indices(settings, len(task.examples))
-    generator = torch.Generator().manual_seed(settings.seed)
-    stored, saver = Stored(blocks, generator), Saver(folder, settings.checkpoint_every, stop)
-    done, total = saver.restore(stored), len(batches) * len(names)
-    task.model.to(settings.device)
-    with progress(total=total, initial=done, desc="blocks") as bar:
-        left = TimeLeft(total, done, bar)
-        for batch, indices in enumerate(batches, start=1):
-            batch_end = batch * len(names)
-            unmeasured = names[max(0, done - batch_end + len(names)) :]
-            for block in curvatures(task, indices, unmeasured, settings, generator):
-                blocks.append(block_row(block, batch))
-                left.update()
-                count = len(blocks.rows)
-                place = f"{block.name}, tensor {count} of {total}"
-                saver.after(count, stored.state_dict, milestone=count == batch_end, place=place)
-            rows = blocks.rows[batch_end - len(names) : batch_end]
-            save_batch(blocks, unevenness, heterogeneity_rows(rows, batch, settings.seed))
-            left.note(f"batch {batch} of {len(batches)}: {len(names)} tensors measured")
-    means = mean_rows(blocks.rows, names)
-    for row in means:
-        blocks.append(row)
-    save_batch(blocks, unevenness, heterogeneity_rows(means, MEAN, settings.seed))
-    return blocks, unevenness
+    task: Task,
+    names: list[str],
+    batches: Sequence[Sequence[int]],
+    settings: argparse.Namespace,
+    folder: Path,
+    stop: StopRequest,
+    live: LiveLog,
+) -> "Tables":
+    """Measure every block on every batch, or what others leave of that; the tables so far are there meanwhile."""
+    measured = Measurements(task, names, batches, settings, folder, stop, live)
+    tables = Tables(measured, settings.seed, folder, live)
+
+    def save() -> None:
+        with turn(folder, stop) as is_mine:
+            if is_mine:
+                measured.jobs.look()
+                tables.save()
+
+    def tell(batch: int) -> None:
+        for row in tables.unevenness_of(batch):
+            live.row("heterogeneity", row)
+
+    measured.work(save, tell)
+    return tables
 
 
-def save_batch(blocks: Table, unevenness: Table, measures: list[dict]) -> None:
-    """Write both tables, with one batch's measures added to the second."""
-    for row in measures:
-        unevenness.append(row)
-    unevenness.save()
-    blocks.save()
+class Tables:
+    """blocks.csv and heterogeneity.csv of what is measured, batch by batch."""
 
+    def __init__(self, measured: Measurements, seed: int, folder: Path, live: LiveLog):
+        self.measured, self.seed, self.folder, self.live = measured, seed, folder, live
+        self.known: dict[int, list[dict]] = {}
 
-def curvatures(
-    task: Task, indices: list[int], names: list[str], settings: argparse.Namespace, generator: torch.Generator
-) -> Iterator[BlockCurvature]:
-    """Measure the tensors `names` on the examples `indices`, one tensor at a time."""
-    if not names:
-        return
-    dtype = DTYPES[settings.dtype]
-    inputs = list(micro_batches(task, indices, settings.micro_batch_size, settings.device, dtype))
-    objective = objective_at(task.model, task.losses, inputs, dtype)
-    with measuring(objective.model), twice_differentiable():
-        yield from block_curvatures(
-            objective.loss_fn,
-            objective.params,
-            inputs,
-            names,
-            tolerance=settings.tolerance,
-            max_iterations=settings.max_iterations,
-            generator=generator,
-            keep_graphs=not settings.rebuild_graphs,
+    def save(self) -> tuple[Table, Table]:
+        """Write what there is; of a batch that is not complete, its blocks alone."""
+        blocks, unevenness = (
+            Table(self.folder / "blocks.csv", BLOCKS),
+            Table(self.folder / "heterogeneity.csv", HETEROGENEITY),
         )
+        for batch in self.measured.of_batch:
+            extend(blocks, self.measured.rows(batch))
+            extend(unevenness, self.unevenness_of(batch) if self.measured.is_complete(batch) else [])
+        blocks.save()
+        unevenness.save()
+        return blocks, unevenness
+
+    def unevenness_of(self, batch: int) -> list[dict]:
+        """The measures of a batch that is complete."""
+        if batch not in self.known:
+            blocks = extend(Table("blocks.csv", BLOCKS), self.measured.rows(batch))
+            self.known[batch] = heterogeneity_rows(blocks.rows, batch, self.seed)
+        return self.known[batch]
+
+    def finish(self) -> tuple[Table, Table]:
+        """Write both with the means over the batches."""
+        blocks, unevenness = self.save()
+        means = mean_rows(blocks.rows, self.measured.names)
+        blocks.listener = unevenness.listener = self.live.row
+        extend(blocks, means)
+        extend(unevenness, heterogeneity_rows(means, MEAN, self.seed))
+        blocks.save()
+        unevenness.save()
+        return blocks, unevenness
+
+
+def extend(table: Table, rows: Iterable[dict]) -> Table:
+    """The table, with these rows added."""
+    for row in rows:
+        table.append(row)
+    return table
 
 
 def smoothness_of(task: Task, names: list[str], settings: argparse.Namespace, folder: Path) -> RobustSmoothness:
@@ -301,6 +297,14 @@ def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> st
     )
 
 
+def in_words(found: RobustSmoothness) -> str:
+    return (
+        f"Smoothness over {found.examples} examples: {found.smoothness:.4g}; robust smoothness "
+        f"without {found.removed_share:.2%} of the coordinates: {found.robust_smoothness:.4g}; "
+        f"without 2 % at random: {found.random_smoothness:.4g}"
+    )
+
+
 def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
     measured = [row for row in rows if row["batch"] != MEAN and row["eigenvalue"] is not None]
     unconverged = [row for row in measured if not row["converged"]]
@@ -329,24 +333,23 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     if settings.robust_smoothness:
         check_two_classes(task, settings)
 
-    def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
-        blocks, unevenness = measure(task, names, settings, folder, stop, live)
-        smoothness = smoothness_of(task, names, settings, folder) if settings.robust_smoothness else None
-        log_unconverged(blocks.rows, settings)
-        draw_all(folder)
-        said = report(blocks, unevenness, settings)
-        if smoothness is None:
-            return said
-        return (
-            f"{said}\n\nSmoothness over {smoothness.examples} examples: {smoothness.smoothness:.4g}; robust smoothness "
-            f"without {smoothness.removed_share:.2%} of the coordinates: {smoothness.robust_smoothness:.4g}; "
-            f"without 2 % at random: {smoothness.random_smoothness:.4g}"
-        )
+    def work(folder: Path, stop: StopRequest, live: LiveLog) -> Callable[[], str]:
+        tables = measure(task, names, batches, settings, folder, stop, live)
+
+        def end() -> str:
+            blocks, unevenness = tables.finish()
+            smoothness = smoothness_of(task, names, settings, folder) if settings.robust_smoothness else None
+            log_unconverged(blocks.rows, settings)
+            draw_all(folder)
+            said = report(blocks, unevenness, settings)
+            return said if smoothness is None else f"{said}\n\n{in_words(smoothness)}"
+
+        return end
 
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     ends = FloatingPointError, Refused
     planned = partial(estimate, task, settings, names, batches)
-    return Job(settings, work, planned, reads=reads, ends_in_one_line=ends, says_estimate=False)
+    return Job(settings, work, planned, reads=reads, ends_in_one_line=ends, says_estimate=False, in_jobs=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -72,5 +72,12 @@ def make_parser(description: str = "") -> Parser:
     )
     group = add_machine_flags(parser)
     group.add_argument("--num_epoch_to_save", type=positive_int, metavar="N", help="keep the model every N epochs")
-    add_resume_flags(parser)
+    add_resume_flags(parser, jobs="runs")
+    group = parser.add_argument_group("several processes")
+    group.add_argument(
+        "--parallel",
+        type=one_of("way to share the work", ["jobs", "data"]),
+        metavar="WAY",
+        help="what processes of torchrun or srun share: jobs (each takes whole runs; the default)",
+    )
     return parser

@@ -1,7 +1,7 @@
-"""What run_convergence.py has done so far: the runs that ended, and the run that was interrupted.
+"""What a job of run_convergence.py has done so far: the trainings that ended, and the one that was interrupted.
 
-A resumed script replays its runs in order. It reads finished runs from here, and continues the interrupted run after
-its last checkpoint.
+A job is one run, or the trials of one row. A process that resumes it replays its trainings in order. It reads finished
+ones from here, and continues the interrupted one after its last checkpoint.
 """
 
 import json
@@ -15,22 +15,23 @@ from training.loop import Point
 
 
 class Journal:
-    """Stored as a checkpoint after each run, each epoch, every `every` updates, and when a signal asks for it.
+    """Stored as a checkpoint after each training, each epoch, every `every` updates, and when a signal asks for it.
 
-    The key of a run is everything that makes it differ from the others. The results of finished runs are kept as JSON.
+    The key of a training is everything that makes it differ from the others. The results of finished ones are kept as
+    JSON. `job`: the name of the job's folder below that of all checkpoints.
     """
 
-    def __init__(self, folder: Path, every: int | None, stop: StopRequest):
-        self.saver = Saver(folder, every, stop)
+    def __init__(self, folder: Path, every: int | None, stop: StopRequest, job: str = ""):
+        self.saver = Saver(folder, every, stop, job=job)
         self.number, state = self.saver.checkpoints.load() or (0, {"ended": "{}", "at_work": None})
         with fitting(f"checkpoint {self.number}"):
             self.ended: dict[str, Any] = dict(json.loads(state["ended"]))
             self.at_work: dict[str, Any] | None = state["at_work"] and dict(state["at_work"])
 
     def resume(self, key: str, parts: dict[str, Any]) -> tuple[int, Any]:
-        """Restore the parts of that run, which have `load_state_dict`.
+        """Restore the parts of that training, which have `load_state_dict`.
 
-        Returns: (updates done, notes); (0, None) for a new run."""
+        Returns: (updates done, notes); (0, None) for a new one."""
         if self.at_work is None or self.at_work["key"] != key:
             return 0, None
         state, self.at_work = self.at_work, None  # a second copy of a large model is not held any longer
@@ -40,7 +41,7 @@ class Journal:
         return state["iteration"], json.loads(state["notes"])
 
     def after_step(self, key: str, parts: dict[str, Any], point: Point, notes: Any) -> None:
-        """Store the present run if that is due. Raises: Stopped after a signal; CannotWrite."""
+        """Store the present training if that is due. Raises: Stopped after a signal; CannotWrite."""
 
         def state() -> dict[str, Any]:
             self.number += 1
@@ -52,7 +53,7 @@ class Journal:
         self.saver.after(point.iteration, state, place=place, milestone=point.ends_epoch, number=self.number + 1)
 
     def end(self, key: str, result: Any) -> None:
-        """Keep the result of a finished run."""
+        """Keep the result of a finished training."""
         self.ended[key] = result
         self.number += 1
         self.saver.checkpoints.save(self.number, {"ended": json.dumps(self.ended), "at_work": None})

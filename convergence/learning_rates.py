@@ -3,9 +3,7 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-
-from runs.tables import Table
-from torch_optimizer import Algorithm
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -53,46 +51,28 @@ def round_lr(lr: float) -> float:
     return float(f"{lr:.3g}")
 
 
-def tune_rows(
-    rows: Mapping[str, Algorithm],
-    final_loss: Callable[[Algorithm], float],
-    factors: Sequence[float],
-    table: Table,
-    task: str,
-    extended: Callable[[], None] = lambda: None,
-) -> dict[str, Algorithm]:
-    """label -> row with the best learning rate of its trials; a row that sets its own rate stays as it is.
+def best_rate(losses: Mapping[float, float]) -> float | None:
+    """The learning rate of the lowest final loss, of a mapping that `tune` gave; None if every trial diverged."""
+    best = min(losses, key=losses.__getitem__)
+    return None if losses[best] == math.inf else best
 
-    Args:
-        final_loss: trains a row; its final loss, inf where it diverged.
-        table: gets a line per trial.
-        extended: called before every trial beyond a row's grid.
-    """
-    tuned = dict(rows)
-    for label, row in rows.items():
-        lr = row.lr
-        if lr is None:
-            log.info("%s sets its own learning rate; not tuned", label)
-            continue
-        losses = tune(lambda rate, row=row: final_loss(row.with_options(lr=rate)), lr, factors, extended)
-        best = min(losses, key=losses.__getitem__)
-        for rate, loss in losses.items():
-            diverged = loss == math.inf
-            table.append(
-                task=task,
-                algorithm=label,
-                lr=rate,
-                final_loss=loss,
-                diverged=diverged,
-                chosen=rate == best and not diverged,
-            )
-        table.save()
-        if losses[best] == math.inf:
-            log.warning(
-                "%s diverged at every learning rate from %g to %g; it stays at %g", label, min(losses), max(losses), lr
-            )
-            continue
-        tuned[label] = row.with_options(lr=best)
-        note = ", the edge of the grid" if best in (min(losses), max(losses)) else ""
-        log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), note, losses[best])
-    return tuned
+
+def trial_rows(task: str, label: str, losses: Mapping[float, float]) -> list[dict[str, Any]]:
+    """Lines of TRIALS: the trials of one row."""
+    best = best_rate(losses)
+    return [
+        dict(task=task, algorithm=label, lr=rate, final_loss=loss, diverged=loss == math.inf, chosen=rate == best)
+        for rate, loss in losses.items()
+    ]
+
+
+def tell(label: str, lr: float, losses: Mapping[float, float]) -> None:
+    """Say which rate the trials of a row have chosen. `lr`: its own."""
+    best = best_rate(losses)
+    if best is None:
+        log.warning(
+            "%s diverged at every learning rate from %g to %g; it stays at %g", label, min(losses), max(losses), lr
+        )
+        return
+    note = ", the edge of the grid" if best in (min(losses), max(losses)) else ""
+    log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), note, losses[best])

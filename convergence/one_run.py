@@ -55,11 +55,16 @@ class RunPlan:
     num_epoch_to_save: int | None
 
 
-class Start:
-    """A task with the parameters that every algorithm starts from. Without a journal, nothing of a run is stored."""
+def key_of(row: Algorithm, seed: int, num_epochs: int, is_trial: bool) -> str:
+    """Everything that makes a training differ from the others of a script."""
+    return f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if is_trial else ''}"
 
-    def __init__(self, task: Task, plan: RunPlan, device: torch.device, journal: Journal | None = None):
-        self.task, self.plan, self.journal = task, plan, journal
+
+class Start:
+    """A task with the parameters that every algorithm starts from."""
+
+    def __init__(self, task: Task, plan: RunPlan, device: torch.device):
+        self.task, self.plan = task, plan
         task.model.to(device)
         self.state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
         self.forward = torch.compile(task.model) if plan.compile else None
@@ -72,6 +77,7 @@ class Start:
         left: TimeLeft | None = None,
         folder: Path | None = None,
         follow: Callable[[tuple], None] | None = None,
+        journal: Journal | None = None,
     ) -> Losses:
         """Train from the start, or from where the journal has it.
 
@@ -80,9 +86,9 @@ class Start:
             folder: where the model is kept every `num_epoch_to_save` epochs and at the end. The run is then scored
                 after every epoch. None: the run is a trial, and only its losses count.
             follow: called with each new point of the result.
+            journal: stores it; None: nothing is stored.
         """
-        journal, model = self.journal, self.task.model
-        key = f"{row!r}, seed {seed}, {num_epochs} epochs{', a trial' if folder is None else ''}"
+        model, key = self.task.model, key_of(row, seed, num_epochs, is_trial=folder is None)
         per_epoch = batches_per_epoch(len(self.task.examples), self.plan.training.batch_size)
         left = left or TimeLeft(num_epochs * per_epoch)
         if journal and key in journal.ended:

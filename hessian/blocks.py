@@ -82,15 +82,23 @@ def block_curvatures(
         raise ValueError("batches is empty; at least one micro-batch is needed")
     check_limits(tolerance, max_iterations)
     generator = generator or torch.Generator().manual_seed(0)
-    graph = GradientGraph(loss_fn, params, batches, names, keep_graphs)
+    graph = gradient_graph(loss_fn, params, batches, names, keep_graphs)
+    return (block_curvature(graph, name, tolerance, max_iterations, generator) for name in names)
+
+
+def gradient_graph(
+    loss_fn: LossFunction, params: Params, batches: Sequence[Batch], names: list[str], keep_graphs: bool
+) -> GradientGraph:
+    """What `block_curvature` measures the tensors `names` with."""
     how = "kept for all products" if keep_graphs else "rebuilt for every product"
     log.info("the gradient graphs of %d micro-batches are %s", len(batches), how)
-    return (_block_curvature(graph, name, tolerance, max_iterations, generator) for name in names)
+    return GradientGraph(loss_fn, params, batches, names, keep_graphs)
 
 
-def _block_curvature(
+def block_curvature(
     graph: GradientGraph, name: str, tolerance: float, max_iterations: int, generator: torch.Generator
 ) -> BlockCurvature:
+    """The extreme eigenvalues of one tensor's block; arguments as of `block_curvatures`."""
     gradient = graph.gradients[name]
     extremes = extreme_eigenvalues(
         lambda u: graph.product({name: u.view_as(gradient)})[name].flatten(),

@@ -95,7 +95,7 @@ def make_parser(description: str = "") -> Parser:
         help="dtype of the measurement: float32 or float64",
     )
     add_machine_flags(parser)
-    add_resume_flags(parser, "tensors", "batch of data")
+    add_resume_flags(parser, "tensors", "few tensors", jobs="tensors")
     return parser
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from runs.files import CannotWrite, one_line, remove_if_empty, write_whole
+from runs.files import CannotWrite, one_line, write_whole
 
 log = logging.getLogger(__name__)
 
@@ -55,16 +55,9 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Remove every checkpoint, and the folder if nothing else is in it. A link to another disk stays.
-
-        The log names what the system refuses to delete; it harms no result.
-        """
-        try:
-            for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
-                path.unlink()
-            remove_if_empty(self.folder)
-        except OSError as error:
-            log.warning("cannot remove %s: %s", self.folder, error.strerror or error)
+        """Remove every checkpoint. Raises: OSError."""
+        for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
+            path.unlink()
 
     def _paths(self) -> list[Path]:
         """Newest first; those whose checksum was written."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from runs.config import CONFIG_FILE, read_config
 from runs.files import TEMPORARY, remove, remove_if_empty
+from runs.lock import CLAIM, LOCK_FILE
+
+log = logging.getLogger(__name__)
 
 TABLES = (
     "training.csv",
@@ -30,20 +34,21 @@ TABLES = (
     "heterogeneity.csv",
     "robust_smoothness.csv",
 )
-LOG_FILE = "log.txt"
-REPORT_FILE = "report.html"
+LOG_FILE, REPORT_FILE, CHECKPOINTS = "log.txt", "report.html", "checkpoints"
+RESULT, FAILURE = "result.json", "failed.txt"  # how a job ended that several processes could take
 
-# The files that a run writes, by the folder they stand in; a model is kept as one folder.
+# The files that a run writes, by the folders they stand in, deeper ones first; a model is kept as one folder.
 OWN_FILES = {
     "": (*TABLES, LOG_FILE, REPORT_FILE),
     "figures": ("*.png", "*.pdf"),
-    "checkpoints": ("checkpoint-*.pt", "checkpoint-*.json"),
+    f"{CHECKPOINTS}/*": ("checkpoint-*.pt", "checkpoint-*.json", CLAIM, RESULT, FAILURE),  # a folder per job
+    CHECKPOINTS: ("checkpoint-*.pt", "checkpoint-*.json", CLAIM),
     "points": ("point-*.pt", "point-*.json"),
     "tensorboard": ("events.out.tfevents.*",),
 }
 MODEL = "model"
 UNFINISHED_MODEL = ".model.tmp"  # a model while it is written
-LINKABLE = ("checkpoints", "points", MODEL)  # what may be a link to a larger disk
+LINKABLE = (CHECKPOINTS, "points", MODEL)  # what may be a link to a larger disk
 
 
 def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
@@ -83,7 +88,7 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
 
 def _is_free(folder: Path) -> bool:
     """Whether a run may begin here: nothing but what a killed process left, and links to empty folders."""
-    left = {folder / "run.lock", *leftovers(folder)}
+    left = {folder / LOCK_FILE, *leftovers(folder)}
     return all(path in left or _is_link_to_nothing(path) for path in folder.iterdir())
 
 
@@ -106,25 +111,50 @@ def remove_run(folder: Path) -> None:
     config.json goes last: until then the folder can be recognized as a run's, should this be interrupted.
     """
     remove_leftovers(folder)
-    for name, patterns in OWN_FILES.items():
-        place = folder / name
-        if name and place.is_symlink():
-            remove(place)
-        for pattern in patterns:
+    for link in (folder / name for name in OWN_FILES if name):
+        if link.is_symlink():
+            remove(link)
+    for name in OWN_FILES:
+        _remove_own(folder, name)
+    if os.path.lexists(folder / MODEL):
+        remove(folder / MODEL)
+    (folder / CONFIG_FILE).unlink()
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove what `--resume` needs, which a finished run does not. A link to another disk stays.
+
+    The log names what the system refuses to delete; it harms no result.
+    """
+    try:
+        for name in (f"{CHECKPOINTS}/*", CHECKPOINTS):
+            _remove_own(folder, name)
+    except OSError as error:
+        log.warning("cannot remove %s: %s", folder / CHECKPOINTS, error.strerror or error)
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    """The folders that a key of `OWN_FILES` names; of those of jobs, none that is a link."""
+    if "*" not in name:
+        return [folder / name]
+    return [path for path in folder.glob(name) if path.is_dir() and not path.is_symlink()]
+
+
+def _remove_own(folder: Path, name: str) -> None:
+    """Remove the run's own files from the folders of that name, and the folders where nothing else is in them."""
+    for place in _places(folder, name):
+        for pattern in OWN_FILES[name]:
             for path in place.glob(pattern):
                 remove(path)
         if name:
             remove_if_empty(place)
-    if os.path.lexists(folder / MODEL):
-        remove(folder / MODEL)
-    (folder / CONFIG_FILE).unlink()
 
 
 def leftovers(folder: Path) -> Iterator[Path]:
     """The unfinished files of a process that was killed: those that would have become a file of the run."""
     for name, patterns in OWN_FILES.items():
         names = (*patterns, CONFIG_FILE) if name == "" else patterns
-        for path in (folder / name).glob(".*.tmp"):
+        for path in (path for place in _places(folder, name) for path in place.glob(".*.tmp")):
             match = TEMPORARY.fullmatch(path.name)
             if match and any(Path(match["name"]).match(pattern) for pattern in names):
                 yield path

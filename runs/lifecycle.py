@@ -9,38 +9,33 @@ import logging
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curvature.ranks import ALONE, LeaderFailed, RankLost, Ranks
-from runs.checkpoints import CannotRead, Checkpoints, DoesNotFit, content_hash
-from runs.config import (
-    described,
-    mark_finished,
-    numbered,
-    plain,
-    record_resumption,
-    recorded,
-    versions,
-    write_config,
-)
+from runs.checkpoints import CannotRead, DoesNotFit
+from runs.config import mark_finished, read_config, recorded
 from runs.estimate import Estimate
 from runs.files import CannotWrite, is_out_of_memory, one_line
 from runs.flags import Parser, needs_the_hub, own_list
-from runs.folder import LOG_FILE, create_run_folder, remove_leftovers
+from runs.folder import CHECKPOINTS, LOG_FILE
+from runs.jobs import SomeFailed, turn
 from runs.live import LiveLog, logger_named
-from runs.lock import lock, unlock
-from runs.machine import machine_state, prepare_machine
+from runs.lock import LOCK_FILE, unlock
+from runs.machine import prepare_machine
 from runs.messages import answering_input_errors, hush_unless, log_file, say, start_logging
-from runs.processes import leads
+from runs.opening import clean_up, clear, open_folder
+from runs.processes import leads, world_size
 from runs.ranks import connect, disconnect, is_first_here, may_tell_of_the_end, watching
-from runs.resuming import Earlier, refuse_changes, settings_of_run
+from runs.resuming import Earlier, settings_of_run
 from runs.stopping import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
 
+COMPLETE = "{} is complete: nothing is left to do"
 PATIENCE = 10.0  # seconds: torchrun passes a signal on that Slurm has sent to each process already
 
 
@@ -49,13 +44,14 @@ class Job:
     """What a script has prepared: everything is checked, nothing is written yet."""
 
     settings: argparse.Namespace  # as config.json records them; with `output_dir`, `overwrite` and `allow_changes`
-    work: Callable[[Path, StopRequest, LiveLog], str]  # does it in the run folder; returns what to print at the end
+    work: Callable[[Path, StopRequest, LiveLog], Any]  # does it in the run folder; returns what to print at the end
     estimate: Callable[..., Estimate]  # what it will do; `memory=False` leaves the memory out
     algorithms: Mapping[str, Any] = field(default_factory=dict)  # label -> row of the algorithm list
     reads: Sequence[str] = ()  # local files and folders that decide the results
     notes: Sequence[str] = ()  # sentences for config.json
     ends_in_one_line: tuple[type[Exception], ...] = (FloatingPointError,)  # errors of the work that need no traceback
     says_estimate: bool = True  # whether a run begins with the line of its estimate
+    in_jobs: bool = False  # several processes may do the work; it then returns what one of them does to end the run
 
 
 def execute(
@@ -83,7 +79,7 @@ def execute(
         settings, earlier = settings_of_run(parser, arguments)
         if earlier is not None and "finished" in earlier.config:
             ranks.leading(lambda: clean_up(Path(settings.output_dir)))
-            say(f"{settings.output_dir} is complete: nothing is left to do")
+            say(COMPLETE.format(settings.output_dir))
             return 0
         live_log = logger_named(settings.log if ranks.leads else None)
         prepare_machine()
@@ -91,15 +87,17 @@ def execute(
         if settings.dry_run:
             ranks.leading(lambda: say(job.estimate().report()))
             return 0
-        folder = Path(job.settings.output_dir)
-        ranks.leading(lambda: open_folder(job, earlier))
+        folder, first = Path(job.settings.output_dir), []
+        ranks.leading(lambda: first.append(open_folder(job, earlier)))
     with log_file(folder / LOG_FILE) if ranks.leads else nullcontext():
-        status, text = to_its_end(folder, script, job, live_log, ranks)
+        status, text = to_its_end(folder, script, job, live_log, ranks, first != [False])
     disconnect(after_failure=status == 1)
-    if status == 0 and ranks.leads:
+    if status == 0 and not text:  # another process ended the run
+        say(COMPLETE.format(folder))
+    elif status == 0 and ranks.leads:
         say(text)
-        written, figures = sorted(p.name for p in folder.iterdir()), list(folder.glob("figures/*"))
-        say(f"Wrote {', '.join(written)} in {folder}/ and {len(figures)} figures")
+        written = sorted(path.name for path in folder.iterdir() if path.name not in (CHECKPOINTS, LOCK_FILE))
+        say(f"Wrote {', '.join(written)} in {folder}/ and {len(list(folder.glob('figures/*')))} figures")
     return status
 
 
@@ -128,50 +126,30 @@ def prepared(
     return job
 
 
-def clean_up(folder: Path) -> None:
-    """Remove checkpoints that a kill during shutdown left in a finished run. On a read-only disk they stay."""
-    checkpoints = Checkpoints(folder / "checkpoints")
-    if not checkpoints.folder.exists():
-        return
-    with suppress(CannotWrite):
-        lock(folder)
-        checkpoints.remove()
-    unlock(folder)
+def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog) -> str:
+    """Do the work, or the share of it that other processes leave to this one, to the end of the run.
 
-
-def open_folder(job: Job, earlier: Earlier | None) -> Path:
-    """The run folder, locked for this process (`unlock` it): a new one, or that of the earlier run.
-
-    Raises: ValueError, in one line: another process is at work there, something has changed and `--allow_changes` is
-        not given, or the folder cannot be had.
-    """
-    settings, data, machine = job.settings, _hashes(job.reads), machine_state()
-    rows = numbered(described(job.algorithms), earlier and earlier.config)
-    folder = Path(settings.output_dir)
-    if settings.overwrite:
-        _refuse_to_remove(job.reads, folder)
-    if not folder.is_dir():
-        create_run_folder(folder)
-    lock(folder)
-    try:
-        if earlier is None:
-            create_run_folder(folder, settings.overwrite)
-        else:
-            changes = [*earlier.changes, *_changes_since(earlier.config, plain(rows), data, machine)]
-            refuse_changes(settings, changes)
-        remove_leftovers(folder)
-        if earlier is None:
-            write_config(folder, recorded(settings), rows, data, machine, job.notes)
-        else:
-            record_resumption(folder, recorded(settings), rows, data, changes, machine)
-    except BaseException:
-        unlock(folder)
-        raise
-    return folder
+    Returns: what to print; "" where another process ended the run."""
+    if not job.in_jobs:
+        return job.work(folder, stop, live)
+    if "finished" in read_config(folder):  # by processes that this one would have joined
+        return ""
+    end = job.work(folder, stop, live)
+    with turn(folder, stop) as is_mine:
+        if not is_mine:
+            return ""
+        text = end()
+        mark_finished(folder)
+    return text
 
 
 def to_its_end(
-    folder: Path, script: str, job: Job, live_log: Callable[[Path, dict[str, Any]], LiveLog], ranks: Ranks = ALONE
+    folder: Path,
+    script: str,
+    job: Job,
+    live_log: Callable[[Path, dict[str, Any]], LiveLog],
+    ranks: Ranks = ALONE,
+    says_estimate: bool = True,
 ) -> tuple[int, str]:
     """(exit status, what to print): 0 when the work came to its end, 128 + the signal that stopped it, else 1."""
     python = "python" if ranks.world == 1 else f"torchrun --nproc_per_node={ranks.world}"
@@ -179,12 +157,12 @@ def to_its_end(
     if name := own_list(job.settings):  # a file that would run is never taken from a folder
         again += f" --algorithm_list {shlex.quote(name)}"
     try:
-        with StopRequest(patience=PATIENCE if ranks.world > 1 else 0.0) as stop, watching(again):
+        with StopRequest(patience=PATIENCE if world_size() > 1 else 0.0) as stop, watching(again):
             with closing(live_log(folder, recorded(job.settings))) as live:
-                if job.says_estimate:
+                if job.says_estimate and says_estimate:
                     ranks.leading(lambda: log.info("%s", job.estimate(memory=False).line()))
-                text = job.work(folder, stop, live)
-            ranks.leading(lambda: end_of(folder))
+                text = done(folder, job, stop, live)
+            ranks.leading(lambda: end_of(folder, job))
         return 0, text
     except Exception as error:
         status, line = ending(error, job, folder, again)
@@ -208,6 +186,8 @@ def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, s
         return 128 + error.number, f"{error}; {again}"
     if isinstance(error, CannotWrite):
         return 1, f"stopped: {error}; {done}; when that is mended, {again}"
+    if isinstance(error, SomeFailed):
+        return 1, f"stopped: {error}; {done}; to try them again, {again}"
     if isinstance(error, RankLost):
         return 1, f"stopped: another process of this run has ended; {done}; {again}"
     if isinstance(error, (CannotRead, DoesNotFit, LeaderFailed, *job.ends_in_one_line)):
@@ -218,50 +198,8 @@ def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, s
     return 1, None
 
 
-def end_of(folder: Path) -> None:
-    """The results are complete: what only a stopped run needs is removed."""
-    mark_finished(folder)
-    Checkpoints(folder / "checkpoints").remove()
-
-
-def _hashes(sources: Sequence[str]) -> dict[str, str]:
-    return {source: content_hash(Path(source).expanduser()) for source in sources}
-
-
-def _refuse_to_remove(sources: Sequence[str], folder: Path) -> None:
-    for source in sources:
-        if Path(source).expanduser().resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"--overwrite would remove {source}, which this run reads; choose another --output_dir")
-
-
-def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machine: dict[str, int]) -> list[str]:
-    changes = [
-        f"{package} is {now}, was {earlier['versions'].get(package)}"
-        for package, now in versions().items()
-        if now != earlier["versions"].get(package)
-    ]
-    threads, before = machine["threads"], earlier.get("machine", {}).get("threads")
-    if before not in (None, threads):
-        changes.append(f"the number of threads is {threads}, was {before} (OMP_NUM_THREADS={before} sets it)")
-    before = earlier.get("data", {})
-    changes += [f"{path} has another content" for path in data if path in before and data[path] != before[path]]
-    old, new = ({row["label"]: _written(row) for row in listed_rows} for listed_rows in (earlier["algorithms"], rows))
-    for label in {**old, **new}:
-        if label not in new:
-            changes.append(f"row {label!r} is gone from algorithm_list.py")
-        elif label not in old:
-            changes.append(f"row {label!r} is new in algorithm_list.py")
-        elif old[label] != new[label]:
-            changes.append(f"row {label!r} is {_options(new[label])}, was {_options(old[label])}")
-    return changes
-
-
-def _written(row: dict) -> dict:
-    """The part of a row that stands in algorithm_list.py."""
-    return {key: row.get(key) for key in ("name", "options", "step_size", "groups")}
-
-
-def _options(row: dict) -> str:
-    groups = {"groups": row["groups"]} if row["groups"] else {}
-    written = {**row["options"], "step_size": row["step_size"], **groups}
-    return f"({', '.join(f'{k}={v}' for k, v in written.items())})"
+def end_of(folder: Path, job: Job) -> None:
+    """The results are complete: the last process to leave the folder removes what only a stopped run needs."""
+    if not job.in_jobs:
+        mark_finished(folder)
+    unlock(folder, partial(clear, folder))

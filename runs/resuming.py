@@ -31,16 +31,21 @@ OF_THIS_COMMAND = (
     "verbose",
     "hf_key",
     "log",
+    "join",
+    "parallel",
 )  # never from the folder
 FREE = (*OF_THIS_COMMAND, "checkpoint_every")  # may differ: they change no result
 
 
-def add_resume_flags(parser: argparse.ArgumentParser, unit: str = "updates", always: str = "epoch") -> None:
+def add_resume_flags(
+    parser: argparse.ArgumentParser, unit: str = "updates", always: str = "epoch", jobs: str = ""
+) -> None:
     """The flags of every script that stores its run.
 
     Args:
         unit: what `--checkpoint_every` counts.
         always: what the run is stored after in any case.
+        jobs: what several processes may share; "": nothing, and there is no `--join`.
     """
     group = parser.add_argument_group("stopping and continuing")
     group.add_argument(
@@ -52,6 +57,13 @@ def add_resume_flags(parser: argparse.ArgumentParser, unit: str = "updates", alw
     group.add_argument(
         "--resume", type=folder_name, metavar="FOLDER", help="continue the run in that folder, with its settings"
     )
+    if jobs:
+        group.add_argument(
+            "--join",
+            type=folder_name,
+            metavar="FOLDER",
+            help=f"as --resume, beside other processes that are at work there: each takes {jobs} that no other has",
+        )
     group.add_argument(
         "--allow_changes",
         action="store_true",
@@ -74,16 +86,19 @@ def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.
         script, or for a flag that contradicts it, unless `--allow_changes` is given: then `changes` names it.
     """
     settings = parser.parse_args(arguments)
-    if settings.resume is None:
+    flag = "join" if getattr(settings, "join", None) else "resume"
+    folder = getattr(settings, flag)
+    if folder is None:
         if settings.allow_changes:
             raise ValueError("--allow_changes is for --resume, which is not given")
         refuse_without_effect(given_settings(parser, arguments), settings, parser.needs)
         return settings, None
+    if flag == "join" and settings.resume:
+        raise ValueError("--join continues the run as --resume does: give one of them")
     if settings.dry_run:
-        raise ValueError("--dry_run tells of a whole run, not of what is left of one: leave out --resume")
+        raise ValueError(f"--dry_run tells of a whole run, not of what is left of one: leave out --{flag}")
     if settings.overwrite or settings.output_dir:
-        raise ValueError("--resume continues in its own folder: leave out --overwrite and --output_dir")
-    folder = settings.resume
+        raise ValueError(f"--{flag} continues in its own folder: leave out --overwrite and --output_dir")
     settings, config, changes = on_top_of(folder, parser, arguments, own=OF_THIS_COMMAND, free=FREE)
     settings.output_dir = folder
     later = [name for name in vars(settings) if name not in config["settings"] and name not in FREE]

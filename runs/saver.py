@@ -19,14 +19,14 @@ class Saver:
             saver.after(iteration, stored.state_dict, milestone=ends_epoch, place=f"iteration {iteration}")
 
     Args:
-        folder: the run folder; checkpoints go to folder/checkpoints.
+        folder: the run folder; checkpoints go to folder/checkpoints, or to that of `job` below it.
         every: store after this many units of work, besides every milestone; None: at milestones only.
         stop: what a signal sets.
         ranks: the processes at work on this run: a signal to one stops all, and the first stores for all.
     """
 
-    def __init__(self, folder: Path, every: int | None, stop: StopRequest, ranks: Ranks = ALONE):
-        self.checkpoints, self.every, self.stop = Checkpoints(folder / "checkpoints"), every, stop
+    def __init__(self, folder: Path, every: int | None, stop: StopRequest, ranks: Ranks = ALONE, job: str = ""):
+        self.checkpoints, self.every, self.stop = Checkpoints(folder / "checkpoints" / job), every, stop
         self.ranks = ranks
 
     def restore(self, stored: Any) -> int:

@@ -8,8 +8,10 @@ This file, and the scripts, are written in the syntax of Python 3.6, so that an 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
+BEGAN = time.time()  # when this process started, before the slow imports
 OLDEST = (3, 11)  # that the pinned packages of requirements.txt can be installed on
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -3,6 +3,7 @@
 All on the tiny task; `EFFECTS` has a line per flag, and a flag without a line fails.
 """
 
+import fcntl
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import hessian.jobs
 import run_convergence
 import run_hessian
 import run_landscape
@@ -72,9 +74,9 @@ def run(tmp_path, monkeypatch, capfd):
         asked.clear(), saved.clear(), capfd.readouterr()
         flags = flags.replace("TMP", str(tmp_path))
         words = [*BASE[script].replace(without, "").split(), *flags.split()]
-        if "--resume" in words or "--from_points" in words:
+        if {"--resume", "--join", "--from_points"} & set(words):
             words = flags.split()
-        if not {"--output_dir", "--resume"} & set(words):
+        if not {"--output_dir", "--resume", "--join"} & set(words):
             words += ["--output_dir", str(tmp_path / name)]
         try:
             status = tiny_run.main(script, words)
@@ -227,7 +229,9 @@ EFFECTS = {
         "lr_grid": ("--tune_lr --lr_grid 2", lambda run, base: run.column("tuned_learning_rates", "lr") == [0.2, 0.02]),
         "tune_epochs": ("", None),
         "num_epoch_to_save": ("--num_epoch_to_save 1", found("model/*/epoch*/model.pt", 4)),
-        "checkpoint_every": ("--checkpoint_every 1", stored(range(1, 11), range(1, 7))),
+        "checkpoint_every": ("--checkpoint_every 1", stored([1, 2, 3, 4, 5] * 2, [1, 2, 3] * 2)),
+        "parallel": ("--parallel data", lambda run, base: "--parallel data" in run.err and run.status == 2),
+        "join": ("", None),
     },
     "hessian": {
         **OF_ALL,
@@ -238,7 +242,8 @@ EFFECTS = {
         "tolerance": ("--tolerance 0.5", other("blocks", "products")),
         "max_iterations": ("--max_iterations 1", values("blocks", "products", {1})),
         "dtype": ("--dtype float64", other("blocks", "eigenvalue")),
-        "checkpoint_every": ("--checkpoint_every 1", stored(range(1, 7), (6,))),
+        "checkpoint_every": ("--checkpoint_every 1", stored([1] * 6, [])),
+        "join": ("", None),
         "checkpoint": ("", None), "micro_batch_size": ("", None), "rebuild_graphs": ("", None),
         "robust_smoothness": ("", None),
     },
@@ -301,6 +306,27 @@ def test_resume_continues_a_run_and_allow_changes_lets_it_differ(script, run):
     assert run(script, f"--resume {folder} --batch_size 5 --allow_changes").status == 0
     config = read_config(folder)
     assert "finished" in config and config["resumed"][0]["changes"] == ["--batch_size is 5, was 4"]
+
+
+@pytest.mark.parametrize("script", ["convergence", "hessian"])
+def test_join_continues_a_run_as_resume_does_though_others_are_there(script, run):
+    folder = run(script).folder
+    config = json.loads((folder / "config.json").read_text())
+    del config["finished"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert "give one of them" in run(script, f"--resume {folder} --join {folder}").err
+    with (folder / "run.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert f"--join {folder} takes part in its work" in run(script, f"--resume {folder}").err
+        assert (
+            "work otherwise: --batch_size is 5, was 4"
+            in run(script, f"--join {folder} --batch_size 5 --allow_changes").err
+        )
+        assert run(script, f"--join {folder}").status == 0 and "finished" in read_config(folder)
+        assert (folder / "checkpoints").exists(), "the last one to leave removes them"
+    config = json.loads((folder / "config.json").read_text())
+    assert "resumed" not in config and run(script, f"--join {folder}").status == 0
+    assert not (folder / "checkpoints").exists() and not (folder / "run.lock").exists()
 
 
 def test_momentum_is_on_unless_it_is_switched_off(run):
@@ -386,13 +412,13 @@ def test_robust_smoothness_is_for_classifiers(run):
 
 
 def test_micro_batch_size_splits_the_batch_and_rebuild_graphs_keeps_nothing(run, monkeypatch):
-    seen, curvatures = [], run_hessian.block_curvatures
+    seen, gradient_graph = [], hessian.jobs.gradient_graph
 
-    def spy(loss_fn, params, inputs, names, **options):
-        seen.append((len(inputs), options["keep_graphs"]))
-        return curvatures(loss_fn, params, inputs, names, **options)
+    def spy(loss_fn, params, inputs, names, keep_graphs):
+        seen.append((len(inputs), keep_graphs))
+        return gradient_graph(loss_fn, params, inputs, names, keep_graphs)
 
-    monkeypatch.setattr(run_hessian, "block_curvatures", spy)
+    monkeypatch.setattr(hessian.jobs, "gradient_graph", spy)
     for name, flags in (("a", ""), ("b", "--micro_batch_size 1"), ("c", "--rebuild_graphs")):
         assert run("hessian", flags, name).status == 0
     assert seen == [(1, True), (4, True), (1, False)]

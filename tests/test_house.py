@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "landscape_utils": CORE,
     "landscape_core": CORE | {"landscape_utils"},
     "landscape_probe": CORE | {"landscape_core"},
-    "hessian": {"curvature"},
+    "hessian": {"curvature", "training", "runs"},
     "tasks": {"runs", "landscape_core"},
     "landscape": CORE | {"landscape_utils", "landscape_core", "hessian", "training", "runs", "tasks", "algorithm_list"},
     "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},

@@ -15,7 +15,7 @@ from torch import nn
 import run_convergence
 from algorithm_list import ALGORITHM_LISTS
 from convergence.best_epochs import best_epochs
-from convergence.learning_rates import TRIALS, round_lr, tune, tune_rows
+from convergence.learning_rates import best_rate, round_lr, tell, trial_rows, tune
 from convergence.one_run import Losses, Start
 from run_convergence import make_parser, plan_of, resolve
 from runs.tables import Table, read_table
@@ -216,7 +216,7 @@ def test_a_run_of_known_losses_is_summarized_by_hand():
 
 def test_diverged_algorithm_is_marked_and_the_others_go_on(folder, lists, tmp_path, monkeypatch, caplog, capfd):
     monkeypatch.setattr("runs.lifecycle.start_logging", lambda verbose: None)  # it would end caplog's own
-    caplog.set_level("INFO", "run_convergence")
+    caplog.set_level("INFO", "convergence.jobs")
     wild = convergence(tmp_path / "wild", "--algorithm_list", "wild", "--save_model", "--num_epoch_to_save", "1")
     found = curves(wild)
     assert len(found["sgd", 0]) < STEPS
@@ -226,7 +226,7 @@ def test_diverged_algorithm_is_marked_and_the_others_go_on(folder, lists, tmp_pa
     assert sgd["diverged"] == 1 and all(sgd[column] is None for column in empty)
     assert adam["diverged"] == 0 and adam["final_loss_mean"] < 10
     out, err = capfd.readouterr()
-    first, second = [r.getMessage() for r in caplog.records if r.name == "run_convergence"]  # a line as each finishes
+    first, second = [r.getMessage() for r in caplog.records if r.name == "convergence.jobs"]  # a line as each finishes
     assert re.fullmatch(r"sgd, seed 0: diverged after \d steps", first)
     assert second == f"adam, seed 0: loss {adam['final_loss_mean']:.4g}"
     assert "Writing" not in err  # no bar: standard error is no terminal
@@ -300,16 +300,16 @@ class Bowl(Task):
         return 2 * (forward(batch["one"])[:, 0] - 3).square()
 
 
-def tuned(tmp_path, lr, *grid):
-    """(trials of tuned_learning_rates.csv, the row afterwards) of plain SGD on the bowl, two steps a trial."""
+def tuned(lr, *grid):
+    """(trials as rows of tuned_learning_rates.csv, learning rate -> final loss) of plain SGD on the bowl, two steps a
+    trial."""
     flags = ["--batch_size", "4", "--tune_lr", "--tune_epochs", "3", "--lr_grid", *map(str, grid)]
     settings = settings_for(*flags)
-    start, table = start_of(Bowl(), settings), Table(tmp_path / "tuned_learning_rates.csv", TRIALS)
-    rows = tune_rows(
-        {"sgd": Algorithm("sgd", lr=lr)}, lambda row: start.train(row, 0, settings.tune_epochs).final_loss,
-        settings.lr_grid, table, "toy",
-    )  # fmt: skip
-    return read_table(tmp_path / "tuned_learning_rates.csv"), rows["sgd"]
+    start, row = start_of(Bowl(), settings), Algorithm("sgd", lr=lr)
+    losses = tune(
+        lambda rate: start.train(row.with_options(lr=rate), 0, settings.tune_epochs).final_loss, lr, settings.lr_grid
+    )
+    return trial_rows("toy", "sgd", losses), losses
 
 
 def test_a_last_step_to_weights_that_are_not_finite_is_a_divergence():
@@ -318,36 +318,38 @@ def test_a_last_step_to_weights_that_are_not_finite_is_a_divergence():
     assert [point[3] for point in run.points] == [18.0] and run.diverged
 
 
-def test_tuning_finds_the_optimum_of_a_quadratic(tmp_path):
-    trials, row = tuned(tmp_path, 0.25, 0.25, 0.5, 1, 2)
+def test_tuning_finds_the_optimum_of_a_quadratic():
+    trials, losses = tuned(0.25, 0.25, 0.5, 1, 2)
     assert [trial["lr"] for trial in trials] == [0.0625, 0.125, 0.25, 0.5]
     assert [trial["final_loss"] for trial in trials] == pytest.approx([18 * 0.75**4, 18 * 0.5**4, 0, 18], rel=1e-5)
     assert [trial["chosen"] for trial in trials] == [0, 0, 1, 0]
     assert {(trial["task"], trial["algorithm"]) for trial in trials} == {("toy", "sgd")}
-    assert row.options["lr"] == 0.25
+    assert best_rate(losses) == 0.25
 
 
 @pytest.mark.parametrize(
     "lr, rates", [(0.03, [0.015, 0.03, 0.06, 0.12, 0.24, 0.48]), (2.0, [0.125, 0.25, 0.5, 1.0, 2.0, 4.0])]
 )
-def test_tuning_goes_on_past_an_end_while_the_best_is_there(lr, rates, tmp_path):
-    trials, row = tuned(tmp_path, lr, 0.5, 1, 2)
+def test_tuning_goes_on_past_an_end_while_the_best_is_there(lr, rates):
+    trials, losses = tuned(lr, 0.5, 1, 2)
     assert [trial["lr"] for trial in trials] == rates
-    assert row.options["lr"] == pytest.approx(0.245, abs=0.01)
+    assert best_rate(losses) == pytest.approx(0.245, abs=0.01)
 
 
-def test_tuning_survives_divergence(tmp_path):
-    trials, row = tuned(tmp_path, 0.25, 0.5, 1, 1e30)
-    assert [(trial["final_loss"] is None, trial["diverged"]) for trial in trials] == [(False, 0), (False, 0), (True, 1)]
-    assert row.options["lr"] == 0.25
+def test_tuning_survives_divergence():
+    trials, losses = tuned(0.25, 0.5, 1, 1e30)
+    found = [(math.isinf(trial["final_loss"]), trial["diverged"]) for trial in trials]
+    assert found == [(False, 0), (False, 0), (True, 1)]
+    assert best_rate(losses) == 0.25
 
 
-def test_a_row_that_diverges_everywhere_keeps_its_rate_and_none_is_chosen(tmp_path, caplog):
-    with caplog.at_level("WARNING"):
-        trials, row = tuned(tmp_path, 1e30, 1, 10)
+def test_a_row_that_diverges_everywhere_has_no_best_rate_and_none_is_chosen(caplog):
+    trials, losses = tuned(1e30, 1, 10)
     assert [trial["lr"] for trial in trials] == pytest.approx([10.0**k for k in range(18, 32)])  # twelve more below
     assert all(trial["diverged"] and not trial["chosen"] for trial in trials)
-    assert row.options["lr"] == 1e30
+    assert best_rate(losses) is None
+    with caplog.at_level("WARNING"):
+        tell("sgd", 1e30, losses)
     assert "sgd diverged at every learning rate from 1e+18 to 1e+31; it stays at 1e+30" in caplog.text
 
 

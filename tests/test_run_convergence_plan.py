@@ -11,6 +11,7 @@ from convergence.flags import make_parser
 from convergence.learning_rates import HALF_DECADES
 from convergence.one_run import Losses
 from run_convergence import plan_of, resolve
+from runs.config import write_config
 from runs.live import LiveLog
 from runs.stopping import StopRequest
 from runs.tables import read_table
@@ -87,10 +88,10 @@ def trained(monkeypatch, tmp_path):
     asked, loaded = [], []
 
     class FakeStart:
-        def __init__(self, task, plan, device, journal):
+        def __init__(self, task, plan, device):
             self.model_seed = task.model_seed
 
-        def train(self, row, seed, num_epochs, left=None, folder=None, follow=None):
+        def train(self, row, seed, num_epochs, left=None, folder=None, follow=None, journal=None):
             asked.append((self.model_seed, row.name, row.lr, seed, num_epochs, folder and folder.name))
             if row.name == "sgd" and seed == 7:
                 return losses(9.0, diverged=True)
@@ -101,15 +102,17 @@ def trained(monkeypatch, tmp_path):
         loaded.append((seed, model_seed))
         return SimpleNamespace(model_seed=model_seed, examples=[0] * 8)
 
-    monkeypatch.setattr(run_convergence, "Start", FakeStart)
+    monkeypatch.setattr("convergence.jobs.Start", FakeStart)
     monkeypatch.setattr(run_convergence, "load_task", load_task)
     numbers = {"sgd": 1, "adam": 4, "adafactor": 5}
-    monkeypatch.setattr(run_convergence, "row_numbers", lambda folder: numbers)
+    monkeypatch.setattr("convergence.jobs.row_numbers", lambda folder: numbers)
 
     def trained(*flags):
         settings, algorithms = resolved("--num_epochs", "2", "--batch_size", "4", *flags)
         task = run_convergence.load(settings, settings.seeds[0])
-        run_convergence.run(settings, algorithms, task, tmp_path, StopRequest(), LiveLog())
+        write_config(tmp_path, {}, [])
+        trainings = run_convergence.run(settings, algorithms, task, tmp_path, StopRequest(), LiveLog())
+        run_convergence.write_tables(trainings, tmp_path)
         return asked, loaded, tmp_path
 
     return trained

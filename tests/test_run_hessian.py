@@ -15,11 +15,13 @@ from transformers import (
     ViTForImageClassification,
 )
 
+import hessian.jobs
 import run_hessian
 from hessian.blocks import BlockCurvature
 from hessian.heterogeneity import gini, spearman
+from hessian.jobs import StartVectors, parts_of
 from hessian.tables import BLOCKS, HETEROGENEITY, block_row, heterogeneity_rows, mean_rows
-from run_hessian import Stored, inherit, log_unconverged, main, make_parser, report, resolve, saved_model, selected
+from run_hessian import inherit, log_unconverged, main, make_parser, report, resolve, saved_model, selected
 from runs.config import read_config, write_config
 from runs.folder import create_run_folder
 from runs.tables import Table, read_table
@@ -224,13 +226,16 @@ def test_flags_reach_the_measurement(tmp_path, monkeypatch, capsys):
         seen.update(indices=indices, micro_batches=rest)
         return real(task, indices, *rest)
 
-    def block_curvatures(loss_fn, params, batches, names, **options):
-        seen.update(options, names=names, types={p.dtype for p in params.values()})
+    def gradient_graph(loss_fn, params, batches, names, keep_graphs):
+        seen.update(names=names, types={p.dtype for p in params.values()}, keep_graphs=keep_graphs)
+
+    def block_curvature(graph, name, tolerance, max_iterations, generator):
+        seen.update(tolerance=tolerance, max_iterations=max_iterations, generator=generator)
         raise FloatingPointError("enough")
 
-    real = run_hessian.micro_batches
-    monkeypatch.setattr(run_hessian, "micro_batches", micro_batches)
-    monkeypatch.setattr(run_hessian, "block_curvatures", block_curvatures)
+    real = hessian.jobs.micro_batches
+    for spy in (micro_batches, gradient_graph, block_curvature):
+        monkeypatch.setattr(hessian.jobs, spy.__name__, spy)
     flags = ["--tolerance", "0.03", "--max_iterations", "9", "--rebuild_graphs", "--dtype", "float64", "--seed", "4"]
     assert main([*QUICK, *flags, "--micro_batch_size", "3", "--output_dir", str(tmp_path / "run")]) == 1
     assert "enough" in capsys.readouterr().err
@@ -251,16 +256,27 @@ def test_flags_left_out_have_the_values_that_help_names():
     assert settings.output_dir == "output/hessian-toy"
 
 
-def test_what_is_stored_is_restored():
-    generator = torch.Generator().manual_seed(3)
-    blocks = Table("blocks.csv", ["batch", "block"])
-    blocks.append(batch=1, block="x")
-    torch.rand(5, generator=generator)
-    state = Stored(blocks, generator).state_dict()
-    again, empty = torch.Generator().manual_seed(0), Table("blocks.csv", ["batch", "block"])
-    Stored(empty, again).load_state_dict(state)
-    assert empty.rows == blocks.rows
-    assert torch.rand(1, generator=again) == torch.rand(1, generator=generator)
+def test_a_tensor_starts_from_the_same_vector_in_whatever_order_all_are_measured():
+    """Those of today follow each other in one stream: of all tensors in their order, batch after batch."""
+    sizes, stream = {"a": 20, "b": 3, "c": 5}, torch.Generator().manual_seed(7)
+    expected = [(batch, name, torch.randn(sizes[name], generator=stream)) for batch in (1, 2, 3) for name in sizes]
+    for order in (expected, expected[::-1], expected[::2] + expected[1::2]):
+        starts = StartVectors(7, sizes, torch.float32)
+        for batch, name, vector in order:
+            assert torch.equal(torch.randn(sizes[name], generator=starts.of(batch, name)), vector), (batch, name)
+    again = starts.of(2, "b")
+    torch.rand(100, generator=again)  # a second vector of one tensor is no other tensor's matter
+    assert torch.equal(torch.randn(5, generator=starts.of(2, "c")), expected[5][2])
+
+
+@pytest.mark.parametrize(("tensors", "batches", "sizes"), [
+    (6, 2, [1] * 6), (100, 2, [3, 3, 3, 3, 3, 3, 3, 4] * 4), (5, 64, [5]), (5, 200, [5]), (5, 32, [2, 3]), (1, 1, [1]),
+])  # fmt: skip
+def test_the_tensors_of_a_batch_are_cut_into_enough_jobs_and_none_is_left_out(tensors, batches, sizes):
+    names = [f"tensor{i}" for i in range(tensors)]
+    parts = parts_of(names, batches)
+    assert [name for part in parts for name in part] == names
+    assert [len(part) for part in parts] == sizes
 
 
 def test_mean_is_empty_where_a_batch_has_no_number_and_unconverged_where_one_is():

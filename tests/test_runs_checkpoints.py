@@ -17,6 +17,7 @@ import torch
 
 import run_landscape
 from runs.checkpoints import CannotRead, Checkpoints, content_hash, load_tensors, save_tensors
+from runs.folder import remove_checkpoints
 from tests.helpers import tiny_run
 from tests.helpers.stored_runs import LANDSCAPE, ROOT, files, landscape, refused, stop_at, tables
 
@@ -108,7 +109,8 @@ def foreign_states():
     """States that another script, another model or nobody stored, each with a right checksum."""
     linear = torch.nn.Linear(3, 2)
     return {
-        "hessian": {"blocks": "[]", "generator": torch.Generator().get_state()},
+        "hessian": {"key": "batch 1: 0.weight", "rows": []},
+        "hessian, earlier": {"blocks": "[]", "generator": torch.Generator().get_state()},
         "convergence": {"ended": "{}", "at_work": {"key": "a run", "iteration": 3, "notes": "[]"}},
         "convergence, odd": {"ended": "[3]", "at_work": [1]},
         "points": {"tables": {"sharpness": "[]"}},
@@ -125,13 +127,32 @@ def test_a_checkpoint_of_something_else_is_one_line_and_stays(script, kind, begu
         pytest.skip("that is its own")
     folder = Path(shutil.copytree(begun / script, tmp_path / "run"))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-    Checkpoints(folder / "checkpoints").save(9, foreign_states()[kind])
-    before = files(folder / "checkpoints")
+    place = folder / "checkpoints" / {"convergence": "seed0-1-sgd", "hessian": "batch1-part1"}.get(script, "")
+    place.mkdir(parents=True)
+    Checkpoints(place).save(9, foreign_states()[kind])
+    before = files(place)
     capfd.readouterr()
     assert tiny_run.main("landscape" if script == "points" else script, ["--resume", str(folder)]) == 1
     error = capfd.readouterr().err
-    assert re.search(r"^stopped: .*checkpoint.* does not fit this run: .*; what was done before is", error, re.M), error
-    assert "Traceback" not in error and files(folder / "checkpoints") == before
+    answer = r"^stopped: .*checkpoint.* does not fit this run: .*; what was done before is"
+    if script == "convergence":
+        answer = r"^sgd, seed 0 failed: .*checkpoint.* does not fit this run: .*; the other jobs go on$"
+        assert (place / "failed.txt").exists() and "stopped: 1 of 6 jobs failed: sgd, seed 0; " in error
+        (place / "failed.txt").unlink()
+    assert re.search(answer, error, re.M), error
+    assert "Traceback" not in error and files(place) == before
+
+
+@pytest.mark.parametrize("script", ["convergence", "hessian"])
+def test_a_run_of_before_there_were_jobs_is_refused_in_one_line(script, begun, tmp_path, capfd):
+    folder = Path(shutil.copytree(begun / script, tmp_path / "run"))
+    Checkpoints(folder / "checkpoints").save(9, {"ended": "{}", "at_work": None})
+    before = files(folder)
+    with pytest.raises(SystemExit) as exit:
+        tiny_run.main(script, ["--resume", str(folder)])
+    error = capfd.readouterr().err.splitlines()
+    assert exit.value.code == 2 and files(folder) == before
+    assert len(error) == 1 and "was begun by an earlier version, whose checkpoints had another form" in error[0]
 
 
 @pytest.fixture(scope="module")
@@ -194,10 +215,9 @@ def test_checkpoints_that_cannot_be_removed_are_named_and_end_nothing(tmp_path, 
     def refuse(self, missing_ok=False):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(1, {})
+    Checkpoints(tmp_path / "checkpoints").save(1, {})
     monkeypatch.setattr(Path, "unlink", refuse)
-    checkpoints.remove()
+    remove_checkpoints(tmp_path)
     assert f"cannot remove {tmp_path / 'checkpoints'}: Permission denied" in caplog.text
 
 

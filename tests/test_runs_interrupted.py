@@ -1,10 +1,8 @@
 """A run that is killed, stopped or starved of disk at any moment ends, resumed, in the same bytes."""
 
-import multiprocessing
 import os
 import random
 import shutil
-import signal
 import subprocess
 import time
 from contextlib import contextmanager, suppress
@@ -12,47 +10,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.helpers import tiny_run
-from tests.helpers.stored_runs import ASK, COMMANDS, KILL, ROOT, tables
+from tests.helpers.stored_runs import ASK, COMMANDS, KILL, tables
 
 # ---- real processes -----------------------------------------------------------------------------------------------
-
-
-def child(script, arguments, log):
-    """What a child process does: the script, with its messages in a file."""
-    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(stream, 1)
-    os.dup2(stream, 2)
-    for number in ASK:  # as in a script that a shell has just started
-        signal.signal(number, signal.SIG_DFL)
-    Path(f"{log}.ready").touch()
-    torch.set_num_threads(1)
-    os._exit(tiny_run.main(script, [str(a) for a in arguments]))
-
-
-@pytest.fixture(scope="module")
-def start():
-    """start(script, arguments, log) -> a process of its own; the imports are paid for once."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers.tiny_run"])
-
-    def start(script, arguments, log):
-        process = context.Process(target=child, args=(script, arguments, log))
-        process.start()
-        return process
-
-    server = context.Process()
-    server.start()
-    server.join()  # the server imports now: no run's seconds count it
-    yield start
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,78 @@ def test_the_lock_of_a_process_that_ended_is_taken(tmp_path):
     lock(tmp_path)
     assert (tmp_path / "run.lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"
     unlock(tmp_path)
+
+
+# ---- several processes in one folder ------------------------------------------------------------------------------
+
+OTHER = (
+    "import sys; from pathlib import Path; from runs.lock import claim, lock, unlock\n"
+    "folder = Path(sys.argv[1])\n"
+    "if sys.argv[2] == 'claim':\n"
+    "    with claim(folder) as mine: print(mine, flush=True); sys.stdin.readline()\n"
+    "else:\n"
+    "    try: lock(folder, shared=sys.argv[2] == 'shared')\n"
+    "    except ValueError as error: print(error, flush=True); sys.exit()\n"
+    "    print('in', flush=True); sys.stdin.readline(); unlock(folder)"
+)
+
+
+@pytest.fixture
+def other():
+    """other(folder, how) -> (a process that tries to get in, and stays until its input ends; its answer)."""
+    started = []
+
+    def other(folder, how):
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(locks.__file__).parent.parent)
+        started.append(subprocess.Popen([sys.executable, "-c", OTHER, folder, how], **pipes))
+        return started[-1], started[-1].stdout.readline().strip()
+
+    yield other
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_shared_folder_is_joined_and_stays_locked_until_the_last_one_leaves(tmp_path, other, monkeypatch):
+    lock(tmp_path)
+    locks.share(tmp_path)
+    second, answer = other(tmp_path, "shared")
+    assert answer == "in"
+    assert "is at work in" in other(tmp_path, "alone")[1]
+    called = []
+    unlock(tmp_path, lambda: called.append("first"))
+    assert called == [] and (tmp_path / "run.lock").exists()
+    with pytest.raises(locks.Busy, match=f"process {os.getpid()} on .* is at work"):
+        lock(tmp_path)  # the first one has left, the second has not
+    second.communicate("leave\n", timeout=60)
+    assert not (tmp_path / "run.lock").exists()
+    lock(tmp_path)
+    unlock(tmp_path, lambda: called.append("alone"))
+    assert called == ["alone"] and not list(tmp_path.iterdir())
+
+
+def test_who_wants_to_join_waits_until_the_first_process_shares(tmp_path, other, monkeypatch):
+    lock(tmp_path)
+    started = time.monotonic()
+    threading.Timer(0.3, locks.share, [tmp_path]).start()
+    assert other(tmp_path, "shared")[1] == "in" and time.monotonic() - started > 0.3
+    unlock(tmp_path)
+    monkeypatch.setattr(locks, "SECONDS", 0.0)
+    (tmp_path / "own").mkdir()
+    lock(tmp_path / "own")
+    with pytest.raises(locks.Busy, match="wait for it, or choose another folder"):
+        lock(tmp_path / "own", shared=True)
+    unlock(tmp_path / "own")
+
+
+def test_a_claim_is_one_process_own_and_is_free_when_that_process_is_killed(tmp_path, other):
+    holder, answer = other(tmp_path, "claim")
+    assert answer == "True"
+    with locks.claim(tmp_path) as mine:
+        assert not mine
+    holder.kill()
+    holder.wait()
+    assert (tmp_path / "claim").exists(), "the file of a killed process stays, its lock does not"
+    with locks.claim(tmp_path) as mine:
+        assert mine and other(tmp_path, "claim")[1] == "False"
+    assert not (tmp_path / "claim").exists()

@@ -10,11 +10,11 @@ import sys
 import pytest
 import torch
 
-import run_convergence
+from convergence import one_run
 from figures.drawing import draw_all
 from runs.config import numbered, read_config, versions, write_config
-from runs.lifecycle import _changes_since, _hashes
 from runs.machine import machine_state
+from runs.opening import _changes_since, _hashes
 from runs.saver import Saver
 from runs.tables import read_table
 from tests.helpers import tiny_run
@@ -207,7 +207,7 @@ def test_a_row_keeps_its_number_and_that_of_a_row_that_is_gone_is_not_given_agai
 def test_the_model_of_one_row_is_never_written_over_by_that_of_another(tmp_path, monkeypatch):
     """The first row is taken out of the list before the run is resumed, so the second one comes first."""
     flags = [*tiny_run.FLAGS.split(), "--num_epochs", "1", "--save_model", "--output_dir", str(tmp_path / "run")]
-    train, count = run_convergence.Start.train, iter(range(1, 10**6))
+    train, count = one_run.Start.train, iter(range(1, 10**6))
 
     def train_and_stop(self, *arguments, **options):
         if next(count) == 2:
@@ -216,7 +216,7 @@ def test_the_model_of_one_row_is_never_written_over_by_that_of_another(tmp_path,
 
     with monkeypatch.context() as patch:
         patch.setattr(tiny_run, "ROWS", tiny_run.ROWS[:2])
-        patch.setattr(run_convergence.Start, "train", train_and_stop)
+        patch.setattr(one_run.Start, "train", train_and_stop)
         assert tiny_run.main("convergence", flags) == 128 + signal.SIGTERM
     [kept] = (tmp_path / "run" / "model").iterdir()
     before = (kept / "model.pt").read_bytes()

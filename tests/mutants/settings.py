@@ -60,13 +60,9 @@ MUTANTS = {
         ("hasattr(record, \"beside_a_bar\") and sys.stderr.isatty()", "False", "a terminal shows every note beside its bar"),
     ],
     ("runs/lifecycle.py", "runs_resuming; runs; runs_interrupted"): [
-        ("return 128 + stopped.number", "return stopped.number", "a stopped run's status is the signal's number"),
-        ("            mark_finished(folder)\n", "", "a complete run can be resumed"),
-        ("            Checkpoints(folder / \"checkpoints\").remove()\n        return 0", "            pass\n        return 0", "the checkpoints of a complete run stay"),
-        ("if before not in (None, threads)", "if False", "another number of threads is not noticed"),
-        ("if path in before and data[path] != before[path]", "if path in before and data[path] == before[path]", "unchanged data is called changed"),
-        ("(\"name\", \"options\", \"step_size\"", "(\"name\", \"step_size\"", "a row with other options is not noticed"),
-        ("if now != earlier[\"versions\"].get(package)", "if False", "another torch is not noticed"),
+        ("return 128 + error.number", "return error.number", "a stopped run's status is the signal's number"),
+        ("    if not job.in_jobs:\n        mark_finished(folder)\n", "", "a complete run can be resumed"),
+        ("    unlock(folder, partial(clear, folder))\n", "    unlock(folder)\n", "the checkpoints of a complete run stay"),
         ("--resume {shlex.quote(str(folder))}", "--resume {folder}", "the line to continue with breaks at a space"),
     ],
     ("landscape/flags.py", "run_landscape_plan; bad_input"): [

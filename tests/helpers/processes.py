@@ -1,0 +1,72 @@
+"""Processes of their own that run a script on the tiny task; the imports are paid for once."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+import torch
+
+from runs import opening
+from tests.helpers import tiny_run
+from tests.helpers.stored_runs import ASK, ROOT
+
+
+def child(script, arguments, log, environment):
+    """What a child process does: the script, with its messages in a file."""
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    for number in ASK:  # as in a script that a shell has just started
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.update(environment)
+    opening.BEGAN = float(environment.get("TINY_BEGAN", time.time()))
+    Path(f"{log}.ready").touch()
+    torch.set_num_threads(1)
+    os._exit(tiny_run.main(script, [str(a) for a in arguments]))
+
+
+@contextmanager
+def fork_server() -> Iterator[Callable[..., ForkServerProcess]]:
+    """start(script, arguments, log, environment={}) -> a process that has just started."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(ROOT)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.helpers.processes"])
+
+    def start(script, arguments, log, environment=None):
+        process = context.Process(target=child, args=(script, arguments, log, environment or {}))
+        process.start()
+        return process
+
+    server = context.Process()
+    server.start()
+    server.join()  # the server imports now: no run's seconds count it
+    try:
+        yield start
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def ranks(start, count, script, arguments, log):
+    """As many processes as torchrun would start."""
+    return [start(script, arguments, f"{log}.{rank}", environment(rank, count)) for rank in range(count)]
+
+
+def environment(rank, count):
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+
+
+def wait_until(true: Callable[[], bool], process=None, seconds=60):
+    """Look until it is so; that the process lives meanwhile is asserted."""
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until and (process is None or process.is_alive())
+        time.sleep(0.002)
