@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from convergence.one_run import Start
 from runs.config import read_config
+from runs.tables import read_table
 from tests.helpers import tiny_run
 from tests.helpers.processes import environment, ranks, wait_until
 from tests.helpers.stored_runs import COMMANDS, KILL, ROOT, files, tables
+from training.loop import Training
 
 FEW = [*tiny_run.FLAGS.split(), "--only", "sgd", "adam", "--num_epochs", "2", "--seeds", "0", "1"]
 SMALL = {
@@ -150,6 +153,53 @@ def test_a_process_that_comes_late_replaces_nothing(alone, start, tmp_path):
     other = start("hessian", [*arguments[:-1], "--seed", "3"], f"{log}.other", late)
     assert ended([other]) == [2] and "is not empty" in Path(f"{log}.other").read_text()
     assert files(run) == before
+
+
+# ---- one job ------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_continues_after_its_last_checkpoint(alone, tmp_path, monkeypatch):
+    """As if the process had been killed in update 7 of the only run: updates 1 to 6 are not done again."""
+    arguments, steps = [*FEW, "--only", "adam", "--seeds", "0", "--checkpoint_every", "3"], []
+    step = Training.step
+
+    def step_or_die(self):
+        steps.append(self)
+        if len(steps) == 7:
+            raise KeyboardInterrupt
+        step(self)
+
+    monkeypatch.setattr(Training, "step", step_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        tiny_run.main("convergence", [*arguments, "--output_dir", str(tmp_path / "run")])
+    assert tiny_run.main("convergence", ["--resume", str(tmp_path / "run")]) == 0
+    assert len(steps) == 7 + 4, "10 updates, of which 6 are stored"
+    monkeypatch.undo()
+    assert tables(tmp_path / "run") == alone("convergence", arguments)[0]
+
+
+def test_a_run_that_fails_is_named_in_one_line_and_the_others_end(alone, tmp_path, monkeypatch, capfd):
+    run, train = tmp_path / "run", Start.train
+
+    def train_or_fail(self, row, seed, *arguments):
+        if (row.name, seed) == ("sgd", 1):
+            raise RuntimeError("an operator\nis missing")
+        return train(self, row, seed, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Start, "train", train_or_fail)
+        assert tiny_run.main("convergence", [*FEW, "--output_dir", str(run)]) == 1
+    error = capfd.readouterr().err
+    assert "sgd, seed 1 failed: RuntimeError: an operator is missing; the other jobs go on\n" in error
+    assert f"stopped: 1 of 4 jobs failed: sgd, seed 1; what was done before is in {run}; to try them again" in error
+    assert "Traceback" not in error and "Traceback" in (run / "checkpoints/seed1-1-sgd/failed.txt").read_text()
+    ended = {(row["algorithm"], row["seed"]) for row in read_table(run / "losses.csv")}
+    assert ended == {("sgd", 0), ("adam", 0), ("adam", 1)} and not (run / "summary.csv").exists()
+    assert tiny_run.main("convergence", ["--resume", str(run)]) == 0
+    assert tables(run) == alone("convergence", FEW)[0]
+
+
+# ---- slow ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
