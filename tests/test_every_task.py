@@ -20,6 +20,7 @@ from landscape_core.example_losses import IGNORED
 from runs.tables import read_table
 from tasks import TASKS, load_task, task_defaults
 from tasks.architectures import TINY
+from tasks.autoregressive import windows
 from tasks.masked_language_modeling import draw_masks
 from tasks.toy.labeled import reviews
 from tests.helpers.task_examples import examples_of, same, toy, write
@@ -202,6 +203,10 @@ def test_windows_cover_every_file_and_only_their_tokens_are_scored(tmp_path):
     pieces = [ids[i : i + 16] for ids in tokens for i in range(0, len(ids), 16)]
     assert found == [piece for piece in pieces if len(piece) > 1]
     assert task.processor.decode(tokens[0]) == texts[0], "white space is kept"
+    of_length = {len(task.processor("x = 1\n" * n)["input_ids"]): "x = 1\n" * n for n in range(1, 60)}
+    size = next(size for size in of_length if size > 12 and size % 3 == 1)  # a piece of one token has no target
+    lengths = [len(window) for window in windows(task.processor, [of_length[size]], 3, 0, cached=False)]
+    assert lengths == [3] * (size // 3)
     batch = task.collate(examples_of(task))
     assert (batch["labels"] != IGNORED).sum() == sum(len(window) - 1 for window in found)
     assert batch["attention_mask"].sum() == sum(len(window) - 1 for window in found)
