@@ -11,10 +11,11 @@ import sys
 import time
 from pathlib import Path
 
+from runs.config import CONFIG_FILE
+from study.finished import is_complete
 from study.plan import FULL, SMALL, Run, missing, runs
 
 ROOT = Path(__file__).parent.parent
-TABLE = {"run_landscape.py": "ratios.csv", "run_convergence.py": "summary.csv", "run_hessian.py": "heterogeneity.csv"}
 
 
 def main() -> int:
@@ -43,9 +44,9 @@ def main() -> int:
 def finish(run: Run, study: Path) -> bool:
     """Make the run, or what is missing of it. Whether it is complete then."""
     folder, start = study / run.name, time.monotonic()
-    if is_complete(folder, run.script):
+    if is_complete(folder):
         return True
-    if (folder / "config.json").exists():
+    if (folder / CONFIG_FILE).exists():
         flags = ["--resume", str(folder)]
     else:
         try:
@@ -56,11 +57,6 @@ def finish(run: Run, study: Path) -> bool:
     ended = subprocess.run([sys.executable, run.script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     print(f"{run.name}: status {ended.returncode} after {time.monotonic() - start:.0f} s", flush=True)
     return ended.returncode == 0
-
-
-def is_complete(folder: Path, script: str) -> bool:
-    """A run whose tables are written and whose checkpoints are gone."""
-    return (folder / TABLE[script]).exists() and not (folder / "checkpoints").exists()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from pathlib import Path
 from runs.tables import read_table
 
 LISTS = "study/lists.py"
+PAPER_RATE = "2e-3"  # of Adam, Pan & Li, OPT 2022, table 2
+TUNED_ADAM = "adam_tuned"  # a trajectory of Adam at the rate that was chosen here
 HALF_DECADES = (0.1, 0.316, 1.0, 3.16, 10.0)
 
 
@@ -124,12 +126,14 @@ def missing(data: Path | None) -> list[str]:
 
 
 def _claims(name: str, source: Source, size: Size, data: Path | None) -> Iterator[Run]:
-    """The papers' claims: losses at tuned rates, and both trajectories at the rates that were chosen."""
+    """The papers' claims: losses at tuned rates, and both trajectories."""
     tuned = f"{name}-convergence"
     yield _convergence(tuned, source, size, data, "WORKSHOP")
     for optimizer in ("adam", "sgd"):
         train = ["--train_optimizer", optimizer, *(["--measure_on", "both"] if name == "translation" else [])]
         yield _landscape(f"{name}-{optimizer}", source, size, data, "WORKSHOP", train, tuned, optimizer)
+        if (name, optimizer) == ("translation", "adam"):
+            yield _landscape(f"{name}-{TUNED_ADAM}", source, size, data, "WORKSHOP", train, tuned, TUNED_ADAM)
     if name in ("snli", "cifar10"):
         for seed in size.seeds:
             flags = [*_task(source, data, min(size.examples, source.examples)), *_model(), "--seed", str(seed)]
@@ -224,7 +228,7 @@ def _landscape(
     optimizer: str = "adam",
     encoder: str | None = None,
 ) -> Run:
-    """`tuned`: the run whose chosen rate of `optimizer` this one trains with."""
+    """`tuned`: the run whose chosen rate of `optimizer` this one trains with, unless the paper gives one."""
     examples = min(size.compared if rows == "SGD_AND_ADAM" else size.examples, source.examples)
     flags = [
         *_task(source, data, examples), "--batch_size", str(examples // size.batches), "--num_epochs", str(size.epochs),
@@ -270,7 +274,11 @@ def _constant(flags: Sequence[str]) -> Callable[[Path], list[str]]:
 
 
 def _with_rate(flags: Sequence[str], tuned: str, optimizer: str) -> Callable[[Path], list[str]]:
-    return lambda study: [*flags, "--lr", repr(chosen_rate(study / tuned, optimizer))]
+    """Adam trains at the paper's rate, SGD at the one that was chosen here: the paper's does not move a new model."""
+    if optimizer == "adam":
+        return _constant([*flags, "--lr", PAPER_RATE])
+    label = "adam" if optimizer == TUNED_ADAM else optimizer
+    return lambda study: [*flags, "--lr", repr(chosen_rate(study / tuned, label))]
 
 
 def chosen_rate(folder: Path, label: str) -> float:

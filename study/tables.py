@@ -20,7 +20,8 @@ from claims.convergence import final_losses
 from claims.folder import read_folder
 from runs.intervals import factor_interval, mean_interval
 from runs.tables import Table, read_table
-from study.plan import SOURCES
+from study.finished import is_complete
+from study.plan import SOURCES, TUNED_ADAM
 
 INTERVAL = ["low", "high", "seeds"]
 COLUMNS = {
@@ -36,6 +37,7 @@ COLUMNS = {
     "batches_compared": ["trajectory", "epoch", "algorithm", "train_over_test", *INTERVAL],
 }
 ALL = "all"
+TUNED = f"translation-{TUNED_ADAM}"
 
 
 def main() -> int:
@@ -76,14 +78,13 @@ class Study:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def has(self, *names: str) -> bool:
-        """Whether these runs wrote their last table."""
-        last = ("seed_means.csv", "summary.csv", "heterogeneity.csv")
-        return all(any((self.folder / name / table).exists() for table in last) for name in names)
+    def has(self, name: str) -> bool:
+        """Whether this run is complete."""
+        return is_complete(self.folder / name)
 
     def claims(self) -> Iterator[dict]:
         """Each claim on each data set, and on all of them together."""
-        for data in (*SOURCES, ALL):
+        for data in (*SOURCES, TUNED, ALL):
             for claim in check(self._of_claims(data)):
                 if claim.measured:
                     low, high = claim.interval or (None, None)
@@ -111,7 +112,7 @@ class Study:
     def ratios(self) -> Iterator[dict]:
         """Sharpness over that of SGD's step on the test batch."""
         for data in SOURCES:
-            for optimizer in ("adam", "sgd"):
+            for optimizer in ("adam", TUNED_ADAM, "sgd"):
                 if self.has(f"{data}-{optimizer}"):
                     for row in self._seed_means(f"{data}-{optimizer}"):
                         yield dict(data=data, trajectory=optimizer) | row
@@ -176,7 +177,7 @@ class Study:
 
     def batches_compared(self) -> Iterator[dict]:
         """Sharpness of each row's step on the training batch over that on the test batch."""
-        for optimizer in ("adam", "sgd"):
+        for optimizer in ("adam", TUNED_ADAM, "sgd"):
             name = f"translation-{optimizer}"
             if self.has(name):
                 values = defaultdict(dict)
@@ -194,9 +195,10 @@ class Study:
 
     def _of_claims(self, data: str) -> list[Path]:
         """The folders that the claims are checked in."""
-        names = list(SOURCES) if data == ALL else [data]
+        names = list(SOURCES) if data == ALL else [data] if data in SOURCES else []
         kinds = ("convergence", "adam", "sgd", *(f"hessian{seed}" for seed in range(10)))
         runs = [f"{name}-{kind}" for name in names for kind in kinds]
+        runs += [TUNED] * (data in (ALL, TUNED))
         return [self.folder / run for run in runs if self.has(run)]
 
     def _names(self, pattern: str) -> list[str]:

@@ -1,0 +1,212 @@
+"""`python -m study.page docs/study`: the part of docs/results.md that follows from the study's tables, as Markdown.
+
+`--into docs/results.md` puts it between that page's two marks. Every number is a cell of docs/study/*.csv, rounded to
+three digits, or a count of rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runs.files import write_whole
+from runs.tables import read_table
+from study.plan import SOURCES, TUNED_ADAM
+from study.tables import ALL, COLUMNS, TUNED
+
+BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
+DATA = {
+    "translation": "Tatoeba",
+    "snli": "SNLI",
+    "masked": "IMDb, masked words",
+    "imdb": "IMDb",
+    "cifar10": "CIFAR-10",
+    TUNED: "Tatoeba, tuned",
+    ALL: "all",
+}
+RUNS = {"adam": "Adam's run", TUNED_ADAM: "Adam's tuned run", "sgd": "SGD's run"}
+SENTENCES = {
+    "clipping_lowers_sharpness": "Clipping lowers directional sharpness",
+    "adam_below_sgd": "Adam lies below SGD, clipped SGD and both normalized rows",
+    "clipped_adafactor_lowest": "Clipped Adafactor is the lowest of the seven",
+    "clipped_scans_go_lower": "A clipped direction reaches a lower minimum along the scan",
+    "clipped_trains_lower": "A clipped optimizer trains to a lower loss at tuned rates",
+    "gradient_and_curvature_correlate": "Gradient norm and curvature of the tensors correlate",
+    "transformer_above_resnet": "A transformer's gradient is more uneven than a ResNet's",
+    "post_norm_above_pre_norm": "Post-norm is more uneven than pre-norm",
+}
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m study.page", description=__doc__)
+    parser.add_argument("tables", type=Path, nargs="?", default=Path("docs/study"))
+    parser.add_argument("--into", type=Path, metavar="FILE", help="replace the part between the marks of this page")
+    settings = parser.parse_args()
+    text = page(read(settings.tables))
+    if settings.into is None:
+        print(text)
+    else:
+        write_whole(settings.into, replaced(settings.into.read_text(), text))
+    return 0
+
+
+def read(folder: Path) -> Tables:
+    return {name: read_table(folder / f"{name}.csv") for name in COLUMNS}
+
+
+def replaced(document: str, text: str) -> str:
+    """The document with `text` between its marks."""
+    before, _, rest = document.partition(BEGIN)
+    _, mark, after = rest.partition(END)
+    if not mark:
+        raise ValueError(f"the page has no {BEGIN} with {END} after it")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+def page(tables: Tables) -> str:
+    parts = [claims, ratios, losses, batch_sizes, class_imbalance, parameter_scaling, pretraining, batches_compared]
+    return "\n\n".join(part(tables) for part in parts if tables[part.__name__])
+
+
+# ---- one table each --------------------------------------------------------------------------------------------------
+
+
+def claims(tables: Tables) -> str:
+    rows = tables["claims"]
+    by = {(row["claim"], row["data"]): row for row in rows}
+    data = [name for name in (*SOURCES, TUNED, ALL) if any(key[1] == name for key in by)]
+    names = [name for name in SENTENCES if (name, ALL) in by]
+
+    def cell(name: str, where: str) -> str:
+        row = by.get((name, where))
+        return f"{row['holds']} of {row['of']}" if row else ""
+
+    lines = [[SENTENCES[n], by[n, ALL]["paper"] or "-", *(cell(n, d) for d in data)] for n in names]
+    said = [claim_sentence(by[name, ALL]) for name in names]
+    return "\n\n".join([
+        "### How often the claims hold",
+        markdown(["claim", "paper", *(DATA[name] for name in data)], lines),
+        " ".join(said),
+    ])  # fmt: skip
+
+
+def claim_sentence(row: dict[str, Any]) -> str:
+    what, seeds = SENTENCES[row["claim"]], row["seeds"]
+    share = f"{row['holds']} of {row['of']} comparisons"
+    interval = (
+        "" if row["low"] is None else f" (share over {seeds} seeds: {number(row['low'])} to {number(row['high'])})"
+    )
+    return f"{what} in {share}{interval}."
+
+
+def ratios(tables: Tables) -> str:
+    last = max(row["epoch"] for row in tables["ratios"])
+    rows = [row for row in tables["ratios"] if row["epoch"] == last]
+    title = f"### Sharpness over that of SGD's step, epoch {last}"
+    text = crossed(rows, "algorithm", lambda row: f"{DATA[row['data']]}, {RUNS[row['trajectory']]}", "ratio")
+    adam = [row for row in rows if row["algorithm"] == "adam"]
+    below = sum(row["ratio"] < 1 for row in adam)
+    sure = sum(row["high"] is not None and row["high"] < 1 for row in adam)
+    return (
+        f"{title}\n\n{text}\n\nAdam's ratio is below 1 in {below} of these {len(adam)} trajectories, and its whole "
+        f"interval is below 1 in {sure}."
+    )
+
+
+def losses(tables: Tables) -> str:
+    text = crossed(tables["losses"], "algorithm", lambda row: DATA[row["data"]], "loss")
+    by = {(row["data"], row["algorithm"]): row["loss"] for row in tables["losses"]}
+    pairs = [(d, by.get((d, "sgd")), by.get((d, "adam"))) for d in dict.fromkeys(d for d, _ in by)]
+    ahead = [DATA[d] for d, sgd, adam in pairs if sgd is not None and adam is not None and adam < sgd]
+    return (
+        f"### Training loss of the last epoch, at tuned rates\n\n{text}\n\nAdam ends below SGD on {len(ahead)} of "
+        f"{len(pairs)} data sets{': ' + '; '.join(ahead) if ahead else ''}."
+    )
+
+
+def batch_sizes(tables: Tables) -> str:
+    columns = ["batch size", "equal", "updates", "loss of SGD", "loss of Adam", "SGD less Adam"]
+    rows = [
+        [row["batch_size"], row["equal"], row["updates"], number(row["sgd"]), number(row["adam"]), spread(row, "gap")]
+        for row in tables["batch_sizes"]
+    ]
+    said = [_gap_sentence(tables["batch_sizes"], equal) for equal in ("updates", "examples")]
+    text = f"### (a) The batch size, up to the full batch\n\n{markdown(columns, rows)}\n\n{' '.join(said)}"
+    if tables["batch_ratios"]:
+        crossing = crossed(tables["batch_ratios"], "batch_size", lambda row: f"epoch {row['epoch']}", "ratio")
+        text += f"\n\nAdam's sharpness over SGD's, along Adam's run at equally many updates:\n\n{crossing}"
+    return text
+
+
+def _gap_sentence(rows: Sequence[dict[str, Any]], equal: str) -> str:
+    same = [row for row in rows if row["equal"] == equal]
+    first, last = same[0], same[-1]
+    return (
+        f"At equally many {equal} the gap is {number(first['gap'])} at batch size {first['batch_size']} and "
+        f"{number(last['gap'])} at {last['batch_size']}, the full batch."
+    )
+
+
+def class_imbalance(tables: Tables) -> str:
+    text = crossed(tables["class_imbalance"], "quantity", lambda row: f"Zipf exponent {row['zipf']}", "value")
+    return f"### (b) Class imbalance\n\n{text}"
+
+
+def parameter_scaling(tables: Tables) -> str:
+    text = crossed(tables["parameter_scaling"], "algorithm", lambda row: f"epoch {row['epoch']}", "ratio")
+    return f"### (c) Adafactor with and without parameter scaling\n\n{text}"
+
+
+def pretraining(tables: Tables) -> str:
+    name = lambda row: f"{DATA[row['data']]}, {row['start']}"  # noqa: E731
+    return f"### (d) Pretrained against fresh weights\n\n{crossed(tables['pretraining'], 'quantity', name, 'value')}"
+
+
+def batches_compared(tables: Tables) -> str:
+    rows = tables["batches_compared"]
+    last = max(row["epoch"] for row in rows)
+    shown = [row for row in rows if row["epoch"] == last]
+    text = crossed(shown, "algorithm", lambda row: RUNS[row["trajectory"]], "train_over_test")
+    return f"### (e) Sharpness on the training batch over that on the test batch, epoch {last}\n\n{text}"
+
+
+# ---- Markdown --------------------------------------------------------------------------------------------------------
+
+
+def crossed(rows: Sequence[dict[str, Any]], down: str, across: Callable[[dict], str], value: str) -> str:
+    """A table with a line per value of the column `down` and a column per name that `across` gives."""
+    cells = {(str(row[down]), across(row)): spread(row, value) for row in rows}
+    lines = list(dict.fromkeys(line for line, _ in cells))
+    columns = list(dict.fromkeys(column for _, column in cells))
+    return markdown(
+        [down.replace("_", " "), *columns], [[_code(n), *(cells.get((n, c), "") for c in columns)] for n in lines]
+    )
+
+
+def _code(name: str) -> str:
+    return name if " " in name.replace(", ", "") or name.isdigit() else f"`{name}`"
+
+
+def spread(row: dict[str, Any], value: str) -> str:
+    """A mean and its interval."""
+    if row[value] is None:
+        return "diverged"
+    interval = "" if row["low"] is None else f" ({number(row['low'])} to {number(row['high'])})"
+    return f"{number(row[value])}{interval}"
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
