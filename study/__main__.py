@@ -46,14 +46,16 @@ def finish(run: Run, study: Path) -> bool:
     folder, start = study / run.name, time.monotonic()
     if is_complete(folder):
         return True
-    if (folder / CONFIG_FILE).exists():
-        flags = ["--resume", str(folder)]
+    try:
+        flags = run.flags(study)
+    except (LookupError, OSError) as error:
+        print(f"{run.name}: {error}", file=sys.stderr, flush=True)
+        return False
+    if (folder / CONFIG_FILE).exists():  # a file of Python is named again, never taken from the folder
+        place = flags.index("--algorithm_list") if "--algorithm_list" in flags else len(flags)
+        flags = ["--resume", str(folder), *flags[place : place + 2]]
     else:
-        try:
-            flags = [*run.flags(study), "--output_dir", str(folder)]
-        except (LookupError, OSError) as error:
-            print(f"{run.name}: {error}", file=sys.stderr, flush=True)
-            return False
+        flags += ["--output_dir", str(folder)]
     ended = subprocess.run([sys.executable, run.script, *flags], cwd=ROOT, stdout=subprocess.DEVNULL, check=False)
     print(f"{run.name}: status {ended.returncode} after {time.monotonic() - start:.0f} s", flush=True)
     return ended.returncode == 0

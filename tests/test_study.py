@@ -104,13 +104,13 @@ def test_a_finished_run_is_not_made_again_and_a_stopped_one_is_resumed(tmp_path,
         return Ended
 
     monkeypatch.setattr(runner.subprocess, "run", recorded)
-    run = runner.Run("a", "run_landscape.py", lambda study: ["--lr", str(study.name)])
+    run = runner.Run("a", "run_landscape.py", lambda study: ["--algorithm_list", "f.py:A", "--lr", "1"])
     assert not runner.finish(run, tmp_path)
-    assert commands.pop() == ["run_landscape.py", "--lr", tmp_path.name, "--output_dir", str(tmp_path / "a")]
+    assert commands.pop() == ["run_landscape.py", *run.flags(tmp_path), "--output_dir", str(tmp_path / "a")]
     (tmp_path / "a").mkdir()
     write_config(tmp_path / "a", {}, [])
     assert not runner.finish(run, tmp_path)
-    assert commands.pop() == ["run_landscape.py", "--resume", str(tmp_path / "a")]
+    assert commands.pop() == ["run_landscape.py", "--resume", str(tmp_path / "a"), "--algorithm_list", "f.py:A"]
     mark_finished(tmp_path / "a")
     assert runner.finish(run, tmp_path) and commands == []
 
