@@ -4,6 +4,9 @@
     checkpoints.save(120, {"model": model.state_dict(), "records": "text"})
     number, state = checkpoints.load()                   # of the newest intact one; None if there is none
 
+`save` returns when the state is copied, and the copy is written in the background. `runs.background.wait` ends when the
+files are whole, and raises the error of a write that failed.
+
 Each is a file for `torch.load(weights_only=True)`, which runs no code, and a JSON file with its SHA-256. The latter is
 written last: a checkpoint without one was never finished.
 """
@@ -19,7 +22,10 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
+from runs import background
+from runs.estimate import in_bytes
 from runs.files import CannotWrite, one_line, write_whole
+from runs.snapshot import has_room, size_of, snapshot
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +37,29 @@ class Checkpoints:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.waits = False  # whether a checkpoint was once written without a copy
 
     def save(self, number: int, state: dict[str, Any]) -> None:
         """Store `state` (tensors, numbers, text, and dicts and lists of them) under a number higher than all before.
 
-        Raises: CannotWrite, in one line; the earlier checkpoints are still there then.
+        What is written is the state of now: it may change when this returns. Where the host has no room for a copy,
+        the run waits until the state itself is written.
+
+        Raises: CannotWrite, in one line, if the checkpoint before it could not be written, or this one without a copy;
+            the earlier checkpoints are still there then.
         """
+        background.wait()
+        if has_room(state):
+            copied = snapshot(state)
+            background.begin(lambda: self._write(number, copied))
+        else:
+            if not self.waits:
+                self.waits = True
+                size = in_bytes(size_of(state))
+                log.info("no room for a copy of %s: the run waits while a checkpoint is written", size)
+            self._write(number, state)
+
+    def _write(self, number: int, state: dict[str, Any]) -> None:
         path = self.folder / f"checkpoint-{number:08d}.pt"
         save_tensors(path, state)
         paths = self._paths()
@@ -46,7 +69,11 @@ class Checkpoints:
             old.unlink(missing_ok=True)
 
     def load(self) -> tuple[int, dict[str, Any]] | None:
-        """(number, state) of the newest intact checkpoint, on the CPU. A damaged one is named in the log."""
+        """(number, state) of the newest intact checkpoint, on the CPU. A damaged one is named in the log.
+
+        Raises: CannotWrite if the latest one could not be written; CannotRead.
+        """
+        background.wait()
         for path in self._paths():
             try:
                 return int(path.stem.removeprefix("checkpoint-")), load_tensors(path)
@@ -55,7 +82,8 @@ class Checkpoints:
         return None
 
     def remove(self) -> None:
-        """Remove every checkpoint. Raises: OSError."""
+        """Remove every checkpoint. Raises: OSError; CannotWrite if the latest one could not be written."""
+        background.wait()
         for path in [*self.folder.glob("checkpoint-*.json"), *self.folder.glob("checkpoint-*.pt")]:
             path.unlink()
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runs import background
 from runs.checkpoints import CannotRead, Checkpoints
 from runs.config import read_config
 from runs.files import CannotWrite, is_out_of_memory, one_line, write_whole
@@ -135,7 +136,10 @@ class Jobs:
         did = False
         with claim(self.place / job.name) as mine:
             if mine and not self._has_ended(job):  # its holder may have ended it since the last look
-                did = self._do(job)
+                try:
+                    did = self._do(job)
+                finally:
+                    background.finish()  # nothing is written any more when another process may take the job
         if did:
             self.ended(job, MINE)
         return mine
@@ -145,6 +149,7 @@ class Jobs:
         place = self.place / job.name
         try:
             result = job.do(job.name)
+            background.wait()
         except (Stopped, CannotWrite, CannotRead):
             raise
         except Exception as error:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from curvature.ranks import ALONE, LeaderFailed, RankLost, Ranks
+from runs import background
 from runs.checkpoints import CannotRead, DoesNotFit
 from runs.config import mark_finished, read_config, recorded
 from runs.estimate import Estimate
@@ -176,6 +177,7 @@ def to_its_end(
             log.error("%s", line)
         return status, ""
     finally:
+        background.finish()
         unlock(folder)
 
 
@@ -199,7 +201,9 @@ def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, s
 
 
 def end_of(folder: Path, job: Job) -> None:
-    """The results are complete: the last process to leave the folder removes what only a stopped run needs."""
+    """The results are complete: the last process to leave the folder removes what only a stopped run needs. Raises:
+    CannotWrite if the last checkpoint could not be written."""
+    background.wait()
     if not job.in_jobs:
         mark_finished(folder)
     unlock(folder, partial(clear, folder))

@@ -5,8 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from curvature.ranks import ALONE, Ranks
+from runs import background
 from runs.checkpoints import Checkpoints, restore
 from runs.stopping import Stopped, StopRequest
+
+FAILED = 1000  # in the place of a signal, and more than any: the latest checkpoint could not be written
 
 
 class Saver:
@@ -49,12 +52,16 @@ class Saver:
             milestone: store in any case.
             number: of the checkpoint, larger than all before; None: `count`.
 
-        Raises: Stopped, with the run stored, after a signal; CannotWrite.
+        Raises: Stopped, with the run stored, after a signal; CannotWrite, also if an earlier checkpoint could not be
+            written.
         """
         # read once: a signal that comes later waits for the next call; and on all ranks, so that all stop here
-        signal = self.ranks.largest(self.stop.signal or 0)
+        signal = self.ranks.largest(FAILED if background.has_failed() else self.stop.signal or 0)
+        if signal == FAILED:
+            self.ranks.leading(background.wait)
         if signal or milestone or (self.every and count % self.every == 0):
             found = state()
             self.ranks.leading(lambda: self.checkpoints.save(count if number is None else number, found))
         if signal:
+            self.ranks.leading(background.wait)
             raise Stopped(signal, place)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import run_landscape
+from runs import background
 from runs.checkpoints import CannotRead, Checkpoints, content_hash, load_tensors, save_tensors
 from runs.folder import remove_checkpoints
 from tests.helpers import tiny_run
@@ -82,6 +83,7 @@ def test_after_damage_to_all_checkpoints_those_of_the_new_start_are_kept(tmp_pat
     checkpoints = Checkpoints(tmp_path)
     for number in (90, 100):
         checkpoints.save(number, {"number": number})
+        background.wait()
         (tmp_path / f"checkpoint-{number:08d}.pt").write_bytes(b"damaged")
     assert checkpoints.load() is None
     for number in (10, 20, 30):
@@ -130,6 +132,7 @@ def test_a_checkpoint_of_something_else_is_one_line_and_stays(script, kind, begu
     place = folder / "checkpoints" / {"convergence": "seed0-1-sgd", "hessian": "batch1-part1"}.get(script, "")
     place.mkdir(parents=True)
     Checkpoints(place).save(9, foreign_states()[kind])
+    background.wait()
     before = files(place)
     capfd.readouterr()
     assert tiny_run.main("landscape" if script == "points" else script, ["--resume", str(folder)]) == 1
@@ -216,6 +219,7 @@ def test_checkpoints_that_cannot_be_removed_are_named_and_end_nothing(tmp_path, 
         raise PermissionError(errno.EACCES, "Permission denied")
 
     Checkpoints(tmp_path / "checkpoints").save(1, {})
+    background.wait()
     monkeypatch.setattr(Path, "unlink", refuse)
     remove_checkpoints(tmp_path)
     assert f"cannot remove {tmp_path / 'checkpoints'}: Permission denied" in caplog.text
@@ -228,6 +232,7 @@ def test_a_finished_run_on_a_read_only_disk_is_complete(small_disk, reference, c
     for left in (False, True):  # with what a kill in the last moment leaves, and without
         if left:
             Checkpoints(folder / "checkpoints").save(1, {})
+            background.wait()
         subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
         assert landscape("--resume", folder) == 0
         assert "is complete: nothing is left to do" in capfd.readouterr().out

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from convergence.journal import Journal
+from runs import background
 from runs.checkpoints import Checkpoints, content_hash
 from runs.saver import Saver
 from runs.stopping import Stopped, StopRequest
@@ -20,6 +21,8 @@ def after(folder, every=None, signal=None, **options):
         saver.after(options.pop("count", 6), lambda: {"text": "state"}, place="iteration 6", **options)
     except Stopped as end:
         stopped = end
+    else:  # before the run is told that it is stopped, all is written
+        background.wait()
     return [int(path.stem[-8:]) for path in sorted(folder.glob("checkpoints/*.pt"))], stopped
 
 
@@ -53,6 +56,7 @@ def test_the_two_newest_checkpoints_stay_and_the_newest_is_used(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for number in (2, 4, 11):
         checkpoints.save(number, {"text": f"after {number}"})
+    background.wait()
     assert names_in(tmp_path) == [f"checkpoint-{n:08d}.{end}" for n in (4, 11) for end in ("json", "pt")]
     assert checkpoints.load() == (11, {"text": "after 11"})
     (tmp_path / "checkpoint-00000011.pt").write_bytes(b"cut short")
@@ -63,9 +67,11 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_two_before_it(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     for number in (1, 2):
         checkpoints.save(number, {"text": "whole"})
+    background.wait()
     before = names_in(tmp_path)
+    checkpoints.save(3, {"text": lambda: "no state"})
     with pytest.raises(Exception, match="pickle"):
-        checkpoints.save(3, {"text": lambda: "no state"})
+        background.wait()
     assert names_in(tmp_path) == before and checkpoints.load() == (2, {"text": "whole"})
 
 

@@ -1,0 +1,75 @@
+"""How long the training loop waits for a checkpoint: written by the loop, and in the background from a copy.
+
+    python -m benchmarks.checkpoints                      # 60 M parameters, 2.4 GB, several minutes
+    python -m benchmarks.checkpoints --parameters 2       # 2 M
+
+The state is that of a run of the translation list: model, Adam's two moments and seven states of pseudo-updates, each
+as large as the model. `waits` is the seconds between the call and its return, `whole` those until the files are whole,
+`busy` the CPU seconds that the process spends on it. The three ways take turns: `direct` writes the state itself, as
+runs did before and still do without room for a copy; `copied` is what runs do now; `copy` is the copy alone.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks._machine import report, start
+from runs import background
+from runs.checkpoints import Checkpoints, save_tensors
+from runs.machine import prepare_machine
+from runs.snapshot import size_of, snapshot
+
+COPIES = 10  # of the model in a checkpoint
+WIDTH = 512
+
+
+def state_of(parameters: int) -> dict[str, dict[str, torch.Tensor]]:
+    """That many parameters in square matrices, ten times."""
+    matrices = max(1, parameters // WIDTH**2)
+    return {f"part {part}": {str(i): torch.rand(WIDTH, WIDTH) for i in range(matrices)} for part in range(COPIES)}
+
+
+def timed(store: Callable[[], object]) -> tuple[float, float, float]:
+    """(seconds that the call takes, seconds until all is written, CPU seconds)"""
+    began, busy = time.perf_counter(), time.process_time()
+    store()
+    waits = time.perf_counter() - began
+    background.wait()
+    return waits, time.perf_counter() - began, time.process_time() - busy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parameters", type=float, default=60, help="of the model, in millions")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", default=None, help="on the disk to be timed; default: the system's temporary one")
+    args = parser.parse_args()
+    start(args.threads)
+    prepare_machine()
+    state = state_of(int(args.parameters * 1e6))
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+        path, numbers = Path(folder) / "direct" / "state.pt", iter(range(1, 10**6))
+        checkpoints = Checkpoints(Path(folder) / "copied")
+        ways = {
+            "direct": lambda: save_tensors(path, state),
+            "copied": lambda: checkpoints.save(next(numbers), state),
+            "copy": lambda: snapshot(state),
+        }
+        found = {name: [] for name in ways}
+        for _ in range(args.rounds):
+            for name, store in ways.items():
+                found[name].append(timed(store))
+    middle = {name: map(statistics.median, zip(*times, strict=True)) for name, times in found.items()}
+    rows = [dict(zip(("way", "waits", "whole", "busy"), (name, *times), strict=True)) for name, times in middle.items()]
+    gigabytes = size_of(state) / 1e9
+    report("checkpoints", [dict(row, gigabytes=gigabytes) for row in rows], f"medians of {args.rounds} rounds, seconds")
+
+
+if __name__ == "__main__":
+    main()
