@@ -88,6 +88,20 @@ MUTANTS = {
         ("count if number is None else number", "count", "runs of one script overwrite each other's checkpoints"),
         ("        if signal:\n            raise Stopped", "        if signal and milestone:\n            raise Stopped", "a signal waits for the end of the epoch"),
     ],
+    ("runs/background.py", "runs_background"): [
+        ("    global _latest\n    wait()\n", "    global _latest\n", "two checkpoints are written at once"),
+        ("        ended.join()", "        pass", "a run ends before its last checkpoint is whole"),
+        ("            raise ended.error", "            return", "a run whose checkpoint failed counts as stored"),
+        ("not _latest.is_alive()", "False", "a run trains on though its checkpoint failed"),
+        ("            log.error(\"%s\", one_line(error))", "            pass", "a checkpoint that failed is not named beside another error"),
+        ("        raise\n    wait()", "        raise", "a run ends before its last checkpoint is whole"),
+    ],
+    ("runs/snapshot.py", "runs_background"): [
+        ("whole.clone() if t.is_cpu else whole.cpu()", "whole", "a checkpoint holds numbers of a later update"),
+        ("2 * size_of(state) <= free", "size_of(state) <= free", "a copy takes the last memory"),
+        ("if place not in copies:", "if True:", "tied weights are stored twice"),
+        ("free is not None and ", "free is None or ", "a copy is made though nobody knows whether it fits"),
+    ],
     ("runs/stopping.py", "runs_messages; runs_resuming::test_a_second_signal_ends_the_process_at_once"): [
         ("(signal.SIGTERM, signal.SIGINT, signal.SIGHUP)", "(signal.SIGTERM, signal.SIGINT)", "a closed terminal loses the run"),
         ("os._exit(128 + number)", "os._exit(0)", "a second Ctrl-C ends with status 0"),
