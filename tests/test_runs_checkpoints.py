@@ -150,6 +150,7 @@ def test_a_checkpoint_of_something_else_is_one_line_and_stays(script, kind, begu
 def test_a_run_of_before_there_were_jobs_is_refused_in_one_line(script, begun, tmp_path, capfd):
     folder = Path(shutil.copytree(begun / script, tmp_path / "run"))
     Checkpoints(folder / "checkpoints").save(9, {"ended": "{}", "at_work": None})
+    background.wait()
     before = files(folder)
     with pytest.raises(SystemExit) as exit:
         tiny_run.main(script, ["--resume", str(folder)])
