@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections import OrderedDict
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import torch
 from torch import nn
 
 import runs.checkpoints
+import runs.jobs
 from runs import background, snapshot
 from runs.checkpoints import Checkpoints
 from runs.files import CannotWrite
@@ -200,3 +202,24 @@ def test_a_run_whose_last_checkpoint_fails_is_not_called_finished(tmp_path, refe
     assert re.search(r"^stopped: cannot write .*: No space left on device; .*--resume", error, re.M), error
     assert "finished" not in (tmp_path / "run" / "config.json").read_text()
     assert landscape("--resume", tmp_path / "run") == 0 and tables(tmp_path / "run") == reference
+
+
+def test_a_job_is_free_for_others_when_its_checkpoint_is_whole(gate, tmp_path, monkeypatch):
+    found, claim = [], runs.jobs.claim
+
+    @contextmanager
+    def claim_and_look(place):
+        with claim(place) as mine:
+            yield mine
+            found.extend(path.name for path in place.glob("checkpoint-*.json"))
+
+    def fail(name):
+        Checkpoints(tmp_path / "checkpoints" / name).save(1, {"text": "whole"})
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr(runs.jobs, "claim", claim_and_look)
+    threading.Timer(0.2, gate.set).start()
+    jobs = runs.jobs.Jobs(tmp_path, [runs.jobs.Job("one", "one", lambda: "key", fail)], GO_ON)
+    with pytest.raises(runs.jobs.SomeFailed, match="1 of 1 jobs failed: one"):
+        jobs.work()
+    assert found == ["checkpoint-00000001.json"]
