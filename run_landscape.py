@@ -39,6 +39,7 @@ from landscape.measurements import measure_point
 from landscape.plan import Plan, most_of_training_batch, of_seed, plan_of, test_examples
 from landscape.saved_points import MeasuredPoint, load_points, point_files, save_point, settings_of_points
 from landscape.settings import choose_reference, refuse_another_reference, resolve
+from landscape.sharded import ShardedUpdates, check_size
 from landscape.stored import SeedProgress, Stored
 from landscape.tables import PointTables
 from landscape.top_eigenvalues import top_eigenvalues
@@ -88,6 +89,8 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
     ranks = current()
     if ranks.world > 1 and task.has_batch_norm and not settings.from_points:
         raise ValueError(f"--task {settings.task}: {BATCH_NORM}")
+    if settings.shard:
+        check_size(task.model)
     plan = plan_of(task, settings, train_row, algorithms, reference, ranks)
     check_first = settings.check_sharpness and earlier is None and not settings.from_points
 
@@ -157,9 +160,13 @@ def train_and_measure(
     """Train along x_1, x_2, ... At sampled points, measure every algorithm's step before the training step is taken."""
     params = {name: p for name, p in task.model.named_parameters() if p.requires_grad}
     optimizer = plan.train_row.build(params)
-    updates = PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)
+    where = plan.settings.optimizer_device
+    if plan.settings.shard:
+        updates = ShardedUpdates(params, plan.algorithms, where, plan.ranks)
+    else:
+        updates = PseudoUpdates(params, plan.algorithms, where)
     rows = {label: one.row for label, one in plan.swept.items()}
-    at_fractions = PseudoUpdates(params, rows, plan.settings.optimizer_device) if rows else None
+    at_fractions = PseudoUpdates(params, rows, where) if rows else None
     stored = Stored(task.model, optimizer, updates, tables, plan.train_row, plan.algorithms, at_fractions, rows)
     done = seeds.take_up(stored)
     several = len(plan.seeds) > 1

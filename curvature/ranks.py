@@ -75,6 +75,11 @@ class Ranks:
     def broadcast(self, tensors: Iterable[Tensor], source: int) -> None:
         """Overwrite the tensors with those of the rank `source`, whose shapes and types they have."""
 
+    def to_leader(self, given: Tensor | None, source: int) -> Tensor | None:
+        """The tensor [N] of bytes that the rank `source` gives, on the leader; None on the others, and where the leader
+        itself is the source. All ranks call it."""
+        return None
+
     def largest(self, number: int) -> int:
         """The largest of the ranks' numbers."""
         return number
@@ -100,8 +105,8 @@ class Connected(Ranks):
 
     Small messages go over gloo, between CPUs. Gradients and directions go by the group's own backend.
 
-    sent: what this rank has given to others, in bytes by kind: "rows", "gradients", "directions", "words". A broadcast
-        counts once, on its source.
+    sent: what this rank has given to others, in bytes by kind: "rows", "gradients", "directions", "states", "words". A
+        broadcast counts once, on its source.
     """
 
     def __init__(self) -> None:
@@ -211,6 +216,20 @@ class Connected(Ranks):
             raise RankLost(" ".join(str(error).split())[:300]) from error
         finally:
             self.waits = False
+
+    def to_leader(self, given: Tensor | None, source: int) -> Tensor | None:
+        if source == 0:
+            return None
+        size = self.largest(0 if given is None else given.numel())
+        pieces = (given if given is not None else torch.empty(size * self.leads, dtype=torch.uint8)).split(PIECE)
+        with self.waiting():
+            for piece in pieces:
+                if self.rank == source:
+                    dist.send(piece, 0)
+                    self.sent["states"] += piece.nbytes
+                elif self.leads:
+                    dist.recv(piece, source)
+        return torch.cat(pieces) if self.leads else None
 
     def _gathered(self, own: Tensor, kind: str = "rows") -> list[Tensor]:
         """The tensor of every rank, each of the same shape and on the CPU."""

@@ -28,6 +28,7 @@ from curvature.objective import Batch, Objective, halves
 from curvature.operation import inner
 from hessian.tensor_names import grouped
 from landscape.measurements import BAR
+from landscape.sharded import at_hand
 from landscape_core.measurement import quadratic_models
 from runs.messages import progress
 
@@ -47,6 +48,11 @@ class Contribution:
 
 
 def decompose(directions: Mapping[str, Direction], objective: Objective, grouping: str) -> list[Contribution]:
+    """As `contributions_of`, where other ranks may have some of the directions."""
+    return [each for some in at_hand(directions) for each in contributions_of(some, objective, grouping)]
+
+
+def contributions_of(directions: Mapping[str, Direction], objective: Objective, grouping: str) -> list[Contribution]:
     """The contribution of every group to every direction that has a length.
 
     Args:

@@ -49,6 +49,10 @@ NEEDS = (
     ),
     Need("reference", "with --skip_sharpness, which leaves out the ratios", lambda s: not s.skip_sharpness),
     Need("optimizer_device", "with --from_points, which trains nothing", lambda s: not s.from_points),
+    Need("shard", "with --from_points, which trains nothing", lambda s: not s.from_points),
+    Need("save_points", "with --shard, whose directions are on several processes", lambda s: not s.shard),
+    Need("clip_sweep", "with --shard, whose directions are on several processes", lambda s: not s.shard),
+    Need("check_sharpness", "with --shard, whose directions are on several processes", lambda s: not s.shard),
     Need("save_model", "with --from_points, which trains nothing", lambda s: not s.from_points),
     Need("save_points", "with --from_points, whose points are kept already", lambda s: not s.from_points),
     Need("checkpoint_every", "with --from_points, which stores after every point", lambda s: not s.from_points),
@@ -176,6 +180,11 @@ def make_parser(description: str = "") -> Parser:
         "--test_batch_size, --test_seed, --step_size",
     )
     group = add_machine_flags(parser)
+    group.add_argument(
+        "--shard",
+        action="store_true",
+        help="of several processes, let each keep the states and directions of some rows only; for large models",
+    )
     group.add_argument(
         "--optimizer_device", type=device, help="where the pseudo-updates keep their states; by default with the model"
     )

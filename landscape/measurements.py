@@ -10,7 +10,8 @@ from curvature.borrowing import measuring
 from curvature.interpolation import ScanPoint
 from curvature.objective import Objective
 from landscape.saved_points import MeasuredPoint
-from landscape_core.gradients import noise_coordinates
+from landscape.sharded import at_hand
+from landscape_core.gradients import gradient_norm, noise_coordinates
 from landscape_core.measurement import Measurement, measure_steps
 from landscape_utils import Direction, QuadraticModel, mean_loss, scan_loss, scan_spacing, update_histogram
 from runs.messages import progress
@@ -34,24 +35,39 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
     """Slope and sharpness of every direction of the point, where `objective` is, and the loss scan where it is due.
 
     Where a row has no learning rate, its edge numbers stay empty."""
-    directions = measured.directions
     details = plan.sharpness and plan.details
     noisy = noise_coordinates(objective) if details else None
+    measurements = []
     with measuring(objective.model):
         start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches, objective.ranks)
-        measurements = measure_steps(
-            directions,
-            measured.learning_rates,
-            objective,
-            start_loss,
-            noisy,
-            steps=plan.sharpness,
-            progress=BAR,
-        )
-        if not (measured.scan and plan.scans):
-            return measurements
-        quadratics = {m.label: m.quadratic for m in measurements}
-        scans = scan_point(directions, quadratics, start_loss, objective, plan)
+        length = gradient_norm(objective) if details else None
+        for directions in at_hand(measured.directions):
+            some = measure_steps(
+                directions,
+                measured.learning_rates,
+                objective,
+                start_loss,
+                noisy,
+                steps=plan.sharpness,
+                progress=BAR,
+                length=length,
+            )
+            measurements += with_scans(some, directions, start_loss, objective, plan) if measured.scan else some
+    return measurements
+
+
+def with_scans(
+    measurements: list[Measurement],
+    directions: dict[str, Direction],
+    start_loss: float,
+    objective: Objective,
+    plan: MeasurementPlan,
+) -> list[Measurement]:
+    """The measurements with loss scans and histograms, where they are asked for."""
+    if not plan.scans:
+        return measurements
+    quadratics = {m.label: m.quadratic for m in measurements}
+    scans = scan_point(directions, quadratics, start_loss, objective, plan)
     return [
         replace(m, histogram=update_histogram(directions[m.label]), scan=scans[m.label]) if m.label in scans else m
         for m in measurements

@@ -34,6 +34,7 @@ OF_THESE_POINTS = (
     "top_eigenvalues",
     "device",
     "optimizer_device",
+    "shard",
 )
 MEASURED_ANEW = (
     *OF_THESE_POINTS,

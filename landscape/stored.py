@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from landscape.sharded import ShardedUpdates
 from landscape.tables import PointTables
 from landscape_utils import PseudoUpdates
 from runs.checkpoints import fitting
@@ -25,7 +26,7 @@ class Stored:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        updates: PseudoUpdates,
+        updates: PseudoUpdates | ShardedUpdates,
         tables: PointTables,
         train_row: Algorithm,
         rows: Mapping[str, Algorithm],

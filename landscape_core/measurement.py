@@ -102,6 +102,7 @@ def measure_steps(
     *,
     steps: bool = True,
     progress: Progress = iter,
+    length: float | None = None,
 ) -> list[Measurement]:
     """Every direction at the point of `objective`. Call inside of `measuring(objective.model)`.
 
@@ -112,11 +113,12 @@ def measure_steps(
         noisy: of `noise_coordinates`; None leaves out the gradient's norm, the share of noise and rounding errors.
         steps: False leaves out all but loss, slope and sharpness.
         progress: wraps the iteration over micro-batches, such as tqdm.
+        length: of the gradient, where it is known already.
     """
     quadratics = quadratic_models(directions, objective, progress)
-    errors, length, edges = dict.fromkeys(directions, math.nan), math.nan, dict.fromkeys(directions, Edge())
+    errors, edges = dict.fromkeys(directions, math.nan), dict.fromkeys(directions, Edge())
     if noisy is not None:
-        length = gradient_norm(objective)
+        length = gradient_norm(objective) if length is None else length
         if all(p.dtype == torch.float32 for p in objective.params.values()):
             errors = rounding_errors(directions, quadratics, objective)
     if steps:
@@ -130,7 +132,7 @@ def measure_steps(
             step_norm=direction.length,
             step_max=direction.largest,
             sharpness_error=errors[label],
-            gradient_norm=length,
+            gradient_norm=math.nan if length is None else length,
             noise_share=math.nan if noisy is None else noise_share(direction, noisy),
             spectral_length=spectral_length(direction) if steps else math.nan,
             edge=edges[label],

@@ -34,7 +34,7 @@ OF_THIS_COMMAND = (
     "join",
     "parallel",
 )  # never from the folder
-FREE = (*OF_THIS_COMMAND, "checkpoint_every")  # may differ: they change no result
+FREE = (*OF_THIS_COMMAND, "checkpoint_every", "shard")  # may differ: they change no result
 
 
 def add_resume_flags(

@@ -15,6 +15,7 @@ import hessian.jobs
 import run_convergence
 import run_hessian
 import run_landscape
+from landscape.sharded import ShardedUpdates
 from runs.checkpoints import Checkpoints
 from runs.config import read_config
 from runs.tables import read_table
@@ -208,7 +209,7 @@ EFFECTS = {
         "dtype": ("--dtype float64", values("sharpness", "sharpness_error", {None})),
         "save_points": ("--save_points", found("points/point-*.pt", 1)),
         "from_points": ("", None),
-        "optimizer_device": ("", None),
+        "optimizer_device": ("", None), "shard": ("", None),
         "checkpoint_every": ("--checkpoint_every 1", stored((1, 2, 3, 4), (2, 4))),
     },
     "convergence": {
@@ -368,6 +369,14 @@ def test_optimizer_device_reaches_the_pseudo_updates(run, monkeypatch):
     monkeypatch.setattr(run_landscape, "PseudoUpdates", spy)
     run("landscape", "", "base"), run("landscape", "--optimizer_device cpu")
     assert devices == [None, torch.device("cpu")]
+
+
+def test_shard_keeps_states_by_the_process_and_changes_no_number(run, monkeypatch):
+    kept = []
+    monkeypatch.setattr(run_landscape, "ShardedUpdates", lambda *given: kept.append(given) or ShardedUpdates(*given))
+    base, with_flag = run("landscape", "", "base"), run("landscape", "--shard")
+    assert len(kept) == 1 and with_flag.status == 0, with_flag.err
+    assert all(with_flag.table(name) == base.table(name) for name in ("training", "sharpness", "ratios", "scan"))
 
 
 def test_warmup_ratio_is_the_share_of_updates_that_warm_up(run):

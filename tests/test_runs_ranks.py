@@ -5,13 +5,18 @@ import signal
 import time
 
 import pytest
+import torch
 
 import run_landscape
 import runs.ranks
+from landscape.sharded import ShardedUpdates, check_size
 from runs.ranks import Progress
 from runs.stopping import StopRequest
-from tests.helpers.several import Command
+from tests.helpers import tiny_run
+from tests.helpers.several import Command, on_ranks
 from tests.helpers.stored_runs import tables
+from torch_optimizer import Algorithm
+from torch_optimizer.rows import labeled
 
 TASK = "--task tiny_layers --algorithm_list tiny --dataset_size 22 --batch_size 7 --micro_batch_size 2"
 MEASURED = "--test_batch_size 9 --num_epochs 2 --test_epochs 1 2 --num_sample_sharpness 1"
@@ -191,3 +196,39 @@ def test_a_signal_that_is_passed_on_twice_counts_once(monkeypatch):
         stop.came_at -= 61
         os.kill(os.getpid(), signal.SIGTERM)
     assert ended == [128 + signal.SIGTERM]
+
+
+# ---- states and directions by the rank ------------------------------------------------------------------------------
+
+
+def test_sharded_states_give_the_same_tables_and_another_number_continues_from_them(alone, tmp_path):
+    folder = tmp_path / "run"
+    ask = at_iteration(4, lambda: os.kill(os.getpid(), signal.SIGTERM), only_rank=1)
+    command = Command(2, [*FLAGS, "--shard", "--output_dir", folder], tmp_path / "a", before=ask)
+    assert command.statuses() == [128 + signal.SIGTERM] * 2, command.errors()
+    assert finished(3, folder, "--resume", folder) == alone
+
+
+def test_a_rank_keeps_the_states_of_its_own_rows_alone():
+    def kept(ranks):
+        params = {"w": torch.nn.Parameter(torch.ones(3, 2))}
+        params["w"].grad = torch.arange(6.0).view(3, 2)
+        signs = Algorithm("sign_sgd", lr=0.1, momentum=0.9, dampening=0.9)  # of the first row's momentum
+        updates = ShardedUpdates(params, labeled([*tiny_run.ROWS, signs]), None, ranks)
+        found = updates.advance()
+        at_once = {label: (v.length, v.fetched()["w"].tolist()) for label, v in found.items()}
+        return list(updates.own.states), at_once, sorted(updates.state_dict())
+
+    ((rows, expected, labels),) = on_ranks(1, kept)
+    *states, signs = rows
+    assert len(states) == 6 and len(labels) == 7
+    found = on_ranks(2, kept)
+    assert [own for own, _, _ in found] == [[*states[0::2], signs], states[1::2]]
+    assert [at_once for _, at_once, _ in found] == [expected] * 2 and found[0][2] == labels
+
+
+def test_a_model_whose_parameters_must_be_sharded_is_refused_in_one_line():
+    with torch.device("meta"):
+        model = torch.nn.Linear(70_000, 70_000, bias=False)
+    with pytest.raises(ValueError, match="at most 4 billion parameters, got 4.9; larger ones"):
+        check_size(model)
