@@ -68,16 +68,19 @@ def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tens
     singles = single_examples(objective, examples)
     if not singles:
         return {name: torch.zeros_like(p, dtype=torch.bool) for name, p in objective.params.items()}
-    by_dtype = []  # in float32 and in float64, the gradients of all examples; one copy of the model serves them
-    for dtype in (torch.float32, torch.float64):
-        same = objective.on(singles, dtype)
-        with measuring(same.model):
-            by_dtype.append([gradient(replace(same, batches=[one], ranks=ALONE)) for one in same.batches])
+    same = [objective.on(singles, dtype) for dtype in (torch.float32, torch.float64)]
     noisy: dict[str, Tensor] = {}
     nonzero: dict[str, Tensor] = {}
-    for single, double in zip(*by_dtype, strict=True):
+    for place in range(len(singles)):  # the gradients of one example are held at a time
+        single, double = (_gradient_of_one(each, place) for each in same)
         for name, g in single.items():
             is_noise = double[name].abs() <= NOISE * g.abs()
             noisy[name] = is_noise & noisy[name] if name in noisy else is_noise
             nonzero[name] = (g != 0) | nonzero[name] if name in nonzero else g != 0
     return {name: mask & nonzero[name] for name, mask in noisy.items()}
+
+
+def _gradient_of_one(objective: Objective, place: int) -> dict[str, Tensor]:
+    """Of one of the objective's batches, by this process alone."""
+    with measuring(objective.model):
+        return gradient(replace(objective, batches=[objective.batches[place]], ranks=ALONE))
