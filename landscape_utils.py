@@ -129,6 +129,11 @@ class PseudoUpdates:
         of another package whose rate is 0 or its own affair."""
         return {label: own.latest_rate(self.states[label]) for label, own in self.optimizers.items()}
 
+    @property
+    def labels(self) -> list[str]:
+        """Of the algorithms that see the gradients."""
+        return list(self.optimizers)
+
     def drop(self, label: str) -> None:
         """Show this algorithm no further gradients."""
         del self.optimizers[label], self.states[label]

@@ -112,6 +112,10 @@ class ShardedUpdates:
         own = self.own.learning_rates()
         return {label: rate for label, (rate,) in self._told(lambda label: [own[label]], 1).items()}
 
+    @property
+    def labels(self) -> list[str]:
+        return list(self.sources)
+
     def drop(self, label: str) -> None:
         if self.sources.pop(label) == self.ranks.rank:
             self.own.drop(label)

@@ -46,7 +46,7 @@ class Stored:
         """Restore. After `--allow_changes`, rows that are new or changed start with a fresh state, and so does another
         training optimizer. The same training optimizer with other options keeps its state."""
         same = {label for label, row in self.rows.items() if state["rows"].get(label) == row}
-        for label in same.intersection(self.updates["pseudo_updates"].optimizers) - state["pseudo_updates"].keys():
+        for label in same.intersection(self.updates["pseudo_updates"].labels) - state["pseudo_updates"].keys():
             self.updates["pseudo_updates"].drop(label)  # it was not finite
         for name, updates in self.updates.items():
             own = state[name] if name == "pseudo_updates" else state.get(name, {})  # a sweep may be new

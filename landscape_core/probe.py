@@ -15,6 +15,7 @@ from curvature.borrowing import measuring
 from curvature.checks import check_losses
 from curvature.direction import Direction
 from curvature.objective import Objective
+from curvature.ranks import ALONE, Ranks
 from landscape_core.batches import entries_of_all, micro_batch, restored
 from landscape_core.gradients import noise_coordinates
 from landscape_core.measurement import TRAINING, Measurement, measure_steps
@@ -86,6 +87,8 @@ class LandscapeProbe:
             the scaler will skip is not observed.
         optimizer_device: where the rows' states live; None: with the parameters.
         all_ranks: in a distributed run, measure on every rank; otherwise on rank 0, and the others return [].
+        ranks: `curvature.ranks.Connected()`, to have the ranks share a measurement: each is given the same
+            micro-batches and measures some, and all return the same rows, to the bit those of one process.
 
     Memory: the state of each row, as its optimizer's; and while measuring, a direction per row and `vhv_by_recording`.
     Raises: ValueError, in one line, for rows that cannot be used, and where FSDP or DeepSpeed shard the model.
@@ -103,6 +106,7 @@ class LandscapeProbe:
         scaler: Any = None,
         optimizer_device: torch.device | str | None = None,
         all_ranks: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
         refuse_sharded(model)
         self.model = bare_model(model)
@@ -120,7 +124,8 @@ class LandscapeProbe:
         self.reference = plain_sgd(self.rows) if reference is None else reference
         if self.reference is not None and self.reference not in {*self.rows, TRAINING}:
             raise ValueError(f"reference {reference!r} is no row; the rows are {', '.join(self.rows)}")
-        self.measures_here = all_ranks or rank() == 0
+        self.ranks = ranks
+        self.measures_here = all_ranks or ranks.world > 1 or rank() == 0
         self.updates = PseudoUpdates(self.params, self.rows, optimizer_device, at_least=torch.float32)
         self._observed: Observed | None = None
         self._directions: tuple[dict[str, Direction], dict[str, float], list[str]] | None = None  # of this update
@@ -190,12 +195,13 @@ class LandscapeProbe:
     def _measure(self, directions: dict[str, Direction], rates: dict[str, float], batches: tuple) -> list[Measurement]:
         doubled = any(p.dtype == torch.float64 for p in self.params.values())
         dtype = self.dtype or (torch.float64 if doubled else torch.float32)
-        here = Objective(self.model, self._losses, [micro_batch(b) for b in batches]).on(None, dtype)
+        given = [micro_batch(b) for b in batches]
+        here = Objective(self.model, self._losses, given, ranks=self.ranks).on(None, dtype)
         with measuring(here.model):
             here.shared = self._shared(here)
         noisy = noise_coordinates(here)
         with measuring(here.model):
-            start_loss = mean_loss(here.loss_fn, here.params, here.batches)
+            start_loss = mean_loss(here.loss_fn, here.params, here.batches, here.ranks)
             return measure_steps(directions, rates, here, start_loss, noisy)
 
     def _losses(self, model: nn.Module, batch: Any) -> Tensor:

@@ -11,7 +11,7 @@ SBATCH = ROOT / "examples" / "many_gpus.sbatch"
 STANDS_IN = {
     "scontrol": 'if [ "$1" = show ]; then printf "node7\\nnode8\\n"; else echo "scontrol $*" >> "$CALLS"; fi',
     "srun": 'echo "srun $1" >> "$CALLS"; shift; exec "$@"',
-    "torchrun": 'echo "torchrun $*" >> "$CALLS"; [ -z "$LAST_LINE" ] || echo "$LAST_LINE" >> "$FOLDER/log.txt"; exit $ENDS',
+    "torchrun": 'echo "torchrun $*" >> "$CALLS"; echo "$LAST_LINE" >> "$FOLDER/log.txt"; exit $ENDS',
 }
 
 

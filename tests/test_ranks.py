@@ -13,9 +13,11 @@ from curvature.operation import NotTraceable
 from curvature.ranks import LeaderFailed, RankLost
 from landscape_core.gradients import gradient
 from landscape_core.measurement import measure_steps
+from landscape_probe import LandscapeProbe
 from landscape_utils import directional_sharpness, mean_loss, scan_loss
 from tests.helpers.several import on_ranks
 from tests.helpers.tiny_models import random_direction, rows_of, tiny_t5
+from tests.test_landscape_probe import batch_of, losses_of_batch
 from tests.test_training import Line
 from training.loop import Training, TrainingPlan
 
@@ -223,6 +225,26 @@ def test_what_cannot_be_recorded_turns_all_later_micro_batches_to_double_backwar
     alone = on_ranks(1, numbers)[0]
     for world in (2, 3):
         assert on_ranks(world, numbers) == [alone] * world
+
+
+def test_a_probe_under_ddp_shares_a_measurement_and_gives_the_rows_of_one_process():
+    def rows(ranks):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2))
+        trained = nn.parallel.DistributedDataParallel(model) if ranks.world > 1 else model
+        optimizer = torch.optim.Adam(trained.parameters(), lr=1e-2)
+        probe = LandscapeProbe(trained, losses_of_batch, optimizer=optimizer, ranks=ranks)
+        found = []
+        for step in range(2):
+            losses_of_batch(trained, batch_of(step, torch.float32)).mean().backward()  # the same batch on all ranks
+            probe.observe()
+            found += probe.measure(*(batch_of(90 + i, torch.float32, size=2 + i) for i in range(3)))
+            optimizer.step()
+            optimizer.zero_grad()
+        return [hexed(list(row.values())) for row in found]
+
+    (alone,), others = on_ranks(1, rows), on_ranks(2, rows)
+    assert len(alone) == 10 and others == [alone] * 2
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
