@@ -114,6 +114,8 @@ def test_the_reference_is_the_first_unclipped_sgd_row_unless_another_is_named():
 
 
 class Part:
+    labels = ("sgd", "adam")
+
     def __init__(self, state):
         self.state, self.param_groups, self.dropped = state, [{"lr": 1.0, "momentum": 0.9}], []
 
@@ -140,19 +142,20 @@ def test_a_checkpoint_restores_what_is_still_the_same():
     state = Stored(Part("model"), Part("optimizer"), updates, Part("tables"), sgd, rows).state_dict()
 
     same = restored(sgd, rows, dict(state))
-    assert [part.state for part in same.parts.values()] == ["model", "optimizer", updates.state, "tables"]
-    assert same.optimizer.param_groups == [{"lr": 1.0, "momentum": 0.9}] and not same.parts["pseudo_updates"].dropped
+    assert [part.state for part in same.parts.values()] == ["model", "optimizer", "tables"]
+    assert same.updates["pseudo_updates"].state == updates.state
+    assert same.optimizer.param_groups == [{"lr": 1.0, "momentum": 0.9}] and not same.updates["pseudo_updates"].dropped
 
     changed = rows | {"adam": Algorithm("adam", lr=0.25)}
     fresh = restored(Algorithm("sgd", lr=3.0), changed, dict(state))
-    assert fresh.parts["pseudo_updates"].state == {"sgd": "state of sgd"}, "a changed row starts with a fresh state"
+    assert fresh.updates["pseudo_updates"].state == {"sgd": "state of sgd"}, "a changed row starts with a fresh state"
     assert fresh.optimizer.state == "optimizer" and fresh.optimizer.param_groups == [{"lr": 3.0, "momentum": 0.9}]
 
     other = restored(Algorithm("adam", lr=3.0), rows, dict(state))
     assert other.optimizer.state == "new optimizer", "another optimizer cannot take its state"
 
     lost = dict(state) | {"pseudo_updates": {"sgd": "state of sgd"}}
-    assert restored(sgd, rows, lost).parts["pseudo_updates"].dropped == ["adam"]
+    assert restored(sgd, rows, lost).updates["pseudo_updates"].dropped == ["adam"]
 
 
 def test_the_rows_of_an_earlier_run_are_those_it_had(tmp_path):
