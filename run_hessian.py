@@ -32,7 +32,7 @@ import torch
 from curvature.borrowing import check_twice_differentiable, measuring
 from curvature.objective import objective_at
 from hessian.estimate import estimate
-from hessian.flags import ALL
+from hessian.flags import ALL, SAVED
 from hessian.heterogeneity import resolved
 from hessian.jobs import Measurements
 from hessian.robust_smoothness import RobustSmoothness, robust_smoothness
@@ -40,17 +40,7 @@ from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, heterogeneity_rows, mean
 from hessian.tensor_names import selected
 from reporting.writing import draw_all
 from runs.config import CONFIG_FILE, read_config
-from runs.flags import (
-    DTYPES,
-    default_output,
-    fill_in,
-    nonempty,
-    number,
-    one_of,
-    positive_int,
-    seed_number,
-    task_arguments,
-)
+from runs.flags import DTYPES, default_output, fill_in, task_arguments
 from runs.folder import is_run_folder
 from runs.jobs import turn
 from runs.lifecycle import Job, execute
@@ -58,7 +48,7 @@ from runs.live import LiveLog
 from runs.resuming import Earlier
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table
-from tasks import TASKS, Task, load_task, task_defaults
+from tasks import Task, load_task, task_defaults
 from tasks.loading.hub import local_paths
 from tasks.loading.pretrained import WEIGHTS
 from tasks.loading.rows import Refused
@@ -68,18 +58,6 @@ log = logging.getLogger(__name__)
 
 PRINTED = 20  # blocks in the table at the end
 PAPER_BATCH = 32  # examples
-SAVED = dict(  # settings that a checkpoint's run hands on, with the types of their flags
-    task=one_of("task", TASKS),
-    dataset=nonempty,
-    dataset_size=positive_int,
-    max_length=positive_int,
-    windows_per_file=number(int, 0),
-    zipf=number(float, 0, 10),
-    columns=nonempty,
-    config=nonempty,
-    split=nonempty,
-    seed=seed_number,
-)
 
 
 def resolve(settings: argparse.Namespace) -> None:

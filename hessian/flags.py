@@ -21,6 +21,18 @@ from runs.resuming import add_resume_flags
 from tasks import TASKS, check_local
 
 ALL = "all"  # --num_batches: every batch of an epoch
+SAVED = dict(  # settings that the run of a --checkpoint hands on, with the types of their flags
+    task=one_of("task", TASKS),
+    dataset=nonempty,
+    dataset_size=positive_int,
+    max_length=positive_int,
+    windows_per_file=number(int, 0),
+    zipf=number(float, 0, 10),
+    columns=nonempty,
+    config=nonempty,
+    split=nonempty,
+    seed=seed_number,
+)
 
 
 def check_paths(settings: Namespace) -> None:
