@@ -170,7 +170,7 @@ def gradient_heterogeneity(
     sign_sgd_momentum: float,
 ) -> list[Algorithm]:
     """Tomihari & Sato's six optimizers at these learning rates. Momentum is m <- 0.9 m + g here. Signum's own average,
-    m <- 0.9 m + 0.1 g from zero, is a tenth of it at every step, so its signs are the same."""
+    m <- 0.9 m + 0.1 g from zero, is a tenth of it at every step. So its signs are the same."""
     return [
         Algorithm("adam", lr=adam),
         Algorithm("rmsprop", lr=rmsprop),

@@ -66,8 +66,8 @@ def machine() -> str:
 
 
 def report(name: str, rows: list[dict], note: str = "") -> None:
-    """Print the rows as one table, and write them, with machine and note in each, to results/<machine>/NAME.csv (to
-    NAME_2_threads.csv, ... where more than one thread computed)."""
+    """Print the rows as one table, and write them, with machine and note in each, to results/<machine>/NAME.csv. With
+    more than one thread the name is NAME_2_threads.csv, ..."""
     threads = torch.get_num_threads()
     path = RESULTS / f"{name}{f'_{threads}_threads' if threads > 1 else ''}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)

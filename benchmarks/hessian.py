@@ -10,8 +10,8 @@ tensors and takes the median over rounds; ours includes its gradient graph, buil
 seconds are of CPU time, which other programs on the machine disturb least.
 
 The tolerances mean different things: ours bounds the residual, whose square decides the error; power iteration's is the
-change of the value in one step, which says little about the error. So ours is timed at the same number, and once more
-at --loose_tolerance, where its errors come near those of power iteration: the comparison at equal truth.
+change of the value in one step, which says little about the error. So ours is timed at the same number. It is timed
+once more at --loose_tolerance, where its errors come near those of power iteration.
 
 An error is relative to the eigenvalue, against ours in float64 with a tolerance of 1e-8. PyHessian knows only the
 eigenvalue of largest magnitude, so for it a large error also means that this one is negative. Ours finds both. Tensors

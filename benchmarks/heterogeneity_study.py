@@ -4,13 +4,13 @@
 
 Tomihari & Sato's expectations (arXiv:2502.00213) on small models from scratch: RoBERTa with its norms after and before
 the sublayers, on sentence pairs {"sentence1", "sentence2", "label"}; a ViT and a ResNet, on pictures {"img", "label"}.
-Each is measured as initialized, trained with Adam (run_convergence.py), and measured again (run_hessian.py), from
-several seeds: of weights, batches, dropout, and of what is held out. Twenty minutes on one core.
+Each is measured as initialized, trained with Adam (run_convergence.py), and measured again (run_hessian.py). Several
+seeds decide weights, batches, dropout, and which examples are held out. Twenty minutes on one core.
 
 Writes benchmarks/results/heterogeneity.csv and prints its means over the seeds. `tensors` says which were compared: all
-of a model, or its weights alone, without biases and embeddings, as in the paper's selection: the kinds of tensor that
-a transformer has and a ResNet has not then play no part. The folder keeps every run, and one figure per seed of all
-four trained models."""
+of a model, or its weights alone, without biases and embeddings. The latter is the paper's selection. Then kinds of
+tensor that only a transformer has play no part. The folder keeps every run, and one figure per seed of all four trained
+models."""
 
 import argparse
 from pathlib import Path

@@ -3,9 +3,9 @@
     python -m benchmarks.landscape                  # the toy task with the 12 rows of the paper; minutes
 
 The original goes through every example by itself. Training takes a forward and backward pass. A measured point takes
-one vhp per algorithm, and a point of a scan one forward pass. The tables of our run say how many passes that makes, and
-a few examples say what each costs: once as short as they are, once padded to 512 tokens as the original pads them.
-Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
+one vhp per algorithm, and a point of a scan one forward pass. The tables of our run say how many passes that makes. A
+few examples say what each pass costs: once as short as they are, and once padded to 512 tokens, as the original pads
+them. Loading, optimizers and figures are counted for us and not for it. Prints one table and writes it to
 results/<machine>/landscape.csv."""
 
 import argparse

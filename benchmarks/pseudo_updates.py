@@ -2,10 +2,10 @@
 
     python -m benchmarks.pseudo_updates            # t5-small's size; 8 GB of memory, minutes
 
-The iteration is that of the paper, batch 1,024 on t5-small, extrapolated: a forward and backward pass of 8 examples of
-64 + 64 tokens, times 128, and Adam's step once. The pseudo-updates cost the same at any batch size. Random weights and
-the gradients of that pass. Prints one table and writes it to results/<machine>/pseudo_updates.csv; times are medians
-of rounds in which the three take turns."""
+The iteration is that of the paper: batch 1,024 on t5-small. Its time is extrapolated: 128 times a forward and backward
+pass of 8 examples of 64 + 64 tokens, and Adam's step once. The pseudo-updates cost the same at any batch size. Random
+weights and the gradients of that pass. Prints one table and writes it to results/<machine>/pseudo_updates.csv; times
+are medians of rounds in which the three take turns."""
 
 import argparse
 

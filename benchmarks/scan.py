@@ -3,9 +3,9 @@
     python -m benchmarks.scan                  # t5-small's size, 32 examples of 64 + 64 tokens; minutes
     python -m benchmarks.scan --size small     # 2 M parameters, 32 examples of 32 tokens
 
-Moving 60 M parameters costs as much as the passes of an example or two: the paper's 1,024 examples come nearer to 1
-than these 32. Prints one table and writes it to results/<machine>/scan_<size>.csv; times are medians of rounds in
-which the two take turns."""
+Moving 60 M parameters costs as much as the passes of an example or two. So the paper's 1,024 examples come nearer to 1
+than these 32. Prints one table and writes it to results/<machine>/scan_<size>.csv; times are medians of rounds in which
+the two take turns."""
 
 import argparse
 

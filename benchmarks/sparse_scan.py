@@ -3,10 +3,11 @@
     python run_landscape.py --save_points --output_dir output/points
     python -m benchmarks.sparse_scan output/points
 
-Both kinds are made again from the saved points (--from_points). One row per folder: evaluations per downhill scan, and
-the largest difference of the losses over each scan, relative to the depth of the full one. The columns say the median,
-the 90th percentile and the maximum over scans. `other_distances` counts scans that ended elsewhere; they are compared
-where both have points. Prints one table and writes it to results/<machine>/sparse_scan.csv."""
+Both kinds are made again from the saved points (--from_points). There is one row per folder, with the evaluations per
+downhill scan. It also has the largest difference of the losses over each scan, relative to the depth of the full one.
+The columns say the median, the 90th percentile and the maximum over scans. `other_distances` counts scans that ended
+elsewhere; they are compared where both have points. Prints one table and writes it to
+results/<machine>/sparse_scan.csv."""
 
 import argparse
 import statistics

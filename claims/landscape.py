@@ -1,7 +1,7 @@
 """What the first paper claims about sharpness and loss scans, checked in the tables of run_landscape.py.
 
-A *column* is one epoch of one seed, as in the paper's tables 3 to 6: the mean of every row's ratio over the measured
-points of the epoch. Without a reference row the sharpness itself is compared, which has the same order.
+A *column* is one epoch of one seed, as in the paper's tables 3 to 6. It holds the mean of every row's ratio over the
+measured points of the epoch. Without a reference row the sharpness itself is compared, which has the same order.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A forward pass that leaves nothing behind in the module.
 
 Some models keep a tensor that they computed from their parameters for the next forward pass (LeViT's biases of
-attention in evaluation mode). At other parameters it is out of date, and autograd treats it as a constant: slopes,
+attention in evaluation mode). At other parameters it is out of date, and autograd treats it as a constant. Slopes,
 curvatures and loss scans would be wrong without an error.
 """
 

@@ -2,7 +2,7 @@
 
 Interpolants go through what was evaluated. Two of them use the derivatives at 0: one polynomial through all points, and
 a piecewise one through the four nearest. Two others are piecewise and ignore the derivatives, through four and through
-three points: far from 0 they are better where the loss falls steeply at first and then bends on another scale. The next
+three points. Far from 0 they are better where the loss falls steeply at first and then bends on another scale. The next
 evaluation is where two interpolants, or one before and after the latest evaluation, differ most. It ends when they
 agree.
 """

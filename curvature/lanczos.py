@@ -52,10 +52,10 @@ def extreme_eigenvalues(
     Some eigenvalue of H lies within the residual of theta (H symmetric, ||y|| = 1). The textbook keeps only the last
     term [Parlett, The Symmetric Eigenvalue Problem, ch. 13]. The other is zero for an exactly symmetric H. It measures
     here, at no cost, what rounding does to the products. Where P is far from symmetric, the products are nothing but
-    rounding errors (of an H that vanishes), and the residual is not below any value. The basis is orthogonalized in
+    rounding errors of an H that vanishes. Then the residual is not below any value. The basis is orthogonalized in
     full, twice per step.
 
-    A small residual does not prove that theta is the largest: the start vector q_1 may hold little of a larger
+    A small residual does not prove that theta is the largest. The start vector q_1 may hold little of a larger
     eigenvalue's vector z, and much of theta's. The next basis vector is a polynomial of H times the start vector:
 
         q_{m+1} = p(H) q_1,   p(x) = prod_j (x - theta_j) / beta_j,   hence   |p(x)| |<q_1, z>| <= 1   if  H z = x z

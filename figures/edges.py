@@ -197,8 +197,9 @@ THRESHOLD = {"color": "0.45", "linewidth": 1.8}
 def _training_step(run: RunTables, rows: Sequence[Row]) -> Figure | None:
     """The curvature along the training optimizer's step beside largest eigenvalues and thresholds.
 
-    Left per squared length of the step, right per unit of decrease, v'Hv / (-g'v): that is 2 / lr where the quadratic
-    model is back at its start, whatever the optimizer. Without a preconditioner H's eigenvalue has both units."""
+    Left per squared length of the step, right per unit of decrease, v'Hv / (-g'v). The latter is 2 / lr where the
+    quadratic model is back at its start, whatever the optimizer. Without a preconditioner H's eigenvalue has both
+    units."""
     own = [row for row in _over_seeds(rows) if row["algorithm"] == TRAINING and row["sharpness"] is not None]
     if not own:
         return None

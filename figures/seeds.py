@@ -1,7 +1,7 @@
 """Curves over the seeds of a convergence run: mean, band, and the seeds that diverged.
 
 A curve is the mean over the seeds that finished; its band runs from the lowest to the highest of them. A seed that
-diverged is left out of both: it is a thin line of its own, with an x where it ended, on the upper edge if above it."""
+diverged is left out of both. It is a thin line of its own, with an x where it ended, on the upper edge if above it."""
 
 from __future__ import annotations
 

@@ -61,8 +61,8 @@ def block_curvatures(
         keep_graphs: True builds each micro-batch's graph once and keeps them all. False rebuilds one for every product
             and micro-batch: the memory of a single graph, for two to three times the time.
 
-    A block that is zero up to rounding (the bias of attention's keys, which softmax cancels) does not converge: its
-    value is smaller than its residual. A block that is not finite is NaN, with a warning.
+    A block that is zero up to rounding does not converge: its value is smaller than its residual. The bias of
+    attention's keys is such a block, since softmax cancels it. A block that is not finite is NaN, with a warning.
 
     Raises: ValueError for an unknown name, no batch, an argument out of range; FloatingPointError for a loss or
         gradient that is not finite.

@@ -4,9 +4,9 @@ Neither is among this project's requirements; a package that is not installed is
 
     pip install --no-deps curvlinops-for-pytorch hessian-eigenthings einops einconv linear-operator
 
-curvlinops 3.0.1 is wrong on a model with `nn.LayerNorm`, by up to 1 % here: it takes torch.func.jvp of
-torch.func.jacrev, which torch 2.13 gets wrong at that operation (jvp of grad, and central differences, agree with this
-project). So its transformer has the same norm written out.
+curvlinops 3.0.1 is wrong on a model with `nn.LayerNorm`, by up to 1 % here. It takes torch.func.jvp of
+torch.func.jacrev, which torch 2.13 gets wrong at that operation. The jvp of grad, and central differences, agree with
+this project. So its transformer has the same norm written out.
 """
 
 from collections.abc import Callable

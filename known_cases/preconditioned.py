@@ -1,8 +1,8 @@
 """The adaptive edge of stability: full-batch RMSprop and Adam (arXiv:2207.14484).
 
 A tanh network learns to sort: all sequences of three symbols out of three, mean squared error against the sorted
-sequence. The largest eigenvalue of P^-1 H rises to (2 + 2 beta1) / ((1 - beta1) lr) and stays there: 2/lr for RMSprop
-and 38/lr for Adam with beta1 = .9. P is the diagonal that divides the momentum in the row's step.
+sequence. The largest eigenvalue of P^-1 H rises to (2 + 2 beta1) / ((1 - beta1) lr) and stays there. That is 2/lr for
+RMSprop and 38/lr for Adam with beta1 = .9. P is the diagonal that divides the momentum in the row's step.
 """
 
 import itertools

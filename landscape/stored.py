@@ -72,7 +72,7 @@ class SeedProgress:
         progress.end(seed, updates)
     """
 
-    newest: tuple[int, dict[str, Any]] | None = None  # number and state of the checkpoint that is taken up
+    newest: tuple[int, dict[str, Any]] | None = None  # number and state of the checkpoint to resume from
     ended: list[int] = field(default_factory=list)
     before: int = 0  # updates of the seeds that ended: checkpoints are numbered over all of them
 

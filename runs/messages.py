@@ -188,8 +188,8 @@ def _drop_what_cannot_be_written() -> None:
 def progress(iterable=None, **options) -> tqdm:
     """A progress bar that is silent when standard error is not a terminal, or has the bar of another process.
 
-    One that is not left on the screen is of a part of the work, and shows no time: what is left of the whole run stands
-    in the bar above it."""
+    A bar that is not left on the screen shows a part of the work, without a time. The bar above it has the time left of
+    the whole run."""
     if not options.get("leave", True):
         options["bar_format"] = "{l_bar}{bar}| {n_fmt}/{total_fmt}"
     options.setdefault("smoothing", 0)  # measured points take long: the latest pace says little of what is left

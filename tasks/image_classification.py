@@ -143,9 +143,9 @@ def decode(example: dict):
 
 
 def random_view(image, side: int, random: np.random.Generator, rotation: float = 0.0):
-    """A picture [side, side] as Tomihari & Sato train on it: turned by up to `rotation` degrees either way (nearest
-    pixel, black corners), then a random part of it, stretched, and mirrored every other time. They use torchvision's
-    RandomRotation, RandomResizedCrop and RandomHorizontalFlip."""
+    """A picture [side, side] as Tomihari & Sato train on it. It is turned by up to `rotation` degrees either way
+    (nearest pixel, black corners). Then a random part of it is stretched, and mirrored every other time. They use
+    torchvision's RandomRotation, RandomResizedCrop and RandomHorizontalFlip."""
     import PIL.Image
     import PIL.ImageOps
 
@@ -170,8 +170,8 @@ def random_part(width: int, height: int, random: np.random.Generator) -> tuple[i
 
 
 def middle(image, side: int):
-    """A picture [side, side] as Tomihari & Sato evaluate on it: the shorter edge resized to 256 for a `side` of 224,
-    the rest cut off on all sides alike."""
+    """A picture [side, side] as Tomihari & Sato evaluate on it. The shorter edge is resized to 256 for a `side` of 224,
+    and the rest is cut off on all sides alike."""
     import PIL.Image
 
     shorter = round(side * 256 / 224)

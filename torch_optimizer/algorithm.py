@@ -149,8 +149,8 @@ class Algorithm:
         return Algorithm(self.optimizer, step_size=self.step_size, groups=self.groups, **{**self.options, **options})
 
     def check(self) -> None:
-        """Raises ValueError, in one line, if the optimizer is unknown, refuses an option or a value, or cannot do what
-        a run asks of it (see `rehearse`)."""
+        """Raises ValueError, in one line, if the optimizer is unknown or refuses an option or a value. It also does if
+        the optimizer cannot do what a run asks of it (see `rehearse`)."""
         import torch
 
         from torch_optimizer.rehearsal import rehearse

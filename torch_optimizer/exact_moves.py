@@ -1,7 +1,7 @@
 """How far an optimizer moves its parameters, to every coordinate's own precision.
 
 A float32 parameter of size 100 that moves by 1e-6 has not moved at all: x' - x loses the small coordinates. Stepping on
-float64 copies keeps them, but then the rule itself may be another one: it may read the parameters' dtype (an epsilon
+float64 copies keeps them, but then the rule itself may be another one. It may read the parameters' dtype (an epsilon
 that follows it) or keep state in float32. So the optimizer steps on copies in the parameters' own dtype. Each of its
 operations is computed once more in float64.
 """
@@ -24,9 +24,9 @@ SLACK = 4  # how many units in the last place x' may lie from its value in float
 class ExactMoves(TorchDispatchMode):
     """While active, keeps a float64 twin of every tensor that is computed from `params`, the parameters included.
 
-    An operation that reads or writes a tensor with a twin runs twice: as it is, which decides every value, branch and
-    state that the optimizer sees, and on the twins. All tensors on one storage share a twin, so views need nothing.
-    Draws of random numbers, and casts to a narrower dtype, are part of the rule: what they give has no twin.
+    An operation that reads or writes a tensor with a twin runs twice: as it is, and on the twins. The first run decides
+    every value, branch and state that the optimizer sees. All tensors on one storage share a twin, so views need
+    nothing. Draws of random numbers, and casts to a narrower dtype, are part of the rule: what they give has no twin.
 
     The twin of x' is believed where it agrees with x' up to rounding. Elsewhere (a sign that falls on the other side
     of zero, a kernel that PyTorch does not see) the move is x' - x as it stands.

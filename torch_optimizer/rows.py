@@ -46,8 +46,8 @@ def _written(row: Algorithm) -> dict[str, Any]:
 
 
 def _telling_options(rows: Sequence[Algorithm]) -> list[str]:
-    """As few options as tell apart rows of one name and clipping. Those that differ are given up one by one, lr first
-    and then the last written: of rows that differ in lr, momentum and eps, momentum alone may be left."""
+    """As few options as tell apart rows of one name and clipping. Options that differ are given up one by one, lr first
+    and then the last written. Of rows that differ in lr, momentum and eps, momentum alone may be left."""
     differing = [
         option
         for option in dict.fromkeys(option for row in rows for option in _written(row))

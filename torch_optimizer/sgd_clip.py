@@ -26,7 +26,7 @@ class SGDClip(DirectionOptimizer):
 
     All tensors and groups of the optimizer share the N coordinates. Without clipping this is torch.optim.SGD to the
     bit, first step included. The paper's algorithms 1 and 2 start from m_0 = 0: that is `zero_start`. Where d > 0 the
-    two differ in direction, not in length alone: in torch's m_t the first gradient weighs 1 / (1 - d) times as much
+    two differ in direction, not in length alone. In torch's m_t the first gradient weighs 1 / (1 - d) times as much
     beside the later ones, and it fades as mu^t. At d = 0 both are the same.
 
     Args:

@@ -15,7 +15,7 @@ class ShadowStep:
         v = (x' - x) / lr,   x' where its step would go
 
     The copies have the parameters' own dtype, so the rule and its state are those of a real run. The difference is
-    taken beside it in float64 (`exact_moves`): each coordinate of v has the precision of the optimizer's arithmetic:
+    taken beside it in float64 (`exact_moves`). So each coordinate of v has the precision of the optimizer's arithmetic:
     about 1e-6 of itself in float32, however small it is relative to x. The methods are those of `DirectionOptimizer`.
 
     Args:

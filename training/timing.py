@@ -139,7 +139,7 @@ def stand_ins(params: Mapping[str, Tensor]) -> dict[str, nn.Parameter]:
 
 
 def state_bytes(optimizer: Optimizer, tiny: Sequence[Tensor], params: Sequence[Tensor]) -> int:
-    """Bytes of an optimizer's state on `params`, from its state on their stand-ins `tiny`: where a state tensor has a
+    """Bytes of an optimizer's state on `params`, from its state on their stand-ins `tiny`. Where a state tensor has a
     dimension as long as one of the stand-in, it is taken for that dimension of the parameter."""
     total = 0
     for small, p in zip(tiny, params, strict=True):

@@ -1,10 +1,10 @@
 """A small English-French corpus, written by a bilingual grammar from a seed.
 
-Each sentence is built in both languages at once: articles and adjectives agree with the noun's gender and
-number, verbs with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases,
-elision (l', d', n', qu') and contraction (du, aux). Words of a kind are drawn with probability proportional
-to 1/rank (Zipf), rank being the order in `tasks/toy/lexicon.py`: a few words are frequent and most are rare, as in
-real text. Another exponent makes them more alike, or less.
+Each sentence is built in both languages at once: articles and adjectives agree with the noun's gender and number, verbs
+with their subject; there are three tenses, negation, questions, adverbs, prepositional phrases, elision (l', d', n',
+qu') and contraction (du, aux). Words of a kind are drawn with probability proportional to 1/rank (Zipf), where rank is
+the order in `tasks/toy/lexicon.py`. So a few words are frequent and most are rare, as in real text. Another exponent
+makes them more alike, or less.
 
     >>> toy_corpus(2, seed=0) == toy_corpus(3, seed=0)[:2]
     True
