@@ -97,8 +97,8 @@ def test_each_command_of_the_page_is_understood(words):
 def test_each_command_of_the_page_runs_at_toy_size(tmp_path, monkeypatch, capsys):
     """In the order of the page: a later one measures the model that an earlier one saved."""
     monkeypatch.chdir(tmp_path)
-    found = commands(PAGE)
-    assert len(found) == 14
-    for words in found:
+    command_lines = commands(PAGE)
+    assert len(command_lines) == 14
+    for words in command_lines:
         flags = at_toy_size(words)
         assert SCRIPTS[words[0]].main([*flags, "--overwrite"]) == 0, (words, capsys.readouterr().err)

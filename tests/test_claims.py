@@ -79,10 +79,10 @@ def by_name(folders):
 
 
 def test_every_claim_has_a_check_that_holds_where_the_tables_say_so(tmp_path):
-    found = by_name(every_claim_holds(tmp_path).values())
-    assert {name: (check.holds, check.of) for name, check in found.items()} == {n: (k, k) for n, k in FULL.items()}
-    assert list(found) == [claim.name for claim in CLAIMS] == list(EDITS)
-    assert all(check.always_holds and not check.exceptions and check.seeds == SEEDS for check in found.values())
+    checks = by_name(every_claim_holds(tmp_path).values())
+    assert {name: (check.holds, check.of) for name, check in checks.items()} == {n: (k, k) for n, k in FULL.items()}
+    assert list(checks) == [claim.name for claim in CLAIMS] == list(EDITS)
+    assert all(check.always_holds and not check.exceptions and check.seeds == SEEDS for check in checks.values())
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -104,8 +104,8 @@ def test_a_table_edited_against_a_claim_turns_that_check_and_only_that_one(name,
 def test_the_papers_own_tables_give_its_counts(task, by, tmp_path):
     """48 of 48 and 16 of 16 over its four tables, so 12 and 4 in each; in its own order, and at its own ratios."""
     folder = paper_as_a_run(tmp_path / "paper", task, by)
-    found = by_name([folder])
-    counts = [(found[claim.name].holds, found[claim.name].of) for claim in CLAIMS[:3]]
+    checks = by_name([folder])
+    counts = [(checks[claim.name].holds, checks[claim.name].of) for claim in CLAIMS[:3]]
     assert counts == [(12, 12), (4, 4), (4, 4)]
     assert [claim.paper for claim in CLAIMS[:3]] == ["48 of 48", "16 of 16", "16 of 16"]
     (run,) = read_folders([folder])
@@ -269,13 +269,13 @@ def test_a_difference_within_rounding_errors_is_counted(tmp_path):
 
 
 def test_a_claim_that_no_folder_measures_says_what_would(tmp_path):
-    found = by_name([hessian(tmp_path / "run", "post_norm")])
-    measured = {name for name, check in found.items() if check.measured}
+    checks = by_name([hessian(tmp_path / "run", "post_norm")])
+    measured = {name for name, check in checks.items() if check.measured}
     assert measured == {"gradient_and_curvature_correlate"}
-    assert found["clipped_trains_lower"].note.startswith("not measured here: run_convergence.py --tune_lr")
-    assert found["clipped_scans_go_lower"].note.startswith("not measured here: run_landscape.py without --skip_search")
-    assert "RoBERTa-PreLayerNorm" in found["post_norm_above_pre_norm"].note
-    missing = [check for check in found.values() if not check.measured]
+    assert checks["clipped_trains_lower"].note.startswith("not measured here: run_convergence.py --tune_lr")
+    assert checks["clipped_scans_go_lower"].note.startswith("not measured here: run_landscape.py without --skip_search")
+    assert "RoBERTa-PreLayerNorm" in checks["post_norm_above_pre_norm"].note
+    missing = [check for check in checks.values() if not check.measured]
     assert all((check.holds, check.of, check.interval, check.always_holds) == (0, 0, None, False) for check in missing)
 
 
@@ -287,10 +287,10 @@ def test_runs_are_compared_under_the_same_conditions_only(change, tmp_path):
 
 def test_other_data_are_named_and_do_not_compare_two_norms(tmp_path):
     post = hessian(tmp_path / "post", "post_norm")
-    found = by_name([post, hessian(tmp_path / "pre", "pre_norm", dataset="other")])
-    assert found["post_norm_above_pre_norm"].of == 0
-    found = by_name([post, hessian(tmp_path / "resnet", "resnet", dataset="pictures")])
-    assert "in 1 of 1 the data differ, too" in found["transformer_above_resnet"].note
+    checks = by_name([post, hessian(tmp_path / "pre", "pre_norm", dataset="other")])
+    assert checks["post_norm_above_pre_norm"].of == 0
+    checks = by_name([post, hessian(tmp_path / "resnet", "resnet", dataset="pictures")])
+    assert "in 1 of 1 the data differ, too" in checks["transformer_above_resnet"].note
 
 
 def test_a_list_without_reference_is_compared_by_its_sharpness(tmp_path):
@@ -312,8 +312,8 @@ def test_a_folder_given_twice_is_refused(tmp_path):
 
 def test_every_number_stands_beside_the_papers_with_data_and_model_of_both(tmp_path):
     (run,) = read_folders([landscape(tmp_path / "run", epochs=(3, 15))])
-    found = {(one.algorithm, one.epoch): one for one in beside_the_paper(run)}
-    one = found["adam", 3]
+    numbers = {(one.algorithm, one.epoch): one for one in beside_the_paper(run)}
+    one = numbers["adam", 3]
     assert (one.dataset, one.model, one.paper_dataset, one.paper_model) == (
         "pairs",
         "small",
@@ -327,9 +327,9 @@ def test_every_number_stands_beside_the_papers_with_data_and_model_of_both(tmp_p
     )  # 3 is nearer to 2 than to 5
     assert one.ratio == pytest.approx(0.05) and one.over_paper == pytest.approx(0.05 / 0.04595183)
     assert (one.seeds, one.ratio_low, one.ratio_high) == (3, pytest.approx(0.05), pytest.approx(0.05))
-    assert found[f"sgd, {CLIPPED}", 15].paper_algorithm == "sgd, coordinate_clip=0.05"
-    assert found["adam", 15].paper_epoch == 20  # 20 / 15 is less than 15 / 10
-    assert len(found) == 14
+    assert numbers[f"sgd, {CLIPPED}", 15].paper_algorithm == "sgd, coordinate_clip=0.05"
+    assert numbers["adam", 15].paper_epoch == 20  # 20 / 15 is less than 15 / 10
+    assert len(numbers) == 14
 
 
 def test_the_order_of_each_column_has_its_own_tau(tmp_path):

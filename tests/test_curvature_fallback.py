@@ -34,9 +34,9 @@ def double(*shape, seed=0):
 def check(loss_fn, params, rtol=1e-5, batch=None):
     """Slope and sharpness beside loss values alone. Returns: whether the fast route gave them."""
     direction = random_direction(params, 0)
-    (found,) = directional_sharpness(loss_fn, params, [direction], [batch or {}])
+    (quadratic,) = directional_sharpness(loss_fn, params, [direction], [batch or {}])
     expected = central_differences(loss_fn, params, direction, [batch or {}])
-    assert (found.slope, found.sharpness) == pytest.approx(expected, rel=rtol)
+    assert (quadratic.slope, quadratic.sharpness) == pytest.approx(expected, rel=rtol)
     return not landscape_utils._said
 
 

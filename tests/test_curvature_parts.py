@@ -35,9 +35,9 @@ def assert_parts_agree(loss_fn, params, batch, route):
     direction = Direction(random_direction(params, 3))
     groups = groups_of(params)
     with KeepPrecision():
-        found = route(loss_fn, params, [direction.part(names) for names in groups], batch)
+        derivatives = route(loss_fn, params, [direction.part(names) for names in groups], batch)
         full = vhv_by_double_backward(loss_fn, params, [zeros_elsewhere(direction, names) for names in groups], batch)
-    for ours, expected in zip(found[1:3], full[1:3], strict=True):
+    for ours, expected in zip(derivatives[1:3], full[1:3], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-11)
 
 
@@ -65,8 +65,8 @@ def test_lists_of_tensors_take_those_that_stand_still():
 def test_a_part_that_the_loss_does_not_use_changes_nothing():
     params = {"used": torch.ones(3, dtype=torch.float64), "unused": torch.ones(2, dtype=torch.float64)}
     part = Direction(params).part(["unused"])
-    found = vhv_by_recording(lambda p, batch: (X @ p["used"]) ** 2, params, [part], {})
-    assert (found.slopes.item(), found.curvatures.item()) == (0, 0)
+    derivatives = vhv_by_recording(lambda p, batch: (X @ p["used"]) ** 2, params, [part], {})
+    assert (derivatives.slopes.item(), derivatives.curvatures.item()) == (0, 0)
 
 
 def test_a_part_costs_only_the_operations_that_it_reaches(t5, monkeypatch):
@@ -95,10 +95,10 @@ def test_a_part_costs_only_the_operations_that_it_reaches(t5, monkeypatch):
 
 def test_only_a_part_may_lack_a_tensor(t5):
     loss_fn, params, batch = t5
-    some = Direction(random_direction(params, 3)).part(["decoder.final_layer_norm.weight"])
-    (found,) = directional_sharpness(loss_fn, params, [some], [batch])
-    assert found.sharpness != 0
+    part = Direction(random_direction(params, 3)).part(["decoder.final_layer_norm.weight"])
+    (quadratic,) = directional_sharpness(loss_fn, params, [part], [batch])
+    assert quadratic.sharpness != 0
     with pytest.raises(ValueError, match="names and shapes of the parameters"):
-        directional_sharpness(loss_fn, params, [dict(some)], [batch])
+        directional_sharpness(loss_fn, params, [dict(part)], [batch])
     with pytest.raises(ValueError, match="nowhere is no such tensor"):
         directional_sharpness(loss_fn, params, [Direction({"nowhere": torch.ones(1)}, is_part=True)], [batch])

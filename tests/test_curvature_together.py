@@ -22,9 +22,9 @@ G = 3
 @pytest.fixture(autouse=True)
 def one_by_one(monkeypatch):
     """The operations whose rule torch.vmap could not take."""
-    found = set()
-    monkeypatch.setattr(together, "_one_by_one", found)
-    return found
+    names = set()
+    monkeypatch.setattr(together, "_one_by_one", names)
+    return names
 
 
 @pytest.fixture
@@ -38,8 +38,10 @@ def a_gpu_with(monkeypatch):
     return with_bytes
 
 
-def assert_same(found, expected, rtol=1e-12):
-    for ours, alone, scale in zip(found[1:], expected[1:], (expected.slopes, *[expected.magnitudes] * 2), strict=True):
+def assert_same(measured, expected, rtol=1e-12):
+    for ours, alone, scale in zip(
+        measured[1:], expected[1:], (expected.slopes, *[expected.magnitudes] * 2), strict=True
+    ):
         assert (ours - alone).abs().le(rtol * scale.abs()).all(), (ours, alone)
 
 
@@ -148,8 +150,8 @@ def test_parts_of_directions_are_stacked_with_those_that_move_the_same_tensors(m
 def test_stacked_parts_that_reach_nothing_are_zero():
     params = {"unread": tensor(5), "x": tensor(4)}
     parts = [{"unread": tensor(5, seed=k)} for k in range(2)]
-    found = vhv_by_recording(lambda p, b: p["x"].sort()[0].tanh(), params, parts, {}, together=2)
-    assert found.slopes.tolist() == found.curvatures.tolist() == [0, 0]
+    derivatives = vhv_by_recording(lambda p, b: p["x"].sort()[0].tanh(), params, parts, {}, together=2)
+    assert derivatives.slopes.tolist() == derivatives.curvatures.tolist() == [0, 0]
 
 
 def test_stacked_directions_give_the_same_bytes_every_time():
@@ -240,11 +242,11 @@ def test_fewer_go_together_where_memory_runs_out(monkeypatch, caplog):
     directions = [random_direction(params, seed) for seed in range(5)]
     stacked, tried = together.push_stacked, []
 
-    def small(tape, some):
-        tried.append(len(some))
-        if len(some) > 2:
+    def small(tape, group):
+        tried.append(len(group))
+        if len(group) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return stacked(tape, some)
+        return stacked(tape, group)
 
     alone = vhv_by_recording(loss_fn, params, directions, batch, together=1)
     monkeypatch.setattr(together, "push_stacked", small)
@@ -261,7 +263,7 @@ def test_fewer_go_together_where_memory_runs_out(monkeypatch, caplog):
 
 
 def test_memory_that_does_not_hold_one_direction_stays_an_error(monkeypatch):
-    def full(tape, some):
+    def full(tape, group):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(Tape, "push", full)
@@ -304,8 +306,10 @@ def test_each_direction_is_brought_once_per_point_and_not_once_per_micro_batch(a
         for v in directions:
             v.asked = dict.fromkeys(v, 0)
         rounds = []
-        found = directional_sharpness(loss_fn, params, directions, parts, progress=lambda b: rounds.append(len(b)) or b)
-        return found, {n for v in directions for n in v.asked.values()}, rounds
+        quadratics = directional_sharpness(
+            loss_fn, params, directions, parts, progress=lambda b: rounds.append(len(b)) or b
+        )
+        return quadratics, {n for v in directions for n in v.asked.values()}, rounds
 
     expected, asked, rounds = measured(parts)
     assert min(asked) > len(parts) and rounds == [5]

@@ -41,11 +41,11 @@ def hessian(objective):
 
 @pytest.mark.parametrize("grouping", ["kind", "layer"])
 def test_shares_are_those_of_the_full_hessians_blocks(objective, directions, hessian, grouping):
-    found = {(c.label, c.group): c for c in decompose(directions, objective, grouping)}
+    contributions = {(c.label, c.group): c for c in decompose(directions, objective, grouping)}
     groups = grouped(objective.params, grouping)
-    assert len(groups) > 3 and found.keys() == {(label, group) for label in directions for group in groups}
+    assert len(groups) > 3 and contributions.keys() == {(label, group) for label in directions for group in groups}
     owner = [group for name, p in objective.params.items() for group in [_group_of(name, groups)] * p.numel()]
-    for (label, group), c in found.items():
+    for (label, group), c in contributions.items():
         v = torch.cat([t.flatten() for t in directions[label].values()])
         own = torch.tensor([o == group for o in owner])
         square = v.dot(v).item()

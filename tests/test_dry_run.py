@@ -183,28 +183,28 @@ def landscape_plan(*flags):
 
 def test_the_time_of_a_landscape_run_adds_up(tiny):
     plan = landscape_plan("--dtype", "float32")
-    found = {part.what: part.seconds for part in counted(plan, 20, PACE)}
-    assert found["updates"] == 4 * 20 * 2 + 4 * 5 * 10
+    seconds_of = {part.what: part.seconds for part in counted(plan, 20, PACE)}
+    assert seconds_of["updates"] == 4 * 20 * 2 + 4 * 5 * 10
     # 4 points: 7 directions along 8 examples with all details, then the row training along 4 examples
     of_test = 8 * (4 + 7 * 3) + 8 * (1 + 7) * 1 + 8 * 2 + 100 + 8 * 20
     of_training = 4 * (4 + 3) + 4 * (1 + 1)
-    assert found["directions measured"] == 4 * (of_test + of_training)
-    assert found["loss scans of about 8 evaluations"] == 2 * 7 * 8 * 8 * 1
-    assert found["directions measured per class"] == 4 * 2 * 8 * (4 + 7 * 3)
-    assert found["directions decomposed"] == 4 * 5 * (8 * (4 + 7 * 3) + 4 * (4 + 3))
+    assert seconds_of["directions measured"] == 4 * (of_test + of_training)
+    assert seconds_of["loss scans of about 8 evaluations"] == 2 * 7 * 8 * 8 * 1
+    assert seconds_of["directions measured per class"] == 4 * 2 * 8 * (4 + 7 * 3)
+    assert seconds_of["directions decomposed"] == 4 * 5 * (8 * (4 + 7 * 3) + 4 * (4 + 3))
     assert most_of_training_batch(plan.settings) == 4
     exact = replace(plan, measuring=replace(plan.measuring, dtype=torch.float64))
     of_exact = {part.what: part.seconds for part in counted(exact, 20, PACE)}
-    assert of_exact["directions measured"] == found["directions measured"] - 4 * 8 * 20  # no rounding to bound
+    assert of_exact["directions measured"] == seconds_of["directions measured"] - 4 * 8 * 20  # no rounding to bound
 
 
 def test_the_pace_is_that_of_the_clock(tiny):
     plan = landscape_plan("--dtype", "float32")
     states = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]  # of six rows
     clock = durations(12.0, *states, 64.0, 6.0, 10.0, 20.0, 44.0, 76.0)
-    found = paced(tiny, plan, [0, 1, 2, 3], clock)
+    pace = paced(tiny, plan, [0, 1, 2, 3], clock)
     # the gradient is of four examples, the rest of the eight of the test batch, and of (76 - 44) / 2 s per direction
-    assert found == Pace(12 / 4, 127.0, 20 / 8, (44 - 16) / 8, 16 / 8, 6.0, 10 / 2)
+    assert pace == Pace(12 / 4, 127.0, 20 / 8, (44 - 16) / 8, 16 / 8, 6.0, 10 / 2)
     with pytest.raises(IndexError):
         clock()  # nothing was timed twice
 
@@ -213,16 +213,18 @@ def test_the_time_of_convergence_runs_adds_up(tiny):
     job = prepared("convergence")
     task, settings, algorithms, plan = job.estimate.args
     steps = {label: 10.0 * (i + 1) for i, label in enumerate(algorithms)}
-    found = {part.what: part.seconds for part in counted_runs(task, settings, algorithms, plan, 0.5, steps)}
-    assert found["updates"] == 2 * 2 * (6 * 20 * 0.5 + 5 * (10 + 20 + 30 + 40 + 50 + 60))
-    assert found["updates of trials"] == 2 * (5 * 20 * 0.5 + 5 * (10 + 20 + 30 + 50 + 60))  # adafactor is not tuned
+    seconds_of = {part.what: part.seconds for part in counted_runs(task, settings, algorithms, plan, 0.5, steps)}
+    assert seconds_of["updates"] == 2 * 2 * (6 * 20 * 0.5 + 5 * (10 + 20 + 30 + 40 + 50 + 60))
+    assert seconds_of["updates of trials"] == 2 * (
+        5 * 20 * 0.5 + 5 * (10 + 20 + 30 + 50 + 60)
+    )  # adafactor is not tuned
 
 
 def test_the_time_of_a_hessian_run_adds_up(tiny):
     parts = prepared("hessian", "--num_batches", "2").estimate(clock=durations(5.0, 0.5)).parts
     tensors = len(list(tiny.model.parameters()))
-    (found,) = [part.seconds for part in parts if part.seconds is not None]
-    assert found == (5 + tensors * 15 * 0.5) * 2
+    (total,) = [part.seconds for part in parts if part.seconds is not None]
+    assert total == (5 + tensors * 15 * 0.5) * 2
     flags = ["--num_batches", "1", "--rebuild_graphs", "--max_iterations", "3"]
     rebuilt = prepared("hessian", *flags).estimate(clock=durations(5.0, 0.5))
     assert rebuilt.seconds == (5 + tensors * 3 * 5.5) * 1
@@ -237,9 +239,9 @@ def test_without_room_for_a_micro_batch_there_is_no_time_and_the_rest_is_told(ti
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(where, full)
-    found = prepared(script).estimate()
-    assert found.seconds is None and "Time not known, since a micro-batch of" in found.report()
-    assert "model" in found.report() and found.line().startswith("Time not known: ")
+    estimate = prepared(script).estimate()
+    assert estimate.seconds is None and "Time not known, since a micro-batch of" in estimate.report()
+    assert "model" in estimate.report() and estimate.line().startswith("Time not known: ")
 
 
 # ---- memory -------------------------------------------------------------------------------------------------------
@@ -288,9 +290,13 @@ def test_what_autograd_keeps_is_counted_once_and_without_the_parameters():
 def test_the_first_parts_get_the_memory_and_those_without_room_are_named():
     parts = [Part("model", nbytes=4, device="cuda"), Part("states", nbytes=5, device="cpu"),
              Part("directions", nbytes=9, device="cuda"), Part("one recording", nbytes=3, device="cuda")]  # fmt: skip
-    found = Estimate(parts, {"cuda": 10, "cpu": 5}, "")
-    assert (found.needed("cuda"), found.would_not_fit("cuda"), found.would_not_fit("cpu")) == (16, ["directions"], [])
-    assert found.fit() == ["On cuda about 0.016 kB are needed, 0.01 kB are free: no room for directions.",
+    estimate = Estimate(parts, {"cuda": 10, "cpu": 5}, "")
+    assert (estimate.needed("cuda"), estimate.would_not_fit("cuda"), estimate.would_not_fit("cpu")) == (
+        16,
+        ["directions"],
+        [],
+    )
+    assert estimate.fit() == ["On cuda about 0.016 kB are needed, 0.01 kB are free: no room for directions.",
                            "On cpu about 0.005 kB are needed, 0.005 kB are free."]  # fmt: skip
     assert "how much is free is not known" in Estimate(parts[:1], {}, "").fit()[0]
 

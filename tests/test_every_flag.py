@@ -337,13 +337,13 @@ def test_momentum_is_on_unless_it_is_switched_off(run):
 
 
 def test_sample_iterations_names_the_batches_and_the_first_is_scanned(run):
-    found = run("landscape", "--sample_iterations 2 1", "a", without="--num_sample_sharpness 1")
-    assert set(found.column("sharpness", "batch")) == {1, 2} and set(found.column("scan", "batch")) == {2}
+    outcome = run("landscape", "--sample_iterations 2 1", "a", without="--num_sample_sharpness 1")
+    assert set(outcome.column("sharpness", "batch")) == {1, 2} and set(outcome.column("scan", "batch")) == {2}
 
 
 def test_skip_sharpness_measures_the_scanned_batch_alone(run):
-    found = run("landscape", "--skip_sharpness", without="--num_sample_sharpness 1")
-    assert found.table("sharpness") == [] and len({row["batch"] for row in found.table("scan")}) == 1
+    outcome = run("landscape", "--skip_sharpness", without="--num_sample_sharpness 1")
+    assert outcome.table("sharpness") == [] and len({row["batch"] for row in outcome.table("scan")}) == 1
 
 
 def test_check_sharpness_checks_on_a_tiny_model_and_at_the_first_point(run, monkeypatch):
@@ -411,13 +411,13 @@ def test_compile_trains_the_compiled_model_to_the_same_losses(run, monkeypatch):
 def test_checkpoint_names_the_model_that_is_measured(run, tmp_path):
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "model.safetensors").touch()
-    found = run("hessian", f"--checkpoint {tmp_path / 'saved'}")
-    assert found.asked[0].model == str(tmp_path / "saved")
+    outcome = run("hessian", f"--checkpoint {tmp_path / 'saved'}")
+    assert outcome.asked[0].model == str(tmp_path / "saved")
 
 
 def test_robust_smoothness_is_for_classifiers(run):
-    found = run("hessian", "--robust_smoothness 4")
-    assert found.status == 2 and "is for a task of two classes" in found.err and not found.folder.exists()
+    outcome = run("hessian", "--robust_smoothness 4")
+    assert outcome.status == 2 and "is for a task of two classes" in outcome.err and not outcome.folder.exists()
 
 
 def test_micro_batch_size_splits_the_batch_and_rebuild_graphs_keeps_nothing(run, monkeypatch):

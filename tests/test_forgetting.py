@@ -46,14 +46,14 @@ class Biased(nn.Module):
 
     def forward(self, x):
         self.passes += 1
-        found = self.kept()
-        if found is None:
-            found = self.bias.exp()
+        biases = self.kept()
+        if biases is None:
+            biases = self.bias.exp()
             if self.where in ("attribute", "buffer"):
-                setattr(self, self.where, found)
+                setattr(self, self.where, biases)
             elif self.where != "nowhere":
-                (self.dict if self.where == "dict" else self.tables[0])["bias"] = found
-        return (self.w * x).tanh() + found
+                (self.dict if self.where == "dict" else self.tables[0])["bias"] = biases
+        return (self.w * x).tanh() + biases
 
 
 def losses(forward, batch):
@@ -68,12 +68,14 @@ def measure(model, loss_fn):
     """By both routes, and from loss values, twice each."""
     params = trainable_parameters(model)
     v = random_direction(params, 0)
-    found = []
+    measurements = []
     for _ in range(2):
-        found += [route(loss_fn, params, [v], BATCH)[1:3] for route in (vhv_by_recording, vhv_by_double_backward)]
+        measurements += [
+            route(loss_fn, params, [v], BATCH)[1:3] for route in (vhv_by_recording, vhv_by_double_backward)
+        ]
     start = mean_loss(loss_fn, params, [BATCH])
     scans = [scan_loss(loss_fn, params, v, [BATCH], start_loss=start, spacing=0.1, num_points=4) for _ in range(2)]
-    return torch.tensor([[slope, curvature] for slope, curvature in found]), torch.tensor(scans)
+    return torch.tensor([[slope, curvature] for slope, curvature in measurements]), torch.tensor(scans)
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -82,9 +84,9 @@ def test_what_a_model_keeps_of_a_forward_pass_changes_nothing(where):
     model = Biased(where).eval()
     losses(model, BATCH)  # the user's own evaluation, which leaves a tensor behind
     with measuring(model):
-        found = measure(model, functional_loss(model, losses))
+        measurements = measure(model, functional_loss(model, losses))
         assert model.kept() is None
-    for ours, right in zip(found, expected, strict=True):
+    for ours, right in zip(measurements, expected, strict=True):
         torch.testing.assert_close(ours, right)
     assert list(model.tables[0]) == ["fixed"]
 
@@ -134,15 +136,15 @@ def test_the_modules_own_parameter_beside_the_one_passed_in_is_refused():
 def test_a_part_of_the_parameters_may_be_measured_beside_the_modules_own():
     model = Biased("nowhere")
     part = {"w": model.w.detach()}
-    (found,) = directional_sharpness(raw_loss(model), part, [part], [BATCH])
+    (quadratic,) = directional_sharpness(raw_loss(model), part, [part], [BATCH])
     both = {"w": model.w.detach(), "bias": torch.zeros(2, dtype=torch.float64)}
     (expected,) = directional_sharpness(raw_loss(model), trainable_parameters(model), [both], [BATCH])
-    assert found.sharpness == pytest.approx(expected.sharpness)
+    assert quadratic.sharpness == pytest.approx(expected.sharpness)
 
 
 def test_a_batch_that_was_made_in_inference_mode_is_no_reason_to_refuse():
     with torch.inference_mode():
         batch = {"shift": torch.ones(2, dtype=torch.float64)}
     params = {"w": torch.ones(2, dtype=torch.float64)}
-    (found,) = directional_sharpness(lambda p, b: p["w"].exp() + b["shift"], params, [params], [batch])
-    assert found.sharpness == pytest.approx(torch.e / 2)
+    (quadratic,) = directional_sharpness(lambda p, b: p["w"].exp() + b["shift"], params, [params], [batch])
+    assert quadratic.sharpness == pytest.approx(torch.e / 2)

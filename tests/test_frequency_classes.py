@@ -92,11 +92,11 @@ def test_contributions_sum_to_loss_slope_and_sharpness():
     directions = {name: Direction(random_direction(objective.params, seed)) for name, seed in (("a", 1), ("b", 2))}
     with measuring(objective.model):
         whole = quadratic_models(directions, objective)
-    found = measure_classes(directions, objective, classes)
-    assert [(m.label, m.of.number) for m in found] == [(label, k) for label in "ab" for k in (1, 2, 3)]
+    measurements = measure_classes(directions, objective, classes)
+    assert [(m.label, m.of.number) for m in measurements] == [(label, k) for label in "ab" for k in (1, 2, 3)]
     assert sum(each.share for each in classes) == pytest.approx(1)
     for label, model in whole.items():
-        own = [m for m in found if m.label == label]
+        own = [m for m in measurements if m.label == label]
         for number in ("loss", "slope", "sharpness"):
             assert math.fsum(getattr(m, number) for m in own) == pytest.approx(getattr(model, number), rel=1e-9)
         assert math.fsum(m.token_loss * m.of.share for m in own) == pytest.approx(model.loss)
@@ -110,7 +110,7 @@ def test_the_loss_of_a_token_is_its_mean_where_the_examples_are_equally_long():
     v = Direction(random_direction(objective.params, 0))
     with measuring(task.model), torch.no_grad():
         losses = task.losses(task.model, batches[0])
-    found = measure_classes({"v": v}, objective, classes)[0]
+    measurement = measure_classes({"v": v}, objective, classes)[0]
     own = losses[first.targets[batches[0]["labels"]]]
     assert len(own) == first.tokens > 0
-    assert found.token_loss == pytest.approx(own.mean().item(), rel=1e-5)
+    assert measurement.token_loss == pytest.approx(own.mean().item(), rel=1e-5)

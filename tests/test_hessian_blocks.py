@@ -146,17 +146,17 @@ def test_keys_bias_vanishes_and_is_not_called_converged():
 
 
 def test_power_iterations_trap_does_not_catch_lanczos():
-    found = eigenvalues_of(matrix_with([-3.0] + torch.linspace(-1, 2.5, 60).tolist() + [2.9]))
-    assert found.eigenvalue == pytest.approx(2.9, rel=1e-9)
-    assert found.magnitude_eigenvalue == pytest.approx(-3.0, rel=1e-9)
-    assert found.converged and found.magnitude_converged
+    result = eigenvalues_of(matrix_with([-3.0] + torch.linspace(-1, 2.5, 60).tolist() + [2.9]))
+    assert result.eigenvalue == pytest.approx(2.9, rel=1e-9)
+    assert result.magnitude_eigenvalue == pytest.approx(-3.0, rel=1e-9)
+    assert result.converged and result.magnitude_converged
 
 
 @pytest.mark.parametrize("gap", [0.0, 1e-12, 1e-6, 1e-3])
 def test_nearly_double_top_eigenvalue_is_found(gap):
-    found = eigenvalues_of(matrix_with([2.0, 2.0 - gap] + torch.linspace(-1, 1, 60).tolist()))
-    assert found.eigenvalue == pytest.approx(2.0, rel=1e-6)
-    assert found.converged
+    result = eigenvalues_of(matrix_with([2.0, 2.0 - gap] + torch.linspace(-1, 1, 60).tolist()))
+    assert result.eigenvalue == pytest.approx(2.0, rel=1e-6)
+    assert result.converged
 
 
 def test_search_goes_on_beyond_an_invariant_subspace(monkeypatch):
@@ -172,70 +172,70 @@ def test_search_goes_on_beyond_an_invariant_subspace(monkeypatch):
     [[0.0] * 6, [3.0, 3.0, 1.0, 1.0], [-2.0] * 9, [7.0], [-7.0], [1.0] + [0.0] * 30, [-50.0] + [0.0] * 49],
 )
 def test_degenerate_spectra_are_exact(spectrum):
-    found = eigenvalues_of(matrix_with(spectrum))
-    assert found.eigenvalue == pytest.approx(max(spectrum), rel=1e-12, abs=1e-12)
-    assert found.magnitude_eigenvalue == pytest.approx(max(spectrum, key=abs), rel=1e-12, abs=1e-12)
-    assert found.converged and found.magnitude_converged
-    assert found.products <= min(len(spectrum), 5)
+    result = eigenvalues_of(matrix_with(spectrum))
+    assert result.eigenvalue == pytest.approx(max(spectrum), rel=1e-12, abs=1e-12)
+    assert result.magnitude_eigenvalue == pytest.approx(max(spectrum, key=abs), rel=1e-12, abs=1e-12)
+    assert result.converged and result.magnitude_converged
+    assert result.products <= min(len(spectrum), 5)
 
 
 def test_small_block_is_exact_after_as_many_products_as_it_has_elements():
-    found = eigenvalues_of(matrix_with([1.0, 1.1, 1.2, 1.3]), tolerance=1e-15)
-    assert (found.products, found.residual <= 1e-14) == (4, True)
-    assert found.eigenvalue == pytest.approx(1.3, rel=1e-13)
+    result = eigenvalues_of(matrix_with([1.0, 1.1, 1.2, 1.3]), tolerance=1e-15)
+    assert (result.products, result.residual <= 1e-14) == (4, True)
+    assert result.eigenvalue == pytest.approx(1.3, rel=1e-13)
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5, 8, 13, 30])
 def test_some_eigenvalue_lies_within_the_residual(iterations):
     spectrum = torch.cat([torch.linspace(-4, 4, 80), torch.tensor([4.2, -4.4])]).double()
     for seed in range(5):
-        found = eigenvalues_of(
+        result = eigenvalues_of(
             matrix_with(spectrum, seed), max_iterations=iterations, generator=torch.Generator().manual_seed(seed)
         )
-        for value, residual in ((found.eigenvalue, found.residual),
-                                (found.magnitude_eigenvalue, found.magnitude_residual)):  # fmt: skip
+        for value, residual in ((result.eigenvalue, result.residual),
+                                (result.magnitude_eigenvalue, result.magnitude_residual)):  # fmt: skip
             assert (spectrum - value).abs().min() <= residual + 1e-12
-        assert found.products <= iterations
+        assert result.products <= iterations
 
 
 def test_residual_counts_what_rounding_breaks_of_the_symmetry():
     """H = diag(2, 1) + K with K = 0.01 (0 1; -1 0): y = (1, 0), theta = 2, ||H y - 2 y|| = ||K y|| = 0.01."""
-    found = eigenvalues_of(torch.tensor([[2.0, 0.01], [-0.01, 1.0]], dtype=torch.float64))
-    assert found.eigenvalue == pytest.approx(2.0)
-    assert found.residual == pytest.approx(0.01)
-    assert not found.converged
+    result = eigenvalues_of(torch.tensor([[2.0, 0.01], [-0.01, 1.0]], dtype=torch.float64))
+    assert result.eigenvalue == pytest.approx(2.0)
+    assert result.residual == pytest.approx(0.01)
+    assert not result.converged
 
 
 def test_search_ends_where_rounding_lets_nothing_converge():
     skew = torch.randn(200, 200, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    found = eigenvalues_of(matrix_with(torch.linspace(0, 1, 200)) + 1e-3 * (skew - skew.T), tolerance=1e-6)
-    assert not found.converged
-    assert found.products < 100
+    result = eigenvalues_of(matrix_with(torch.linspace(0, 1, 200)) + 1e-3 * (skew - skew.T), tolerance=1e-6)
+    assert not result.converged
+    assert result.products < 100
 
 
 @pytest.mark.parametrize("size", [3, 48, 1000])
 def test_products_that_are_noise_tell_no_eigenvalue_from_zero(size):
     for seed in range(20):
         noise = torch.Generator().manual_seed(seed + 100)
-        found = extreme_eigenvalues(
+        result = extreme_eigenvalues(
             lambda u: 1e-9 * torch.randn(u.shape, generator=noise), size,  # noqa: B023
             generator=torch.Generator().manual_seed(seed), like=torch.zeros(0),
         )  # fmt: skip
-        assert abs(found.eigenvalue) <= found.residual
-        assert abs(found.magnitude_eigenvalue) <= found.magnitude_residual
-        assert not found.converged
+        assert abs(result.eigenvalue) <= result.residual
+        assert abs(result.magnitude_eigenvalue) <= result.magnitude_residual
+        assert not result.converged
 
 
 def test_strongest_end_is_not_named_before_the_other_could_no_longer_exceed_it():
     spectrum = [3.0] + torch.linspace(-3.05, 0, 200).tolist()  # the top stands alone and converges first
-    found = eigenvalues_of(matrix_with(spectrum), tolerance=1e-3)
-    assert found.magnitude_eigenvalue == pytest.approx(-3.05, rel=1e-3)
+    result = eigenvalues_of(matrix_with(spectrum), tolerance=1e-3)
+    assert result.magnitude_eigenvalue == pytest.approx(-3.05, rel=1e-3)
 
 
 def test_unconverged_value_is_marked():
-    found = eigenvalues_of(matrix_with(torch.linspace(0, 1, 300)), max_iterations=5)
-    assert not found.converged
-    assert found.residual > 1e-8 * found.eigenvalue
+    result = eigenvalues_of(matrix_with(torch.linspace(0, 1, 300)), max_iterations=5)
+    assert not result.converged
+    assert result.residual > 1e-8 * result.eigenvalue
 
 
 HUGE = 100_000
@@ -254,10 +254,10 @@ def test_a_gradient_along_a_lesser_eigenvector_decides_nothing(hidden, shown, re
     for seed in range(5):
         generator = torch.Generator().manual_seed(seed)
         loss_fn = lambda p, b: (spectrum * p["x"] ** 2).sum().view(1) / 2  # noqa: E731
-        (found,) = block_curvatures(loss_fn, {"x": x}, [{}], generator=generator)
-        assert found.eigenvalue == pytest.approx(max(hidden, shown), rel=1e-3)
-        assert found.magnitude_eigenvalue == pytest.approx(hidden, rel=1e-3)
-        assert found.converged and found.magnitude_converged
+        (block,) = block_curvatures(loss_fn, {"x": x}, [{}], generator=generator)
+        assert block.eigenvalue == pytest.approx(max(hidden, shown), rel=1e-3)
+        assert block.magnitude_eigenvalue == pytest.approx(hidden, rel=1e-3)
+        assert block.converged and block.magnitude_converged
 
 
 def test_a_value_that_another_may_exceed_is_not_converged_however_small_its_residual(monkeypatch):
@@ -270,12 +270,12 @@ def test_a_value_that_another_may_exceed_is_not_converged_however_small_its_resi
         return start / start.norm()
 
     monkeypatch.setattr(lanczos, "_random_unit", along_the_second)
-    found = extreme_eigenvalues(
+    result = extreme_eigenvalues(
         lambda u: spectrum * u, HUGE, max_iterations=2, generator=torch.Generator().manual_seed(0), like=spectrum
     )
-    assert found.eigenvalue == pytest.approx(1.2, rel=1e-3)
-    assert found.residual < 1e-3 * found.eigenvalue
-    assert not found.converged and not found.magnitude_converged
+    assert result.eigenvalue == pytest.approx(1.2, rel=1e-3)
+    assert result.residual < 1e-3 * result.eigenvalue
+    assert not result.converged and not result.magnitude_converged
 
 
 def test_what_may_hide_follows_from_the_lanczos_polynomial():

@@ -75,22 +75,22 @@ def test_lorenz_curve_refuses_what_has_no_share(values):
 
 
 def test_complexities_by_hand():
-    found = complexities(gradient_norms=[3.0, 1.0], eigenvalues=[10.0, 2.0], sizes=[2, 6])
-    assert found.gradient == pytest.approx((10 * 9 + 2 * 1) / 10)
-    assert found.sign == pytest.approx((10 * 2 + 2 * 6) / 8)
-    assert found.ratio == pytest.approx(9.2 / 4)
+    measures = complexities(gradient_norms=[3.0, 1.0], eigenvalues=[10.0, 2.0], sizes=[2, 6])
+    assert measures.gradient == pytest.approx((10 * 9 + 2 * 1) / 10)
+    assert measures.sign == pytest.approx((10 * 2 + 2 * 6) / 8)
+    assert measures.ratio == pytest.approx(9.2 / 4)
 
 
 def test_negative_eigenvalues_count_signed_in_the_complexities():
-    found = complexities([1.0, 1.0], [-4.0, 2.0], [1, 1])
-    assert (found.gradient, found.sign) == (-1.0, -1.0)
-    assert math.isnan(found.ratio)
+    measures = complexities([1.0, 1.0], [-4.0, 2.0], [1, 1])
+    assert (measures.gradient, measures.sign) == (-1.0, -1.0)
+    assert math.isnan(measures.ratio)
 
 
 def test_complexity_without_gradient_is_nan():
-    found = complexities([0.0, 0.0], [1.0, 3.0], [1, 1])
-    assert math.isnan(found.gradient) and math.isnan(found.ratio)
-    assert found.sign == 2.0
+    measures = complexities([0.0, 0.0], [1.0, 3.0], [1, 1])
+    assert math.isnan(measures.gradient) and math.isnan(measures.ratio)
+    assert measures.sign == 2.0
 
 
 def test_block_of_zero_gradient_carries_no_weight():
@@ -102,10 +102,10 @@ def test_block_of_zero_gradient_carries_no_weight():
 
 def test_spearman_by_hand():
     # ranks 1 2 3 4 5 and 2 1 4 3 5: 1 - 6 sum d^2 / (n (n^2 - 1)) = 1 - 6 * 4 / 120
-    found = spearman([0.0, 1.0, 10.0, 20.0, 30.0], [-1.0, -2.0, 5.0, 4.0, 1e9])
-    assert found.value == pytest.approx(0.8)
-    assert found.count == 5
-    assert -1 <= found.low <= found.value <= found.high <= 1
+    correlation = spearman([0.0, 1.0, 10.0, 20.0, 30.0], [-1.0, -2.0, 5.0, 4.0, 1e9])
+    assert correlation.value == pytest.approx(0.8)
+    assert correlation.count == 5
+    assert -1 <= correlation.low <= correlation.value <= correlation.high <= 1
 
 
 def test_equal_values_share_their_mean_rank():
@@ -116,9 +116,9 @@ def test_equal_values_share_their_mean_rank():
 def test_log_log_pearson_is_one_for_a_power_law_and_drops_what_has_no_logarithm():
     x = np.array([1.0, 2.0, 4.0, 8.0, 0.0, 3.0])
     y = np.array([5.0, 20.0, 80.0, 320.0, 1.0, -7.0])  # 5 x^2, then a zero gradient, then a negative eigenvalue
-    found = log_log_pearson(x, y)
-    assert found.value == pytest.approx(1.0)
-    assert found.count == 4
+    correlation = log_log_pearson(x, y)
+    assert correlation.value == pytest.approx(1.0)
+    assert correlation.count == 4
 
 
 def test_log_log_pearson_by_hand():
@@ -129,8 +129,8 @@ def test_log_log_pearson_by_hand():
 @pytest.mark.parametrize(("x", "y"), [([1.0, 2.0], [1.0, 2.0]), ([1.0] * 5, [1.0, 2.0, 3.0, 4.0, 5.0])])
 def test_too_few_or_constant_blocks_have_no_correlation(x, y):
     for correlation in (spearman, log_log_pearson):
-        found = correlation(x, y)
-        assert math.isnan(found.value) and math.isnan(found.low) and math.isnan(found.high)
+        undefined = correlation(x, y)
+        assert math.isnan(undefined.value) and math.isnan(undefined.low) and math.isnan(undefined.high)
 
 
 def test_bootstrap_repeats_with_its_seed_and_leaves_numpys_state_alone():
@@ -148,8 +148,8 @@ def test_bootstrap_interval_covers_the_true_correlation_about_as_often_as_it_say
     covered = 0
     for seed in range(40):
         x, noise = np.exp(generator.standard_normal((2, 60)))
-        found = log_log_pearson(x, x * noise, seed)  # of logs: 1 / sqrt(2)
-        covered += found.low <= math.sqrt(0.5) <= found.high
+        correlation = log_log_pearson(x, x * noise, seed)  # of logs: 1 / sqrt(2)
+        covered += correlation.low <= math.sqrt(0.5) <= correlation.high
     assert 34 <= covered <= 40
 
 
@@ -160,8 +160,8 @@ def test_bootstrap_resamples_pairs_as_scipy_correlates_them():
         warnings.simplefilter("ignore")  # a resample of one value repeated
         expected = [scipy.stats.spearmanr(x[i], y[i]).statistic for i in draws]
     low, high = np.nanquantile(expected, [0.025, 0.975])
-    found = spearman(x, y, seed=3)
-    assert (found.low, found.high) == pytest.approx((low, high))
+    correlation = spearman(x, y, seed=3)
+    assert (correlation.low, correlation.high) == pytest.approx((low, high))
 
 
 def test_columns_of_unequal_length_are_refused():

@@ -27,12 +27,12 @@ def batches(task):
 def test_gradient_is_that_of_the_mean_over_all_examples(task, batches):
     objective = objective_at(task.model, task.losses, batches, torch.float32)
     with measuring(objective.model):
-        found = gradient(objective)
+        mean_gradient = gradient(objective)
         losses = torch.cat([task.losses(task.model, batch) for batch in batches])
         expected = torch.autograd.grad(losses.mean(), list(task.model.parameters()))
         length = gradient_norm(objective)
     assert len(losses) == 5
-    for ours, theirs in zip(found.values(), expected, strict=True):
+    for ours, theirs in zip(mean_gradient.values(), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert length == pytest.approx(math.sqrt(sum(g.double().square().sum().item() for g in expected)), rel=1e-5)
 

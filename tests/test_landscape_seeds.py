@@ -137,10 +137,10 @@ def test_ratios_are_averaged_by_factors_and_what_can_be_negative_is_not():
 
 
 def test_the_table_of_seed_means_follows_from_the_ratios_of_the_seeds(two):
-    found = read_table(two / "seed_means.csv")
+    seed_means = read_table(two / "seed_means.csv")
     ratios = read_table(two / "ratios.csv")
-    assert {row["seeds"] for row in found} == {2}
-    for row in found:
+    assert {row["seeds"] for row in seed_means} == {2}
+    for row in seed_means:
         place = [row[name] for name in ("epoch", "algorithm", "measured_on")]
         own = [r for r in ratios if [r[name] for name in ("epoch", "algorithm", "measured_on")] == place]
         one, other = (r[f"mean_{row['quantity']}"] for r in own)
@@ -151,7 +151,7 @@ def test_the_table_of_seed_means_follows_from_the_ratios_of_the_seeds(two):
             middle, half = (one + other) / 2, abs(one - other) / 2
             assert row["low"] == pytest.approx(middle - 12.7062047 * half, rel=1e-6)
         assert row["mean"] == pytest.approx(middle)
-    slopes = [row for row in found if row["quantity"] == "slope"]
+    slopes = [row for row in seed_means if row["quantity"] == "slope"]
     assert {row["scale"] for row in slopes} == {"linear"} and len(slopes) == len(pooled(ratios))
 
 
@@ -200,8 +200,8 @@ def test_the_edges_of_several_seeds_are_their_means_in_a_band(two):
     rows = [r for r in read_table(two / "sharpness.csv") if (r["algorithm"], r["measured_on"]) == ("adam", "test")]
 
     def mean_of(seed, epoch, column):
-        found = [r[column] for r in rows if (r["seed"], r["epoch"]) == (seed, epoch) and r[column] is not None]
-        return sum(found) / len(found) if found else None
+        values = [r[column] for r in rows if (r["seed"], r["epoch"]) == (seed, epoch) and r[column] is not None]
+        return sum(values) / len(values) if values else None
 
     for place, epoch in enumerate((1, 2)):
         present = [v for v in (mean_of(seed, epoch, "edge_quadratic") for seed in (3, 1)) if v is not None]

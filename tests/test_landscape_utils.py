@@ -159,11 +159,13 @@ def test_a_micro_batch_is_measured_in_halves_where_its_examples_are_named(t5):
         return loss_fn(point, part)
 
     direction = random_direction(params, 0)
-    (found,) = directional_sharpness(counted, params, [direction], [batch], per_example=list(batch))
+    (in_halves,) = directional_sharpness(counted, params, [direction], [batch], per_example=list(batch))
     assert sizes == [3, 2]
     (whole,) = directional_sharpness(counted, params, [direction], [batch])
     assert sizes == [3, 2, 5]
-    assert (found.loss, found.slope, found.sharpness) == pytest.approx((whole.loss, whole.slope, whole.sharpness))
+    assert (in_halves.loss, in_halves.slope, in_halves.sharpness) == pytest.approx(
+        (whole.loss, whole.slope, whole.sharpness)
+    )
 
 
 @pytest.mark.parametrize("route", ["vhv_by_recording", "vhv_by_double_backward"])
@@ -171,8 +173,8 @@ def test_a_caller_without_gradients_gets_the_same(route, monkeypatch):
     function = getattr(landscape_utils, route)
     monkeypatch.setattr(landscape_utils, "vhv_by_recording", lambda *args: function(*args[:4]))
     with torch.no_grad():
-        (found,) = directional_sharpness(bowl, AT, [vector(1, 0)], BOWL)
-    assert (found.slope, found.sharpness) == pytest.approx((6.0, 6.0), rel=1e-15)
+        (quadratic,) = directional_sharpness(bowl, AT, [vector(1, 0)], BOWL)
+    assert (quadratic.slope, quadratic.sharpness) == pytest.approx((6.0, 6.0), rel=1e-15)
 
 
 def test_the_slower_route_is_named_once_and_the_failed_recording_is_gone_by_then(caplog, monkeypatch):
@@ -196,8 +198,8 @@ def test_the_slower_route_is_named_once_and_the_failed_recording_is_gone_by_then
 
     with caplog.at_level("INFO"):
         for _ in range(2):
-            (found,) = directional_sharpness(loss_fn, AT, [vector(1, 0)], BOWL[1:])
-            assert found.sharpness == pytest.approx(2 * 4 * 3, rel=1e-12)
+            (quadratic,) = directional_sharpness(loss_fn, AT, [vector(1, 0)], BOWL[1:])
+            assert quadratic.sharpness == pytest.approx(2 * 4 * 3, rel=1e-12)
     assert recordings == [1, 0, 1, 0]
     assert caplog.text.count("double backward") == 1
 
@@ -214,8 +216,8 @@ def test_losses_that_are_not_one_an_example_are_refused():
 @pytest.mark.parametrize("length", [1e-12, 1e-6, 1.0, 1e7, 1e18])
 def test_directions_of_any_length_are_measured_alike_in_float32(length):
     batch, at = [{"a": torch.tensor([2.0])}], {"x": torch.tensor(1.0), "y": torch.tensor(-2.0)}
-    (found,) = directional_sharpness(bowl, at, [{"x": torch.tensor(length), "y": torch.tensor(-length)}], batch)
-    assert (found.slope, found.sharpness) == pytest.approx(((6 + 4) / math.sqrt(2), 4.0), rel=1e-6)
+    (quadratic,) = directional_sharpness(bowl, at, [{"x": torch.tensor(length), "y": torch.tensor(-length)}], batch)
+    assert (quadratic.slope, quadratic.sharpness) == pytest.approx(((6 + 4) / math.sqrt(2), 4.0), rel=1e-6)
 
 
 def test_out_of_memory_halves_the_micro_batches_for_good_and_changes_no_result(t5):
@@ -227,14 +229,14 @@ def test_out_of_memory_halves_the_micro_batches_for_good_and_changes_no_result(t
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss_fn(point, part)
 
-    (found,) = within_memory(
+    (quadratic,) = within_memory(
         lambda parts: directional_sharpness(cramped, params, [direction], parts, per_example=list(batch)),
         batches,
         list(batch),
     )
     assert [len(part["labels"]) for part in batches] == [3, 2]  # which are measured in halves
     (expected,) = directional_sharpness(loss_fn, params, [direction], [batch])
-    assert (found.loss, found.sharpness) == pytest.approx((expected.loss, expected.sharpness), rel=1e-12)
+    assert (quadratic.loss, quadratic.sharpness) == pytest.approx((expected.loss, expected.sharpness), rel=1e-12)
 
 
 def test_one_example_that_does_not_fit_is_an_error():
@@ -506,12 +508,12 @@ def test_rows_of_one_state_keep_it_once_and_give_the_bits_of_each_by_itself():
     alone = {label: PseudoUpdates(params, {label: row}) for label, row in rows.items()}
     assert len(rows) == 12 and len(set(map(id, together.states.values()))) == 8
     for step, gradient in enumerate(gradients):
-        found = advance(together, gradient, collect=step != 1)
+        directions = advance(together, gradient, collect=step != 1)
         for label, updates in alone.items():
             expected = advance(updates, gradient)[label]
             if step != 1:
-                assert all(torch.equal(found[label][n], expected[n]) for n in params), (label, step)
-    assert list(found) == list(rows)
+                assert all(torch.equal(directions[label][n], expected[n]) for n in params), (label, step)
+    assert list(directions) == list(rows)
 
 
 def test_a_state_outlives_the_row_it_came_with_and_a_restart():
@@ -527,9 +529,9 @@ def test_a_state_outlives_the_row_it_came_with_and_a_restart():
     for gradient in gradients[2:]:
         expected = advance(whole, gradient)
         for updates in (parted, restarted):
-            found = advance(updates, gradient)
-            assert list(found) == [label for label in rows if label != "normalized_sgd"]
-            assert all(torch.equal(found[k][n], expected[k][n]) for k in found for n in params)
+            directions = advance(updates, gradient)
+            assert list(directions) == [label for label in rows if label != "normalized_sgd"]
+            assert all(torch.equal(directions[k][n], expected[k][n]) for k in directions for n in params)
 
 
 def test_adafactor_that_averages_its_moves_shares_no_state_with_another_learning_rate():

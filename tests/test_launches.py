@@ -101,9 +101,9 @@ def reads_of(layers, monkeypatch):
     with Counting() as measured, as_on_a_gpu():
         directions = updates.advance()
         assert updates.not_finite(directions) == []
-        found = MeasuredPoint(point, directions, False, learning_rates=updates.learning_rates())
-        found = with_training_row(found, optimizer, params, stability=False)
-        measure_point(found, objective_at(task.model, task.losses, batches, torch.float32), plan)
+        measured_point = MeasuredPoint(point, directions, False, learning_rates=updates.learning_rates())
+        measured_point = with_training_row(measured_point, optimizer, params, stability=False)
+        measure_point(measured_point, objective_at(task.model, task.losses, batches, torch.float32), plan)
     with Counting() as histograms, as_on_a_gpu():
         for v in directions.values():
             update_histogram(v)

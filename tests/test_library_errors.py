@@ -110,8 +110,8 @@ def test_active_dropout_is_an_error_and_dropout_that_does_nothing_is_none(model)
     with measuring(model):
         expected = measure(loss_fn, model)
     model[2].p = 1e-30  # draws, and drops nothing
-    (found,) = measure(loss_fn, model)
-    assert found.sharpness == pytest.approx(expected[0].sharpness, rel=1e-5)
+    (quadratic,) = measure(loss_fn, model)
+    assert quadratic.sharpness == pytest.approx(expected[0].sharpness, rel=1e-5)
 
 
 def test_an_entry_is_cut_only_where_the_caller_names_it(model):

@@ -17,10 +17,10 @@ def test_every_mutant_changes_one_place_and_leaves_the_file_readable():
 
 
 def test_every_mutant_has_tests_and_a_claim_of_its_own():
-    found = list(mutants())
-    for mutant in found:
+    every_mutant = list(mutants())
+    for mutant in every_mutant:
         assert mutant.tests and all((ROOT / test.partition("::")[0]).is_file() for test in mutant.tests), str(mutant)
-    assert [str(mutant) for mutant, count in Counter(found).items() if count > 1] == []
+    assert [str(mutant) for mutant, count in Counter(every_mutant).items() if count > 1] == []
 
 
 def test_there_are_hundreds_of_mutants_in_every_kind_of_place():

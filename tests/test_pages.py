@@ -47,13 +47,13 @@ def text_of(page):
 
 def commands(page):
     """Every command of a page, once, as words: `python` or `make` first."""
-    found = {}
+    command_lines = {}
     for _, block, indented, span in CODE.findall(text_of(page).replace("\\\n", " ")):
         for line in (block or indented or span).splitlines():
             for part in line.split("&&"):
                 if command := COMMAND.fullmatch(part.strip()):
-                    found[command[1], *shlex.split(command[2], comments=True)] = None
-    return list(found)
+                    command_lines[command[1], *shlex.split(command[2], comments=True)] = None
+    return list(command_lines)
 
 
 def programs(page):
@@ -82,8 +82,8 @@ def test_each_command_of_a_page_is_understood(page, words, monkeypatch, capsys):
 
 def test_pages_are_searched_for_commands():
     """So that the test above cannot pass by finding nothing."""
-    found = [words for page in PAGES for words in commands(page)]
-    assert len(found) > 60
+    command_lines = [words for page in PAGES for words in commands(page)]
+    assert len(command_lines) > 60
     assert ("python", "run_landscape.py") in commands("README.md")
     assert ("python", "-m", "pytest") in commands("README.md")
     assert ("python", "-m", "benchmarks.sharpness", "--threads", "1") in commands("docs/speed.md")

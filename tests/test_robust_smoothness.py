@@ -53,12 +53,12 @@ def test_values_are_those_of_the_matrix_built_from_the_scores(problem, names):
     norms = g.norm(dim=0)
     kept = g[:, norms <= 2 * norms.mean()]
     assert 0 < kept.shape[1] < g.shape[1]
-    found = measured(problem, names)
-    assert (found.examples, found.coordinates) == g.shape
-    assert found.smoothness == pytest.approx(torch.linalg.matrix_norm(g, 2).item() ** 2, rel=1e-9)
-    assert found.robust_smoothness == pytest.approx(torch.linalg.matrix_norm(kept, 2).item() ** 2, rel=1e-9)
-    assert found.removed_share == pytest.approx(1 - kept.shape[1] / g.shape[1])
-    assert found.robust_smoothness < found.random_smoothness <= found.smoothness
+    smoothness = measured(problem, names)
+    assert (smoothness.examples, smoothness.coordinates) == g.shape
+    assert smoothness.smoothness == pytest.approx(torch.linalg.matrix_norm(g, 2).item() ** 2, rel=1e-9)
+    assert smoothness.robust_smoothness == pytest.approx(torch.linalg.matrix_norm(kept, 2).item() ** 2, rel=1e-9)
+    assert smoothness.removed_share == pytest.approx(1 - kept.shape[1] / g.shape[1])
+    assert smoothness.robust_smoothness < smoothness.random_smoothness <= smoothness.smoothness
 
 
 def test_the_control_drops_one_column_in_fifty(monkeypatch):
@@ -79,11 +79,11 @@ def test_the_control_drops_one_column_in_fifty(monkeypatch):
     monkeypatch.setattr(torch, "rand", rand)
     params = trainable_parameters(model)
     batches = [{"x": x, "y": y}]
-    found = robust_smoothness(functional_loss(model, losses), params, batches, ["weight"], torch.Generator())
+    smoothness = robust_smoothness(functional_loss(model, losses), params, batches, ["weight"], torch.Generator())
     g = rows_from_scores(model, x, ["weight"])
     assert drawn[0].shape == (400,)
     expected = torch.linalg.matrix_norm(g[:, 8:], 2).item() ** 2  # 0/399 to 7/399 are below 1/50
-    assert found.random_smoothness == pytest.approx(expected, rel=1e-9)
+    assert smoothness.random_smoothness == pytest.approx(expected, rel=1e-9)
 
 
 def test_pieces_of_the_matrix_change_no_value(problem, monkeypatch):

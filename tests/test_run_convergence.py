@@ -61,11 +61,11 @@ def folder(lists, tmp_path_factory):
 
 def curves(folder):
     """(algorithm, seed) -> its rows of losses.csv without the seconds."""
-    found = defaultdict(list)
+    losses = defaultdict(list)
     for row in read_table(folder / "losses.csv"):
         row.pop("seconds")
-        found[row.pop("algorithm"), row["seed"]].append(row)
-    return dict(found)
+        losses[row.pop("algorithm"), row["seed"]].append(row)
+    return dict(losses)
 
 
 def settings_for(*flags):
@@ -218,9 +218,9 @@ def test_diverged_algorithm_is_marked_and_the_others_go_on(folder, lists, tmp_pa
     monkeypatch.setattr("runs.lifecycle.start_logging", lambda verbose: None)  # it would end caplog's own
     caplog.set_level("INFO", "convergence.jobs")
     wild = convergence(tmp_path / "wild", "--algorithm_list", "wild", "--save_model", "--num_epoch_to_save", "1")
-    found = curves(wild)
-    assert len(found["sgd", 0]) < STEPS
-    assert found["adam", 0] == curves(folder)["adam", 0]
+    losses = curves(wild)
+    assert len(losses["sgd", 0]) < STEPS
+    assert losses["adam", 0] == curves(folder)["adam", 0]
     sgd, adam = read_table(wild / "summary.csv")
     empty = ("final_loss_mean", "final_loss_std", "best_loss", "steps_to_sgd_loss")
     assert sgd["diverged"] == 1 and all(sgd[column] is None for column in empty)
@@ -272,8 +272,8 @@ def test_the_best_epoch_is_the_first_with_the_highest_evaluation_accuracy(tmp_pa
             ):  # fmt: skip
                 table.append(algorithm=algorithm, seed=seed, epoch=epoch, split=split, metric=metric, value=score)
     table.save()
-    found = [tuple(row.values()) for row in best_epochs(read_table(tmp_path / "scores.csv"))]
-    assert found == [("adam", 1, 2, 0.75, 17 / 64), ("adam", 2, 1, 0.9, 10 / 64), ("sgd", 1, 3, 0.3, 25 / 64)]
+    best = [tuple(row.values()) for row in best_epochs(read_table(tmp_path / "scores.csv"))]
+    assert best == [("adam", 1, 2, 0.75, 17 / 64), ("adam", 2, 1, 0.9, 10 / 64), ("sgd", 1, 3, 0.3, 25 / 64)]
     lines = run_convergence.final_scores(tmp_path, ["sgd", "adam"]).splitlines()
     assert lines[0].split("  ")[-1].strip() == "test accuracy, best epoch"
     assert [line.split()[-1] for line in lines[2:]] == ["0.3906", "0.2109"]
@@ -368,14 +368,14 @@ def test_search_ends_and_tries_nothing_twice():
 
 def test_the_run_after_tuning_trains_with_what_was_chosen(folder, lists, tmp_path):
     flags = ["--only", "adam", "adafactor", "--tune_lr", "--tune_epochs", "1", "--lr_grid", "1", "0.1", "1e-9"]
-    found = convergence(tmp_path / "tuned", *flags)
-    trials = read_table(found / "tuned_learning_rates.csv")
+    tuned = convergence(tmp_path / "tuned", *flags)
+    trials = read_table(tuned / "tuned_learning_rates.csv")
     assert {trial["algorithm"] for trial in trials} == {"adam"}  # adafactor's relative steps have no rate to tune
     (best,) = [trial for trial in trials if trial["chosen"]]
     assert best["final_loss"] == min(trial["final_loss"] for trial in trials)
-    assert {row["lr"] for row in curves(found)["adam", 0]} == {best["lr"]}
-    assert read_table(found / "summary.csv")[0]["lr"] == best["lr"]
-    assert curves(found)["adafactor", 0] == curves(folder)["adafactor", 0]  # trials left no trace
+    assert {row["lr"] for row in curves(tuned)["adam", 0]} == {best["lr"]}
+    assert read_table(tuned / "summary.csv")[0]["lr"] == best["lr"]
+    assert curves(tuned)["adafactor", 0] == curves(folder)["adafactor", 0]  # trials left no trace
 
 
 @pytest.mark.parametrize("epochs, third", [(1, 1), (3, 1), (4, 2), (5, 2), (20, 7)])

@@ -198,12 +198,12 @@ def test_rows_of_heterogeneity_leave_out_what_is_not_finite_and_take_the_unresol
         shared | dict(block=f"h.0.mlp.{k}", gradient_norm=norm, eigenvalue=value, residual=1.0)
         for k, (norm, value) in enumerate(numbers)
     ]
-    found = heterogeneity_rows(rows, 3, seed=11)
-    assert [(row["batch"], row["grouping"], row["group"]) for row in found] == [
+    measures = heterogeneity_rows(rows, 3, seed=11)
+    assert [(row["batch"], row["grouping"], row["group"]) for row in measures] == [
         (3, "all", "all"), (3, "kind", "mlp"), (3, "layer", "h.0"),
     ]  # fmt: skip
     norms, values = zip(*((norm, 0.0 if value == 0.5 else value) for norm, value in numbers if value), strict=True)
-    for row in found:
+    for row in measures:
         assert list(row) == HETEROGENEITY
         assert (row["blocks"], row["parameters"]) == (6, 24)
         assert row["gini_eigenvalue"] == pytest.approx(gini(values))

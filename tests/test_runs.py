@@ -173,8 +173,8 @@ def test_overwrite_leaves_no_empty_folders(tmp_path):
 
 def test_only_unfinished_files_of_a_run_are_leftovers(tmp_path):
     fill(tmp_path, [*OURS, *THEIRS])
-    found = sorted(str(path.relative_to(tmp_path)) for path in leftovers(tmp_path))
-    assert found == [".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp"]
+    paths = sorted(str(path.relative_to(tmp_path)) for path in leftovers(tmp_path))
+    assert paths == [".scan.csv.17.tmp", "figures/.a.png.17.tmp", "model/.model.tmp"]
 
 
 def test_every_table_that_a_script_writes_is_known_to_be_ours():
@@ -182,10 +182,10 @@ def test_every_table_that_a_script_writes_is_known_to_be_ours():
     root = Path(folders.__file__).parent.parent
     sources = [*root.glob("*.py"), *root.glob("landscape/*.py"), *root.glob("convergence/*.py"),
                *root.glob("hessian/*.py")]  # fmt: skip
-    found = {name for path in sources for name in re.findall(r'Table\([^)]*"([a-z_]+\.csv)"', path.read_text())}
+    written = {name for path in sources for name in re.findall(r'Table\([^)]*"([a-z_]+\.csv)"', path.read_text())}
     columns = re.search(r"^COLUMNS = \{\n(.*?)^\}", (root / "landscape" / "tables.py").read_text(), re.M | re.S)[1]
-    found |= {f"{name}.csv" for name in re.findall(r'^    "(\w+)":', columns, re.M)}
-    assert len(found) >= 11 and found <= set(folders.TABLES), found - set(folders.TABLES)
+    written |= {f"{name}.csv" for name in re.findall(r'^    "(\w+)":', columns, re.M)}
+    assert len(written) >= 11 and written <= set(folders.TABLES), written - set(folders.TABLES)
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "points", "model"])

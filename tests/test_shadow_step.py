@@ -87,13 +87,13 @@ def test_small_moves_are_those_of_a_run_in_float64(optimizer_class, options):
                 twin.data.copy_(p)
                 twin.grad = p.grad.to(twin.dtype)
         reference.step(), running.step()
-        found = shadowed.directions()
+        directions = shadowed.directions()
         for name, p in params.items():
             expected = (exact[name].detach() - before[name]) / 1e-3
             floor = 1e-14 * before[name].abs().max() / 1e-3  # the reference's own rounding
-            assert ((found[p] - expected).abs() <= 3e-5 * expected.abs() + floor).all()
+            assert ((directions[p] - expected).abs() <= 3e-5 * expected.abs() + floor).all()
             ulps = torch.finfo(torch.float32).eps * (before[name].abs() + real[name].detach().abs())
-            assert ((before[name] + 1e-3 * found[p].double() - real[name]).abs() <= 1.5 * ulps).all()
+            assert ((before[name] + 1e-3 * directions[p].double() - real[name]).abs() <= 1.5 * ulps).all()
             p.data.copy_(real[name])
     kept, states = shadowed.state_dict()["state"], running.state_dict()["state"]
     for i in states:
@@ -109,8 +109,8 @@ def test_a_class_that_reads_the_dtype_of_its_parameters_reads_their_own():
     for dtype, expected in ((torch.float32, 1e-9 / 2.0**-23), (torch.float64, 1.0)):
         p = nn.Parameter(torch.tensor([1.0], dtype=dtype))
         p.grad = torch.tensor([1e-9], dtype=dtype)
-        found = shadow(Algorithm(Floored), {"p": p}).directions()[p]
-        assert found.dtype == dtype and found.item() == pytest.approx(-expected, rel=1e-6)
+        v = shadow(Algorithm(Floored), {"p": p}).directions()[p]
+        assert v.dtype == dtype and v.item() == pytest.approx(-expected, rel=1e-6)
 
 
 def test_a_class_with_float32_state_takes_a_step_as_it_does_in_a_run():
@@ -122,8 +122,8 @@ def test_a_class_with_float32_state_takes_a_step_as_it_does_in_a_run():
 
     p = nn.Parameter(torch.tensor([100.0, 1.0]))
     p.grad = torch.tensor([1e-6, 1.0])
-    found = shadow(Algorithm(Average), {"p": p}).directions()[p]
-    torch.testing.assert_close(found, torch.tensor([-5e-7, -0.5]), rtol=1e-6, atol=0)
+    v = shadow(Algorithm(Average), {"p": p}).directions()[p]
+    torch.testing.assert_close(v, torch.tensor([-5e-7, -0.5]), rtol=1e-6, atol=0)
 
 
 # ---- however the parameter is moved -------------------------------------------------------------------------------
@@ -174,9 +174,9 @@ def test_small_coordinates_survive_whatever_way_the_parameter_is_moved(way, dtyp
     x, g = torch.tensor([[64.0, 0.0], [1.0, 2.0**-12]]), torch.tensor([[2.0**-12, 2.0**-12], [1.0, 0.0]])
     p = nn.Parameter(x.to(dtype))
     p.grad = g.to(dtype)
-    found = shadow(Algorithm(Mine, lr=2.0**-13), {"p": p}).directions()[p]
+    v = shadow(Algorithm(Mine, lr=2.0**-13), {"p": p}).directions()[p]
     expected = -(g + 0.5 * x)
-    torch.testing.assert_close(found.float(), expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
+    torch.testing.assert_close(v.float(), expected, rtol=4 * torch.finfo(dtype).eps, atol=0)
     assert torch.equal(p, x.to(dtype)) and torch.equal(p.grad, g.to(dtype))
 
 
@@ -188,8 +188,8 @@ def test_a_sign_that_rounding_decides_is_that_of_the_run():
     p = nn.Parameter(torch.tensor([3.0, 3.0]))
     p.grad = -(0.1 * p.detach())  # 0 in float32, 1.2e-8 in float64
     p.grad[1] += 1
-    found = shadow(Algorithm(SignWithDecay, lr=1e-3), {"p": p}).directions()[p]
-    assert found[0] == 0 and found[1].item() == pytest.approx(-1, rel=1e-6)
+    v = shadow(Algorithm(SignWithDecay, lr=1e-3), {"p": p}).directions()[p]
+    assert v[0] == 0 and v[1].item() == pytest.approx(-1, rel=1e-6)
 
 
 @torch.library.custom_op("tests::float32_descent", mutates_args={"x"})
@@ -207,8 +207,8 @@ def test_a_kernel_that_torch_does_not_see_gives_the_plain_difference():
 
     p = nn.Parameter(torch.tensor([1.0, 2.0]))
     p.grad = torch.tensor([1.0, -1.0])
-    found = shadow(Algorithm(Numpy, lr=0.5), {"p": p}).directions()[p]
-    assert found.tolist() == [-1.0, 1.0]
+    v = shadow(Algorithm(Numpy, lr=0.5), {"p": p}).directions()[p]
+    assert v.tolist() == [-1.0, 1.0]
 
 
 def test_a_kernel_that_torch_does_not_see_may_move_by_a_unit_in_the_last_place():
@@ -228,9 +228,9 @@ def test_what_the_rule_rounds_stays_rounded():
 
     p = nn.Parameter(torch.tensor([1.0, 3.0]))
     p.grad = torch.tensor([1e-3, 0.0123])
-    found = shadow(Algorithm(InHalfPrecision, lr=1e-7), {"p": p}).directions()[p]
+    v = shadow(Algorithm(InHalfPrecision, lr=1e-7), {"p": p}).directions()[p]
     expected = -(p.grad + 0.5 * p.detach()).bfloat16().float()
-    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(v, expected, rtol=1e-6, atol=0)
 
 
 def test_a_cast_to_a_wider_dtype_keeps_what_is_known_of_the_move():
@@ -275,10 +275,10 @@ def test_random_numbers_are_drawn_once():
     p = nn.Parameter(torch.full((4,), 100.0))
     p.grad = torch.ones(4)
     torch.manual_seed(3)
-    found = shadow(Algorithm(Noisy, lr=1e-6), {"p": p}).directions()[p]
+    v = shadow(Algorithm(Noisy, lr=1e-6), {"p": p}).directions()[p]
     after = torch.get_rng_state()
     torch.manual_seed(3)
-    torch.testing.assert_close(found, -torch.randn(4), rtol=1e-6, atol=0)
+    torch.testing.assert_close(v, -torch.randn(4), rtol=1e-6, atol=0)
     assert torch.equal(torch.get_rng_state(), after)
 
 

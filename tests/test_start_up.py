@@ -48,12 +48,12 @@ def test_real_old_pythons_answer_in_one_line(python, script):
     if python is None:
         pytest.skip("no other Python is installed here")
     code = "import sys; print(*sys.version_info[:3], sep='.')"
-    found = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
-    if tuple(map(int, found.split("."))) >= start_up.OLDEST:
-        pytest.skip(f"Python {found} will do")
+    answer = subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
+    if tuple(map(int, answer.split("."))) >= start_up.OLDEST:
+        pytest.skip(f"Python {answer} will do")
     done = subprocess.run([python, "-B", script], capture_output=True, text=True)
     assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr == f"{script.name}: error: this needs Python 3.11 or later; {python} is Python {found}\n"
+    assert done.stderr == f"{script.name}: error: this needs Python 3.11 or later; {python} is Python {answer}\n"
 
 
 def test_who_imports_a_script_keeps_ctrl_c():

@@ -140,8 +140,8 @@ def test_the_loss_of_one_example_is_that_of_the_model():
     ):
         model.eval()
         batch = {"input_ids": ids, "labels": labels}
-        found = example_losses(model, batch)
-        assert found.shape == (1,) and found.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
+        losses = example_losses(model, batch)
+        assert losses.shape == (1,) and losses.item() == pytest.approx(model(**batch).loss.item(), rel=1e-5)
 
 
 def test_losses_that_are_not_known_are_refused():

@@ -74,13 +74,13 @@ def test_the_training_batch_is_the_one_that_the_gradient_came_from():
     run.task.model.eval()
     run.task.model.train = lambda mode=True: None  # the same loss in both, for this comparison
     for point in run:
-        found = {n: p.grad.clone() for n, p in params.items()}
+        gradients = {n: p.grad.clone() for n, p in params.items()}
         batches = training_batch(run.task, run.plan, point, torch.device("cpu"), torch.float64)
         losses = torch.cat([run.task.losses(run.task.model, batch) for batch in batches])
         gradient = torch.autograd.grad(losses.mean(), list(params.values()))
         assert losses.mean().item() == pytest.approx(point.loss, rel=1e-12) and len(losses) == 4
         for g, n in zip(gradient, params, strict=True):
-            torch.testing.assert_close(g, found[n])
+            torch.testing.assert_close(g, gradients[n])
         few = training_batch(run.task, run.plan, point, torch.device("cpu"), torch.float64, most=3)
         rows = {tuple(row.tolist()) for batch in batches for row in batch["x"]}
         assert sum(len(batch["x"]) for batch in few) == 3

@@ -16,8 +16,8 @@ EXAMPLES = ROOT / "examples"
 
 def program(text, page="docs/your_own_loop.md"):
     """The program of a page that has this text in it."""
-    (found,) = [block for language, block, *_ in CODE.findall(text_of(page)) if language and text in block]
-    return found
+    (block_text,) = [block for language, block, *_ in CODE.findall(text_of(page)) if language and text in block]
+    return block_text
 
 
 def test_the_plain_loop_of_the_page_runs(capsys):

@@ -40,15 +40,15 @@ def samples() -> Iterator[tuple[str, object, object]]:
         if not op.supports_gradgrad or torch.float64 not in op.dtypes or op.name in NO_FUNCTIONS or "at_zero" in name:
             continue
         torch.manual_seed(0)
-        found = 0
+        count = 0
         for sample in op.sample_inputs("cpu", torch.float64, requires_grad=True):
             tensors = flatten([sample.input, *sample.args, *sample.kwargs.values()])
             tracked = [t for t in tensors if isinstance(t, Tensor) and t.requires_grad]
             if not 0 < sum(t.numel() for t in tracked) <= 3000:
                 continue
-            found += 1
-            yield f"{name} #{found}", op, sample
-            if found == SAMPLES:
+            count += 1
+            yield f"{name} #{count}", op, sample
+            if count == SAMPLES:
                 break
 
 
@@ -74,8 +74,8 @@ def examine_operation(name: str, op, sample) -> Verdict | None:
     places = [i for i, y in enumerate(outputs({n: p.requires_grad_() for n, p in params.items()})) if follows(y)]
 
     def loss_fn(p, batch):
-        found = outputs(p)
-        return sum(curved(found[i]) for i in places).view(1)
+        result = outputs(p)
+        return sum(curved(result[i]) for i in places).view(1)
 
     if not loss_fn(params, {}).abs().item() < 1e6:
         return None

@@ -71,11 +71,11 @@ def stacked_agrees(loss_fn: LossFunction, params: Params, direction: Params, bat
     """Whether the direction has the numbers `alone` when another one is pushed with it. Caches of the model may refuse
     a second recording, which is its affair."""
     try:
-        found = vhv_by_recording(loss_fn, params, [random_direction(params, 8), direction], batch, together=2)
+        derivatives = vhv_by_recording(loss_fn, params, [random_direction(params, 8), direction], batch, together=2)
     except NotTraceable:
         return True
     scale = torch.stack([alone.slopes.abs(), alone.magnitudes])[:, 0]
-    pairs = torch.stack([found.slopes[1] - alone.slopes[0], found.curvatures[1] - alone.curvatures[0]])
+    pairs = torch.stack([derivatives.slopes[1] - alone.slopes[0], derivatives.curvatures[1] - alone.curvatures[0]])
     return bool((pairs.abs() <= 1e-12 * scale + 1e-14 * alone.losses.abs().sum()).all())
 
 

@@ -85,9 +85,9 @@ class Browser:
 
     def read(self):
         """The next message; an event is kept if it is one of those that the tests ask about."""
-        end = time.monotonic() + SECONDS
+        deadline = time.monotonic() + SECONDS
         while b"\0" not in self.left:
-            ready, _, _ = select.select([self.answers], [], [], max(0, end - time.monotonic()))
+            ready, _, _ = select.select([self.answers], [], [], max(0, deadline - time.monotonic()))
             assert ready, "the browser does not answer"
             part = os.read(self.answers, 1 << 20)
             assert part, "the browser has ended"
@@ -127,10 +127,10 @@ class Browser:
 
     def center(self, selector):
         """Where an element is, once it is scrolled to."""
-        found = f"document.querySelector({json.dumps(selector)})"
-        self.value(f"{found}.scrollIntoView({{block: 'center'}})")
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{element}.scrollIntoView({{block: 'center'}})")
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # it has scrolled
-        return self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({found}.getBoundingClientRect())")
+        return self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({element}.getBoundingClientRect())")
 
     def mouse(self, kind, place, **more):
         self.send("Input.dispatchMouseEvent", type=kind, x=place[0], y=place[1], **more)

@@ -38,11 +38,11 @@ def write_rows(folder, name, rows):
 def edit(folder, name, change, **where):
     """Change the rows of a table whose cells are as in `where`; how many there are."""
     rows = read_table(Path(folder) / f"{name}.csv")
-    found = [row for row in rows if all(row[column] == value for column, value in where.items())]
-    for row in found:
+    matching = [row for row in rows if all(row[column] == value for column, value in where.items())]
+    for row in matching:
         row.update(change)
     write_rows(folder, name, rows)
-    return len(found)
+    return len(matching)
 
 
 def landscape(folder, seeds=SEEDS, epochs=EPOCHS, settings=None, ratios=None):

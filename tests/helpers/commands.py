@@ -24,8 +24,8 @@ SMALLER = {
 def commands(page: str) -> list[list[str]]:
     """Every call of a script in a page, once, as words: script name first."""
     text = (ROOT / "docs" / page).read_text().replace("\\\n", " ")
-    found = [shlex.split(match) for match in COMMAND.findall(text)]
-    return list(map(list, dict.fromkeys(map(tuple, found))))
+    command_lines = [shlex.split(match) for match in COMMAND.findall(text)]
+    return list(map(list, dict.fromkeys(map(tuple, command_lines))))
 
 
 def at_toy_size(words: list[str]) -> list[str]:

@@ -79,8 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
     def api(self, folder: Path, repo: str, what: str | None, rest: str, body: str):
         if what == "tree":
             below = folder / rest.partition("/")[2]
-            found = below.rglob("*") if "recursive=true" in self.path.lower() else below.glob("*")
-            return [self.entry(path, folder) for path in sorted(found)] if below.is_dir() else None
+            paths = below.rglob("*") if "recursive=true" in self.path.lower() else below.glob("*")
+            return [self.entry(path, folder) for path in sorted(paths)] if below.is_dir() else None
         if what == "paths-info":
             wanted = re.findall(r"paths=([^&]+)", body) or json.loads(body or "{}").get("paths", [])
             wanted = [unquote(path) for path in wanted]

@@ -27,10 +27,10 @@ KILL, ASK = signal.SIGKILL, [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 def tables(folder):
     """The bytes of every table, without the seconds of a run, which end each line of losses.csv."""
-    found = {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.csv"))}
-    if "losses.csv" in found:
-        found["losses.csv"] = b"\n".join(line.rpartition(b",")[0] for line in found["losses.csv"].splitlines())
-    return found
+    contents = {path.name: path.read_bytes() for path in sorted(Path(folder).glob("*.csv"))}
+    if "losses.csv" in contents:
+        contents["losses.csv"] = b"\n".join(line.rpartition(b",")[0] for line in contents["losses.csv"].splitlines())
+    return contents
 
 
 def files(folder):

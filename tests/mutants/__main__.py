@@ -56,27 +56,27 @@ def campaign(chosen: Sequence[Mutant], copy: Path, output: Path | None) -> dict[
     """Mutant -> verdict, each said as it is known."""
     lines = output.read_text().splitlines() if output and output.exists() else []
     known = {line[19:]: line.split()[0] for line in lines}
-    found = {}
+    verdicts = {}
     for mutant in chosen:
-        found[mutant] = known.get(str(mutant), "")
-        if not found[mutant]:
+        verdicts[mutant] = known.get(str(mutant), "")
+        if not verdicts[mutant]:
             path = copy / mutant.file
             text = path.read_text()
             path.write_text(text.replace(mutant.old, mutant.new))
-            found[mutant], seconds = tested(mutant.tests, copy) if text.count(mutant.old) == 1 else (BROKEN, 0.0)
+            verdicts[mutant], seconds = tested(mutant.tests, copy) if text.count(mutant.old) == 1 else (BROKEN, 0.0)
             path.write_text(text)
             shutil.copystat(ROOT / mutant.file, path)  # its compiled file is right again
-            line = f"{found[mutant]:9}{seconds:6.1f} s  {mutant}"
+            line = f"{verdicts[mutant]:9}{seconds:6.1f} s  {mutant}"
             print(line, flush=True)
             if output:
                 with output.open("a") as file:
                     file.write(f"{line}\n")
-    return found
+    return verdicts
 
 
-def report(found: Mapping[Mutant, str]) -> int:
+def report(verdicts: Mapping[Mutant, str]) -> int:
     """Print a line per area and the mutants that were not noticed. The exit status: 0 if enough were in every area."""
-    counts = Counter((mutant.area, verdict) for mutant, verdict in found.items())
+    counts = Counter((mutant.area, verdict) for mutant, verdict in verdicts.items())
     print(f"\n{'area':12}{'mutants':>9}{NOTICED:>9}{SURVIVED:>9}{BROKEN:>9}")
     enough = True
     for area in AREAS:
@@ -84,7 +84,7 @@ def report(found: Mapping[Mutant, str]) -> int:
         if any(numbers):
             print(f"{area:12}" + "".join(f"{number:9}" for number in (sum(numbers), *numbers)))
             enough = enough and numbers[0] >= WANTED * sum(numbers)
-    for mutant, verdict in found.items():
+    for mutant, verdict in verdicts.items():
         if verdict != NOTICED:
             print(f"{verdict}: {mutant}\n    {mutant.old!r} -> {mutant.new!r}")
     return 0 if enough else 1
