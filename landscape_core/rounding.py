@@ -45,8 +45,8 @@ def rounding_errors(
         with measuring(exact.model):
             true = directional_sharpness(exact.loss_fn, exact.params, vectors, [pair[1]])
         pairs = zip(rounded, true, strict=True)
-        measured = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
-        return torch.tensor(measured, dtype=torch.float64)
+        errors = [abs(r.sharpness - t.sharpness) / r.magnitude if r.magnitude else 0.0 for r, t in pairs]
+        return torch.tensor(errors, dtype=torch.float64)
 
     rows = objective.ranks.rows(shares_of, list(zip(singles, exact.batches, strict=True)))
     shares = np.fmax.reduce(rows.numpy(), initial=LEAST / SAFETY)

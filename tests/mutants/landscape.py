@@ -81,7 +81,7 @@ MUTANTS = {
         ("[value * largest[i] for i, value", "[value for i, value", "the spectral length is relative to the largest entry"),
     ],
     ("landscape_core/gradients.py", "landscape_gradients"): [
-        ("sum_ / examples for", "sum_ / len(objective.batches) for", "the gradient's length is that of a sum over examples"),
+        ("else g / examples for", "else g / len(objective.batches) for", "the gradient's length is that of a sum over examples"),
         ("v.detach().double().square()", "v.detach().double().abs()", "the share of noise is not one of squares"),
         ("is_noise & noisy[name]", "is_noise | noisy[name]", "one example is enough to call a coordinate noise"),
         ("NOISE * g.abs()", "g.abs() / NOISE", "nearly every coordinate is called noise"),
@@ -89,7 +89,7 @@ MUTANTS = {
     ("landscape_core/rounding.py", "landscape_numbers"): [
         ("SAFETY = 30", "SAFETY = 0.3", "the rounding error is 100 times too small"),
         ("LEAST = 1e-5", "LEAST = 1e-7", "the rounding error may be 100 times too small"),
-        ("shares = np.fmax(shares, own)", "shares = own", "the rounding error is that of the last example"),
+        ("np.fmax.reduce(rows.numpy(), initial=LEAST / SAFETY)", "np.fmax(rows.numpy()[-1], LEAST / SAFETY)", "the rounding error is that of the last example"),
         ("r.sharpness - t.sharpness", "r.slope - t.slope", "the rounding error is that of the slope"),
         ("places[:: max(1, len(places) // examples)]", "places", "the rounding error is that of the first two examples"),
     ],
@@ -116,6 +116,6 @@ MUTANTS = {
         ("spacing /= 5", "spacing /= 50", "a scan is refined fifty-fold"),
         ("np.logspace(-16, 4, 61)", "np.logspace(-16, 4, 41)", "the histogram has two bins per decade"),
         ("part.abs().double()", "part.double()", "negative coordinates are counted as zero"),
-        ("sum(map(len, losses))", "len(losses)", "a mean loss is one over micro-batches of unequal size"),
+        ("[total, torch.full_like(total, len(losses))]", "[total / len(losses), torch.ones_like(total)]", "a mean loss is one over micro-batches of unequal size"),
     ],
 }

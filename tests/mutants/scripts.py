@@ -118,15 +118,15 @@ MUTANTS = {
     ("training/loop.py", "training"): [
         ("order = random_stream(plan.seed, ORDER, epoch)", "order = random_stream(plan.seed, ORDER, 1)", "every epoch has the same order"),
         ("order = random_stream(plan.seed, ORDER, epoch)", "order = random_stream(0, ORDER, epoch)", "the order does not depend on the seed"),
-        ("random_stream(seed, STEP, iteration)", "random_stream(seed, STEP)", "every step has the same dropout masks"),
+        ("random_stream(seed, STEP, iteration, part)", "random_stream(seed, STEP, 0, part)", "every step has the same dropout masks"),
         (".sum() / len(indices)", ".mean()", "the objective depends on the micro-batches"),
         ("clip_grad_norm_(self.task.model.parameters(), plan.max_grad_norm)", "clip_grad_value_(self.task.model.parameters(), plan.max_grad_norm)", "gradients are clipped by value"),
         ("task.model.train()", "task.model.eval()", "training has no dropout"),
-        ("device, augmentation_seed=seed)", "device)", "pictures are not augmented in training"),
+        ("group, device, None, augmentation_seed)", "group, device, None, None)", "pictures are not augmented in training"),
         ("_groups(sorted(indices, key=task.length), task.length", "_groups(list(indices), task.length", "batches are padded more than they need"),
         ("            self.scheduler.step()\n", "            pass\n", "the learning rate never changes"),
         ("len(indices), ends_epoch=batch == num_batches", "plan.batch_size, ends_epoch=batch == num_batches", "the last batch is said to be full"),
-        ("np.random.default_rng((seed, purpose, epoch))", "np.random.default_rng((seed, epoch))", "order, sample and dropout draw the same numbers"),
+        ("np.random.default_rng((seed, purpose, epoch, part))", "np.random.default_rng((seed, epoch, part))", "order, sample and dropout draw the same numbers"),
     ],
     ("training/schedules.py", "training"): [
         ("1 / 3 + 2 / 3 *", "1 / 2 + 1 / 2 *", "the warm-up of images starts at half of the rate"),

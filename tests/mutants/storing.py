@@ -126,7 +126,7 @@ MUTANTS = {
         ("    \"test_seed\",\n", "", "--test_seed cannot be given to --from_points"),
     ],
     ("run_landscape.py", "runs_resuming"): [
-        ("first_iteration=done + 1)", "first_iteration=done or 1)", "the last update is done twice after resuming"),
+        ("first_iteration=done + 1, ranks", "first_iteration=done or 1, ranks", "the last update is done twice after resuming"),
         ("milestone=point.ends_epoch,\n            place=f", "milestone=False,\n            place=f", "epochs are not stored"),
     ],
 }
