@@ -8,6 +8,7 @@ from pathlib import Path
 import claims
 from reporting.markup import Html, joined, tag
 from reporting.numbers import count, said
+from runs.config import read_config
 
 TITLE = "Claims of the papers"
 SHOWN = 12  # exceptions by name; the others are counted
@@ -27,6 +28,8 @@ def checks_of(folders: Mapping[str, Path], heading: str) -> Iterator[Html]:
         yield tag("p", f"The claims cannot be checked: {_renamed(str(error), names)}.", class_="warn")
         return
     measured = [check for check in checks if check.measured]
+    where = "; ".join(_measured_on(folder, name) for folder, name in names.items())
+    yield tag("p", f"Measured on {where}. The papers used models and data of their own.", class_="note")
     for check in measured:
         yield _measured(check, names, heading)
     others = [check for check in checks if not check.measured]
@@ -34,6 +37,12 @@ def checks_of(folders: Mapping[str, Path], heading: str) -> Iterator[Html]:
         yield tag(heading, "Not measured here")
         notes = [tag("span", _sentence(check.note), class_="note") for check in others]
         yield tag("ul", *(tag("li", check.claim, " ", note) for check, note in zip(others, notes, strict=True)))
+
+
+def _measured_on(folder: str, name: str) -> str:
+    settings = read_config(folder)["settings"]
+    found = ", ".join(f"{key} {settings[key]}" for key in ("task", "dataset", "model") if settings.get(key))
+    return f"{name}: {found}" if name else found
 
 
 def _measured(check: claims.Check, names: Mapping[str, str], heading: str) -> Html:
@@ -68,7 +77,7 @@ def _exceptions(exceptions: Sequence[str], names: Mapping[str, str]) -> Html:
     shown = [tag("li", _renamed(text, names)) for text in exceptions[:SHOWN]]
     if len(exceptions) > SHOWN:
         shown.append(tag("li", f"and {len(exceptions) - SHOWN} more"))
-    return tag("details", tag("summary", count(len(exceptions), "exception")), tag("ul", *shown), open="")
+    return tag("details", tag("summary", count(len(exceptions), "exception").capitalize()), tag("ul", *shown), open="")
 
 
 def _renamed(text: str, names: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from reporting.tables import html_table, whole_tables
 
 GENERATOR = "report.py of sharpness-of-optimizers"  # tells a page of ours from somebody else's file
 HERE = Path(__file__).parent
-FACTS = ("task", "dataset", "model", "train_optimizer", "num_epochs", "batch_size", "seed", "seeds", "device", "dtype")
+FACTS = ("task", "dataset", "model", "train_optimizer", "num_epochs", "batch_size", "seeds", "device", "dtype")
 NARROW = 560  # px: a figure that a phone can show without scrolling far
 
 
@@ -120,6 +120,7 @@ def run_sections(one: RunOnPage, prefix: str, level: int) -> Iterator[tuple[str,
 def _facts(one: RunOnPage) -> Html:
     settings = run_facts.settings_of(one.config)
     found = {"script": script_name(one.run)}
+    found |= {"seed": settings["seed"]} if settings.get("seed") and not one.config["settings"].get("seeds") else {}
     found |= {name: settings[name] for name in FACTS if settings.get(name, run_facts.UNSET) != run_facts.UNSET}
     items = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", value)) for name, value in found.items()]
     facts = tag("dl", *items, class_="facts")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SECONDS = 60
+SECONDS = 120  # on a machine that is busy
 
 
 def browser_path():
