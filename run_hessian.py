@@ -45,6 +45,7 @@ from runs.folder import is_run_folder
 from runs.jobs import turn
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
+from runs.machine import recommend_float64
 from runs.resuming import Earlier
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table
@@ -312,6 +313,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         check_two_classes(task, settings)
 
     def work(folder: Path, stop: StopRequest, live: LiveLog) -> Callable[[], str]:
+        recommend_float64(settings.device, settings.dtype)
         tables = measure(task, names, batches, settings, folder, stop, live)
 
         def end() -> str:

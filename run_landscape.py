@@ -50,6 +50,7 @@ from runs.checkpoints import fitting
 from runs.flags import Parser, task_arguments
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
+from runs.machine import recommend_float64
 from runs.messages import TimeLeft, progress, say
 from runs.ranks import current
 from runs.resuming import Earlier, in_earlier_order
@@ -97,6 +98,8 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
     def work(folder: Path, stop: StopRequest, live: LiveLog) -> str:
         if check_first and ranks.leads:
             say(check_on_tiny_model(task, algorithms))
+        if ranks.leads:
+            recommend_float64(settings.device, settings.dtype)
         run(task, plan, folder, stop, live)
         if not ranks.leads:
             return ""

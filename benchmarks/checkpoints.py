@@ -4,9 +4,13 @@
     python -m benchmarks.checkpoints --parameters 2       # 2 M
 
 The state is that of a run of the translation list: model, Adam's two moments and seven states of pseudo-updates, each
-as large as the model. `waits` is the seconds between the call and its return, `whole` those until the files are whole,
-`busy` the CPU seconds that the process spends on it. The three ways take turns: `direct` writes the state itself, as
-runs did before and still do without room for a copy; `copied` is what runs do now; `copy` is the copy alone.
+as large as the model. The three ways take turns: `direct` writes the state itself, as runs did before and still do
+without room for a copy; `copied` is what runs do now; `copy` is the copy alone. Columns, in seconds:
+
+    waits      from the call to its return: the loop stands still
+    computes   CPU time of the loop in between, which other users of the machine disturb little
+    whole      until the files are whole
+    busy       CPU time of all threads
 """
 
 import argparse
@@ -24,6 +28,7 @@ from runs.checkpoints import Checkpoints, save_tensors
 from runs.machine import prepare_machine
 from runs.snapshot import size_of, snapshot
 
+COLUMNS = "way", "waits", "computes", "whole", "busy"
 COPIES = 10  # of the model in a checkpoint
 WIDTH = 512
 
@@ -34,13 +39,13 @@ def state_of(parameters: int) -> dict[str, dict[str, torch.Tensor]]:
     return {f"part {part}": {str(i): torch.rand(WIDTH, WIDTH) for i in range(matrices)} for part in range(COPIES)}
 
 
-def timed(store: Callable[[], object]) -> tuple[float, float, float]:
-    """(seconds that the call takes, seconds until all is written, CPU seconds)"""
-    began, busy = time.perf_counter(), time.process_time()
+def timed(store: Callable[[], object]) -> tuple[float, float, float, float]:
+    """The columns of the table."""
+    began, own, busy = time.perf_counter(), time.thread_time(), time.process_time()
     store()
-    waits = time.perf_counter() - began
+    waits, computes = time.perf_counter() - began, time.thread_time() - own
     background.wait()
-    return waits, time.perf_counter() - began, time.process_time() - busy
+    return waits, computes, time.perf_counter() - began, time.process_time() - busy
 
 
 def main() -> None:
@@ -66,7 +71,7 @@ def main() -> None:
             for name, store in ways.items():
                 found[name].append(timed(store))
     middle = {name: map(statistics.median, zip(*times, strict=True)) for name, times in found.items()}
-    rows = [dict(zip(("way", "waits", "whole", "busy"), (name, *times), strict=True)) for name, times in middle.items()]
+    rows = [dict(zip(COLUMNS, (name, *times), strict=True)) for name, times in middle.items()]
     gigabytes = size_of(state) / 1e9
     report("checkpoints", [dict(row, gigabytes=gigabytes) for row in rows], f"medians of {args.rounds} rounds, seconds")
 

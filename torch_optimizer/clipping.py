@@ -26,7 +26,7 @@ def clip_threshold(tensors: Sequence[Tensor], fraction: float) -> float:
     """Magnitude at index int(n * fraction) of the n magnitudes in `tensors`, in descending order.
 
     Exact in every floating dtype. A NaN counts in n but ranks below every number, so it can never be the threshold.
-    Random state is left alone. On an accelerator four values are read back, whatever the number of tensors.
+    Random state is left alone. On an accelerator the host waits five times, whatever the number of tensors.
 
     Args:
         tensors: any shapes, floating dtypes and devices; only their magnitudes count.
