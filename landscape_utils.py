@@ -32,10 +32,11 @@ from curvature.checks import (
     checked_directions,
     twice_or_not_at_all,
 )
-from curvature.direction import Direction, are_finite, in_groups, norm
+from curvature.direction import Direction, are_finite, by_groups, norm
 from curvature.interpolation import FullScan, ScanPoint, SparseScan
 from curvature.leaves import check_sources, leaves_at
-from curvature.objective import Batch, Derivatives, LossFunction, Params, halves
+from curvature.memory import has_room_for, retried, say_once
+from curvature.objective import Batch, Derivatives, LossFunction, Params, examples_of, halves
 from curvature.products import is_free_to_read
 from curvature.quadratic import QuadraticModel
 from curvature.ranks import ALONE, Ranks
@@ -50,6 +51,8 @@ except ImportError as error:
     ) from error
 
 log = logging.getLogger(__name__)
+
+SPARE = 2  # copies of the parameters that are held for a moment while pseudo-updates advance
 
 # ---- pseudo-updates ---------------------------------------------------------------------------------------------
 
@@ -90,8 +93,9 @@ class PseudoUpdates:
     def advance(self, collect: bool = True) -> dict[str, Direction]:
         """Show the present gradients to every algorithm.
 
-        Returns: label -> update direction (name -> tensor, on the algorithms' device; zero where a parameter has no
-        gradient); empty if not `collect`, so that twelve copies of a large model are held only where they are measured.
+        Returns: label -> update direction (name -> tensor, zero where a parameter has no gradient), on the algorithms'
+            device, or on the CPU where that device has no room for all of them. Empty if not `collect`, so that twelve
+            copies of a large model are held only where they are measured.
         Raises: ValueError if no parameter has a gradient.
         """
         if all(p.grad is None for p in self.params.values()):
@@ -101,16 +105,23 @@ class PseudoUpdates:
                 self.mirrors[name].data.copy_(p.detach())
                 self.mirrors[name].grad = None if p.grad is None else p.grad.to(self.mirrors[name])
         seen = self.mirrors or self.params
+        # a state advances once: it must not run out of memory half way
+        full = collect and not has_room_for(len(self.optimizers) + SPARE, seen.values())
+        if full:
+            say_once("out of memory: continuing with directions in the memory of the CPU")
         directions, thresholds = {}, {}
         for state in dict.fromkeys(self.states.values()):
             labels = [label for label in self.optimizers if self.states[label] is state]
             moves = state.advance(collect, thresholds)
             if collect:
-                directions |= {label: self.optimizers[label].directions(moves) for label in labels}
+                for label in labels:
+                    own = self.optimizers[label].directions(moves)
+                    directions[label] = {p: v.cpu() for p, v in own.items()} if full else own
+            del moves
         if not collect:
             return {}
         return {
-            label: Direction({n: own[p] if p in own else torch.zeros_like(p) for n, p in seen.items()})
+            label: Direction({n: own[p] if p in own else _zeros(p, full) for n, p in seen.items()})
             for label, own in ((label, directions[label]) for label in self.optimizers)
         }
 
@@ -147,6 +158,10 @@ class PseudoUpdates:
         stored = {state: states[label] for label, state in self.states.items() if label in states}
         for state, content in stored.items():
             state.load_state_dict(content)
+
+
+def _zeros(p: Tensor, on_cpu: bool) -> Tensor:
+    return torch.zeros_like(p, device="cpu" if on_cpu else p.device)
 
 
 # ---- slope and curvature: the definition ------------------------------------------------------------------------
@@ -269,7 +284,7 @@ def directional_sharpness(
     def means(tangents: list[Direction]) -> tuple[float, list[list[float]]]:
         """Of the loss, and slopes, curvatures and magnitudes along these directions, over all examples."""
         nonlocal route
-        rows = ranks.rows(partial(sums_of, tangents), checked_batches(batches), progress)
+        rows = ranks.rows(partial(sums_of, tangents), batches, progress)
         sums = added(rows.flatten(0, 1))
         if sums[1]:  # one process measures all that follow in this way: so do those that other ranks have
             route = vhv_by_double_backward
@@ -282,7 +297,8 @@ def directional_sharpness(
         rest = [number / examples for number in rest]
         return loss / examples, [rest[i :: len(tangents)] for i in range(len(tangents))]
 
-    groups = [means([v.held(params) for v in group]) for group in in_groups(list(measurable.values()), params)]
+    can_be_less = any(examples_of(batch, per_example) > 1 for batch in batches)
+    groups = by_groups(means, list(measurable.values()), params, can_be_less, ranks)
     loss = groups[0][0]
     result = [QuadraticModel(loss, math.nan, math.nan)] * len(directions)
     rows = [row for _, of_group in groups for row in of_group]
@@ -415,17 +431,30 @@ def update_histogram(direction: Params) -> list[tuple[float, float, int]]:
     """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins per decade from
     1e-16 to 1e4 (arXiv:2306.00204, fig. 1). The first bin starts at 0; the last also holds what is larger."""
     bounds = [0.0, *np.logspace(-16, 4, 61).tolist()]
+    size = 2**24  # coordinates at once
+
+    def fewer() -> str | None:
+        nonlocal size
+        size //= 2
+        return f"{size} coordinates of a histogram at once" if size else None
+
+    total = retried(lambda: _counts(direction, bounds, size), fewer)
+    return list(zip(bounds[:-1], bounds[1:], total, strict=True))
+
+
+def _counts(direction: Params, bounds: list[float], size: int) -> list[int]:
+    """How many coordinates lie between each two of the bounds, `size` of them looked at together."""
     total = np.zeros(len(bounds) - 1, dtype=np.int64)
     for device in dict.fromkeys(v.device for v in direction.values()):
         edges = torch.tensor(bounds, dtype=torch.float64, device=device)
         counts = torch.zeros(len(total), dtype=torch.int64, device=device)
         for v in (v for v in direction.values() if v.device == device):
-            for part in v.detach().flatten().split(2**24):
+            for part in v.detach().flatten().split(size):
                 # a bin holds low <= |v_i| < high
                 place = torch.bucketize(part.abs().double(), edges, right=True) - 1
                 counts += _occurrences(place.clamp_(0, len(counts) - 1), len(counts))
         total += counts.tolist()  # the only wait
-    return list(zip(bounds[:-1], bounds[1:], total.tolist(), strict=True))
+    return total.tolist()
 
 
 def _occurrences(places: Tensor, count: int) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from convergence.journal import Journal
+from curvature.memory import retried
 from runs.messages import TimeLeft
 from tasks.base import Task
 from torch_optimizer import Algorithm
@@ -146,5 +147,11 @@ class Start:
         if every and epoch % every == 0:
             self.task.save_model(folder / f"epoch{epoch}")
         task, size = self.task, self.plan.training.micro_batch_size
-        scores = {split: task.scores(task.model, split, size) for split in task.evaluation}
+
+        def smaller() -> str | None:
+            nonlocal size
+            size //= 2
+            return f"micro-batches of {size} held-out examples" if size else None
+
+        scores = retried(lambda: {split: task.scores(task.model, split, size) for split in task.evaluation}, smaller)
         return [(epoch, split, metric, value) for split in scores for metric, value in scores[split].items()]

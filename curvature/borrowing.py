@@ -1,6 +1,5 @@
 """A measurement borrows the model and gives it back: mode, precision, attention, memory."""
 
-import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
-from curvature.objective import Batch, ModelLosses, functional_loss, halves, trainable_parameters
-
-log = logging.getLogger(__name__)
+from curvature.memory import is_out_of_memory, retried
+from curvature.objective import Batch, ModelLosses, examples_of, functional_loss, halves, trainable_parameters
 
 
 class KeepPrecision(TorchFunctionMode):
@@ -106,6 +104,8 @@ def check_twice_differentiable(model: nn.Module, losses: ModelLosses, batch: Bat
         try:  # backward, because autograd.grad walks past a function that is marked as differentiable once only
             torch.stack([g.square().sum() for g in grads if g is not None]).sum().backward()
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"model {name} ({type(model).__name__}) cannot be differentiated twice, and without that there is no "
                 f"sharpness to measure: {str(error).strip().splitlines()[0]}"
@@ -113,20 +113,19 @@ def check_twice_differentiable(model: nn.Module, losses: ModelLosses, batch: Bat
 
 
 def within_memory(measure: Callable[[list[Batch]], Any], batches: list[Batch], per_example: Collection[str]) -> Any:
-    """measure(batches). Where CUDA memory runs out, the micro-batches in the list are halved, for good, and `measure`
-    starts again: their size changes no result. Raises the error where every one of them is a single example.
+    """measure(batches). Where memory runs out, the micro-batches in the list are halved, for good, and `measure` starts
+    again: their size changes no result beyond rounding. Raises the error where every one of them is a single example.
 
     Args:
         per_example: the entries of a batch that hold its examples along their first dimension.
     """
-    while True:
-        try:
-            return measure(batches)
-        except torch.OutOfMemoryError:
-            smaller = [half for batch in batches for half in halves(batch, per_example)]
-            if len(smaller) == len(batches):
-                raise
-        # here the error is gone, and with its traceback what it held
-        batches[:] = smaller
-        torch.cuda.empty_cache()
-        log.warning("out of memory while measuring: continuing with %d micro-batches of half the size", len(batches))
+
+    def smaller() -> str | None:
+        parts = [half for batch in batches for half in halves(batch, per_example)]
+        if len(parts) == len(batches):
+            return None
+        batches[:] = parts
+        most = max(examples_of(batch, per_example) for batch in batches)
+        return f"{len(batches)} micro-batches of at most {most} examples where it measures"
+
+    return retried(lambda: measure(batches), smaller)

@@ -10,6 +10,7 @@ from torch.autograd.function import once_differentiable
 
 from curvature.direction import Direction
 from curvature.leaves import graph_of
+from curvature.memory import is_out_of_memory
 from curvature.objective import Batch, LossFunction, Params, examples_of
 
 ONCE = once_differentiable(lambda context: None).__code__  # of every `backward` that is marked so
@@ -83,9 +84,9 @@ def twice_or_not_at_all() -> Iterator[None]:
     """Names the lack of a second derivative in a ValueError. Memory that runs out stays what it is."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [""])[0]
         raise ValueError(f"the losses cannot be differentiated twice: {reason}") from error
 

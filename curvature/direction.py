@@ -1,15 +1,18 @@
 """A direction in parameter space, which knows its length."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from curvature.memory import planned_bytes
+from curvature.memory import is_out_of_memory, planned_bytes, retried
 from curvature.objective import Params
+from curvature.ranks import ALONE, Ranks
 
+T = TypeVar("T")
 SAFE_LENGTHS = 1e-4, 1e5  # between these float32 can square a direction's coordinates
 
 
@@ -63,7 +66,7 @@ class Direction(Mapping[str, Tensor]):
         no copy of v piles up; `dict(v.unit())` holds one. Raises: ValueError without `has_length`."""
         if not self.has_length:
             raise ValueError(f"a direction of length {self.length} has no unit vector")
-        return _UnitDirection(self, like or self)
+        return _Copied(self, like or self, self.length)
 
     def part(self, names: Collection[str]) -> "Direction":
         """v in the tensors `names`, and zero elsewhere. It holds these alone: along it, only the operations that they
@@ -71,21 +74,25 @@ class Direction(Mapping[str, Tensor]):
         return Direction({name: self[name] for name in names}, is_part=True)
 
     def tangent(self, params: Params) -> "Direction":
-        """v as it is where float32 can square it and dtypes and devices are those of `params`; else its unit vector."""
+        """v as it is where float32 can square it and dtypes are those of `params`, else its unit vector; on the devices
+        of `params`."""
         low, high = SAFE_LENGTHS
-        alike = all((v.dtype, v.device) == (params[n].dtype, params[n].device) for n, v in self.items())
-        return self if alike and low < self.length < high else self.unit(params)
+        if any(v.dtype != params[n].dtype for n, v in self.items()) or not low < self.length < high:
+            return self.unit(params)
+        return self if all(v.device == params[n].device for n, v in self.items()) else _Copied(self, params, 1.0)
 
     def held(self, params: Params) -> "Direction":
-        """Itself; a unit vector, which computes its tensors, with these in the memory of a GPU."""
+        """Itself; one that computes its tensors, with these in the memory of a GPU."""
         return self
 
 
-class _UnitDirection(Direction):
-    def __init__(self, direction: Direction, like: Params) -> None:
-        super().__init__(direction)
-        self._divisor, self._like = direction.length, like
-        self.length = 1.0
+class _Copied(Direction):
+    """v / divisor in the dtypes and on the devices of `like`, computed each time that a tensor is asked for."""
+
+    def __init__(self, direction: Direction, like: Params, divisor: float) -> None:
+        super().__init__(direction, direction.is_part)
+        self._divisor, self._like = divisor, like
+        self.length = 1.0 if divisor == direction.length else direction.length / divisor
 
     def __getitem__(self, name: str) -> Tensor:
         v, like = self._tensors[name], self._like[name]
@@ -96,11 +103,61 @@ class _UnitDirection(Direction):
         return self if room_for_copies(params) is None else Direction(dict(self), self.is_part)
 
 
+def by_groups(
+    measure: Callable[[list[Direction]], T],
+    directions: Sequence[Direction],
+    params: Params,
+    can_be_less: bool,
+    ranks: Ranks = ALONE,
+) -> list[T]:
+    """measure(group) of every group of `in_groups`, with the copies of one held at a time.
+
+    Where memory runs out, groups are halved: at once if the copies themselves found no room, and else unless the
+    caller can make its micro-batches smaller, `can_be_less`, and gets the error. All `ranks` do so alike.
+    """
+    groups, found, are_held = in_groups(directions, params), [], False
+
+    def rest() -> None:
+        nonlocal are_held
+        while len(found) < len(groups):
+            are_held = False
+            copies = _held_by_all(groups[len(found)], params, ranks)
+            are_held = True
+            found.append(measure(copies))
+            del copies  # before those of the next group are made
+
+    def smaller_groups() -> str | None:
+        left = groups[len(found) :]
+        size = (len(left[0]) + 1) // 2
+        are_copies = any(isinstance(v, _Copied) for v in left[0])
+        if len(left[0]) < 2 or are_held and (can_be_less or not are_copies):
+            return None
+        groups[len(found) :] = [group[i : i + size] for group in left for i in range(0, len(group), size)]
+        return f"copies of at most {size} directions at once"
+
+    retried(rest, smaller_groups)
+    return found
+
+
+def _held_by_all(group: Sequence[Direction], params: Params, ranks: Ranks) -> list[Direction]:
+    """The directions with their copies made, if all ranks have room for them. Raises: torch.OutOfMemoryError."""
+    copies, failed = [], None
+    try:
+        copies = [v.held(params) for v in group]
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        failed = str(error)
+    if ranks.largest(failed is not None):
+        raise torch.OutOfMemoryError(failed or "another rank is out of memory")
+    return copies
+
+
 def in_groups(directions: Sequence[Direction], params: Params) -> list[Sequence[Direction]]:
     """The directions (of `tangent`) in groups such that the device of `params` holds the copies of one group: those
     that are not used as they are. One group on a CPU, where nothing is copied, and for no direction."""
     room = room_for_copies(params)
-    copies = sum(isinstance(v, _UnitDirection) for v in directions)
+    copies = sum(isinstance(v, _Copied) for v in directions)
     if room is None or not copies:
         return [directions]
     size = even_groups(len(directions), room)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvature.memory import retried
+
 MISS_CHANCE = 0.01  # of a random start vector that hides an eigenvalue larger than a converged one by `_margin`
 MARGIN = 25  # tolerances by which no eigenvalue exceeds a converged one; 10 would cost another 7 % of the products
 
@@ -87,7 +89,7 @@ def extreme_eigenvalues(
     basis[0] = _random_unit(basis[:0], generator)
     chain_start, breakdowns = 0, 0
     for m in range(1, limit + 1):
-        w = product(basis[m - 1]).to(dtype, copy=True)  # [size]
+        w = product(basis[m - 1].to(like.device)).to(basis.device, dtype, copy=True)  # [size]
         coefficients = _orthogonalize(w, basis[:m])
         beta = 0.0 if m == size else w.norm().item()
         projected[:m, m - 1] = coefficients.double().cpu()
@@ -99,7 +101,7 @@ def extreme_eigenvalues(
         if finished or breakdowns == 2 or m == limit:
             break
         if m == len(basis):
-            basis = torch.cat([basis, basis.new_empty(min(m, limit - m), size)])
+            basis = _extended(basis, min(m, limit - m))
         if ritz.broke_down:
             chain_start = m
             basis[m] = _random_unit(basis[:m], generator)
@@ -175,6 +177,24 @@ class _RitzValues:
             self.settled(k, tolerance) and self.is_strongest(tolerance),
             products,
         )
+
+
+def _extended(basis: Tensor, rows: int) -> Tensor:
+    """The basis with room for so many further vectors; in the memory of the CPU where its device has no room."""
+    place = basis.device
+
+    def on_cpu() -> str | None:
+        nonlocal place
+        if place.type == "cpu":
+            return None
+        place = torch.device("cpu")
+        return "the vectors of Lanczos' method in the memory of the CPU"
+
+    def extend() -> Tensor:
+        there = basis.to(place)
+        return torch.cat([there, there.new_empty(rows, there.shape[1])])
+
+    return retried(extend, on_cpu)
 
 
 def _margin(tolerance: float) -> float:

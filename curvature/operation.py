@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from curvature.leaves import OutOfDate
+from curvature.memory import is_out_of_memory
 
 
 class NotTraceable(RuntimeError):
@@ -22,9 +23,11 @@ def refusing(task: str) -> Iterator[None]:
     Memory that runs out stays what it is, and so does what both routes would get wrong."""
     try:
         yield
-    except (NotTraceable, OutOfDate, torch.OutOfMemoryError, MemoryError):
+    except (NotTraceable, OutOfDate):
         raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [""])[0]
         raise NotTraceable(f"{task} failed: {type(error).__name__}: {reason}") from error
 

@@ -19,6 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from curvature.memory import is_out_of_memory
+
 T = TypeVar("T")
 PIECE = 2**20  # elements that are passed on at once: a rank adds a piece while the next one comes
 LONGEST_MESSAGE = 2000  # bytes of a text that ranks tell each other
@@ -130,7 +132,9 @@ class Connected(Ranks):
         try:
             own_items = [compute(item).detach() for item in progress(items[self.rank :: self.world])]
             mine = torch.stack(own_items).double().cpu() if own_items else mine
-        except torch.OutOfMemoryError as error:
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             failed = str(error)
         shape = list(mine.shape[1:]) if mine.numel() else []
         heads = self._gathered(torch.tensor([bool(failed), len(shape), *shape] + [0] * (DIMENSIONS - len(shape))))
@@ -155,7 +159,9 @@ class Connected(Ranks):
             if place < len(items):
                 try:
                     number = backward(items[place]).item()
-                except torch.OutOfMemoryError as error:
+                except (MemoryError, RuntimeError) as error:
+                    if not is_out_of_memory(error):
+                        raise
                     failed = str(error)
             heads = self._gathered(torch.tensor([bool(failed), number], dtype=torch.float64))
             self._all_out_of_memory([bool(head[0]) for head in heads], failed)

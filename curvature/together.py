@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from curvature.direction import even_groups
-from curvature.memory import planned_bytes
+from curvature.memory import planned_bytes, retried
 from curvature.objective import Params
 from curvature.operation import NotTraceable, Operation, Slot, flatten
 
@@ -44,22 +44,21 @@ class Together:
 
     def push(self, tape: "Tape", directions: Sequence[Params]) -> Tensor:
         """As `Tape.push`, [3, K]. Where memory runs out, half as many go together, in later recordings, too."""
-        parts, done = [torch.zeros(3, 0, dtype=torch.float64, device=tape.device)], 0
-        while done < len(directions):
-            size, push = self._size_and_route(tape, len(directions))
-            group = directions[done : done + size]
-            group = group if push == tape.push else alike(group)
-            try:
+        parts, left = [torch.zeros(3, 0, dtype=torch.float64, device=tape.device)], list(directions)
+
+        def rest() -> None:
+            while left:
+                size, push = self._size_and_route(tape, len(directions))
+                group = left[:size] if push == tape.push else alike(left[:size])
                 parts.append(push(group))
-                done += len(group)
-                continue
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise
-            # here the error is gone, and with its traceback what it held
+                del left[: len(group)]
+
+        def fewer() -> str | None:
+            size, _ = self._size_and_route(tape, len(directions))
             self.size = (size + 1) // 2
-            torch.cuda.empty_cache()
-            log.warning("out of memory while measuring: continuing with %d directions at once", self.size)
+            return None if size == 1 else f"{self.size} directions at once"
+
+        retried(rest, fewer)
         return torch.cat(parts, 1)
 
     def _size_and_route(self, tape: "Tape", most: int) -> tuple[int, Callable[[Sequence[Params]], Tensor]]:

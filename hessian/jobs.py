@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
+from curvature.memory import retried
 from curvature.objective import objective_at
 from hessian.blocks import block_curvature, gradient_graph
 from hessian.tables import block_row
@@ -28,6 +29,7 @@ from training.loop import micro_batches
 if TYPE_CHECKING:
     from tasks.base import Task
 
+T = TypeVar("T")
 ENOUGH = 64  # jobs; a batch is not split further
 
 
@@ -69,6 +71,23 @@ class Graphs:
     def __init__(self, task: "Task", names: list[str], batches: Sequence[Sequence[int]], settings: Namespace):
         self.task, self.names, self.batches, self.settings = task, names, batches, settings
         self.batch, self.graph, self.contexts = 0, None, ExitStack()
+        self.size, self.keeps_graphs = settings.micro_batch_size, not settings.rebuild_graphs
+
+    def within_memory(self, batch: int, measure: Callable[[GradientGraph], T]) -> T:
+        """measure(graph) of a batch. Where memory runs out, graphs are built for every product and no longer kept; then
+        micro-batches are halved. Both stay so. The results are the same up to rounding."""
+
+        def less() -> str | None:
+            self.close()
+            if self.keeps_graphs:
+                self.keeps_graphs = False
+                return "gradient graphs that are built again for every product, as by --rebuild_graphs"
+            if self.size == 1:
+                return None
+            self.size = (self.size + 1) // 2
+            return f"micro-batches of {self.size} examples, and gradient graphs built again for every product"
+
+        return retried(lambda: measure(self.of(batch)), less)
 
     def of(self, batch: int) -> GradientGraph:
         if self.graph is None or self.batch != batch:
@@ -78,11 +97,11 @@ class Graphs:
 
     def _made(self, indices: Sequence[int]) -> GradientGraph:
         settings, dtype = self.settings, DTYPES[self.settings.dtype]
-        inputs = list(micro_batches(self.task, indices, settings.micro_batch_size, settings.device, dtype))
+        inputs = list(micro_batches(self.task, indices, self.size, settings.device, dtype))
         objective = objective_at(self.task.model, self.task.losses, inputs, dtype)
         self.contexts.enter_context(measuring(objective.model))
         self.contexts.enter_context(twice_differentiable())
-        return gradient_graph(objective.loss_fn, objective.params, inputs, self.names, not settings.rebuild_graphs)
+        return gradient_graph(objective.loss_fn, objective.params, inputs, self.names, self.keeps_graphs)
 
     def close(self) -> None:
         self.graph = None
@@ -183,8 +202,11 @@ class Measurements:
             rows = list(state["rows"]) if state["key"] == job_key(batch, part) else []
         self.left.skip(len(rows))
         for name in part[len(rows) :]:
-            found = block_curvature(
-                self.graphs.of(batch), name, settings.tolerance, settings.max_iterations, self.starts.of(batch, name)
+            found = self.graphs.within_memory(
+                batch,
+                lambda graph, name=name: block_curvature(
+                    graph, name, settings.tolerance, settings.max_iterations, self.starts.of(batch, name)
+                ),
             )
             rows.append(block_row(found, batch))
             self.live.row("blocks", rows[-1])

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvature.memory import retried
 from curvature.objective import Batch, LossFunction, Params
 
 STEEP = 2.0  # columns longer than this many mean column norms are removed
@@ -59,15 +60,31 @@ def robust_smoothness(
     steep = column_norms > STEEP * column_norms.mean()
     drawn = torch.rand(len(column_norms), generator=generator).to(steep.device) < RANDOM_SHARE
     grams = torch.zeros(3, examples, examples, dtype=torch.float64, device=steep.device)
-    start = 0
-    for part in chunks(names, params, CHUNK // max(examples, 1)):
-        flat = [torch.cat([g.flatten() for g in row.values()]) for row in rows(loss_fn, params, batches, part)]
-        g = torch.stack(flat).double()  # [n, columns of the part]
-        stop = start + g.shape[1]
-        for gram, removed in zip(grams, (None, steep[start:stop], drawn[start:stop]), strict=True):
-            kept = g if removed is None else g[:, ~removed]
-            gram += kept @ kept.T  # its largest eigenvalue is that of kept' kept
-        start = stop
+    left, start, numbers = list(names), 0, CHUNK
+
+    def rest() -> None:
+        nonlocal start
+        while left:
+            part = next(chunks(left, params, numbers // max(examples, 1)))
+            flat = [torch.cat([g.flatten() for g in row.values()]) for row in rows(loss_fn, params, batches, part)]
+            g = torch.stack(flat).double()  # [n, columns of the part]
+            stop = start + g.shape[1]
+            masks = (None, steep[start:stop], drawn[start:stop])
+            kept = (g if removed is None else g[:, ~removed] for removed in masks)
+            products = [k @ k.T for k in kept]  # the largest eigenvalue of k k' is that of k' k
+            for gram, own in zip(grams, products, strict=True):
+                gram += own
+            start = stop
+            del left[: len(part)]
+
+    def fewer() -> str | None:
+        nonlocal numbers
+        if len(next(chunks(left, params, numbers // max(examples, 1)))) < 2:
+            return None
+        numbers //= 2
+        return f"the robust smoothness of {numbers} numbers at once"
+
+    retried(rest, fewer)
     smoothness, robust, random = (torch.linalg.eigvalsh(gram)[-1].item() for gram in grams)
     return RobustSmoothness(examples, len(steep), smoothness, robust, steep.double().mean().item(), random)
 

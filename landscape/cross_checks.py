@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from curvature.borrowing import measuring, twice_differentiable
+from curvature.borrowing import measuring, twice_differentiable, within_memory
 from curvature.objective import Batch, LossFunction, Objective, Params, objective_at
+from landscape_core.measurement import quadratic_models
 from landscape_utils import Direction, PseudoUpdates, directional_sharpness, mean_loss, vhv_by_double_backward
 from runs.tables import format_table
 from tasks.base import Task
@@ -39,13 +40,17 @@ def check_at_point(directions: dict[str, Direction], objective: Objective) -> st
     directions = {label: v for label, v in directions.items() if v.has_length}
     vectors = list(directions.values())
     with measuring(objective.model):
-        as_measured = directional_sharpness(objective.loss_fn, objective.params, vectors, objective.batches)
+        as_measured = list(quadratic_models(directions, objective).values())
     exact = objective.on(objective.batches, torch.float64)
     one = [{name: tensor[:1] for name, tensor in exact.batches[0].items()}]
     rows = []
     with measuring(exact.model):
         units = [v.unit(like=exact.params) for v in vectors]
-        parts = [vhv_by_double_backward(exact.loss_fn, exact.params, units, batch) for batch in exact.batches]
+        parts = within_memory(
+            lambda batches: [vhv_by_double_backward(exact.loss_fn, exact.params, units, batch) for batch in batches],
+            exact.batches,
+            exact.per_example,
+        )
         examples = sum(len(part.losses) for part in parts)
         by_float64 = sum(part.curvatures for part in parts) / examples
         alone = directional_sharpness(exact.loss_fn, exact.params, vectors, one)

@@ -6,14 +6,15 @@ from functools import partial
 
 import torch
 
-from curvature.borrowing import measuring
+from curvature.borrowing import measuring, within_memory
 from curvature.interpolation import ScanPoint
 from curvature.objective import Objective
 from landscape.saved_points import MeasuredPoint
 from landscape.sharded import at_hand
+from landscape_core.edges import loss_at
 from landscape_core.gradients import gradient_norm, noise_coordinates
 from landscape_core.measurement import Measurement, measure_steps
-from landscape_utils import Direction, QuadraticModel, mean_loss, scan_loss, scan_spacing, update_histogram
+from landscape_utils import Direction, QuadraticModel, scan_loss, scan_spacing, update_histogram
 from runs.messages import progress
 
 BAR = partial(progress, desc="sharpness", leave=False)  # of the micro-batches
@@ -39,7 +40,7 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
     noisy = noise_coordinates(objective) if details else None
     measurements = []
     with measuring(objective.model):
-        start_loss = mean_loss(objective.loss_fn, objective.params, objective.batches, objective.ranks)
+        start_loss = loss_at(objective)
         length = gradient_norm(objective) if details else None
         for directions in at_hand(measured.directions):
             some = measure_steps(
@@ -86,15 +87,16 @@ def scan_point(
     for label, direction in progress(directions.items(), desc="scans", leave=False):
         quadratic = quadratics[label]
         if not math.isnan(quadratic.slope):
-            scans[label] = scan_loss(
+            scan = partial(
+                scan_loss,
                 objective.loss_fn,
                 objective.params,
                 direction,
-                objective.batches,
                 start_loss=start_loss,
                 spacing=plan.spacing[label] or scan_spacing(quadratic, objective.params),
                 refine=quadratic.slope < 0,
                 quadratic=None if plan.full_scans else quadratic,
                 ranks=objective.ranks,
             )
+            scans[label] = within_memory(scan, objective.batches, objective.per_example)
     return scans

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from curvature.memory import is_out_of_memory
 from curvature.objective import Batch
 
 WHOLE = "whole batch"  # entry that keeps what is no tensor, and the shape of the rest
@@ -66,7 +67,9 @@ def entries_of_all(loss_fn: Callable[[Batch], Tensor], batch: Batch, losses: Ten
         return list(batch)
     try:
         alone = loss_fn(one)
-    except (RuntimeError, ValueError, IndexError, KeyError, TypeError):  # it does not go alone
+    except (RuntimeError, ValueError, IndexError, KeyError, TypeError) as error:  # it does not go alone
+        if is_out_of_memory(error):
+            raise
         return list(batch)
     tolerance = torch.finfo(losses.dtype).eps ** 0.5
     agrees = alone.shape == (1,) and torch.allclose(alone, losses[:1], rtol=tolerance, atol=tolerance, equal_nan=True)

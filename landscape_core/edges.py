@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from curvature.borrowing import within_memory
 from curvature.direction import Direction, numbers
-from curvature.objective import Objective
+from curvature.memory import retried
+from curvature.objective import Objective, Params
 from curvature.products import is_free_to_read
 from curvature.quadratic import QuadraticModel
 from landscape_utils import mean_loss
@@ -52,9 +54,19 @@ def edge_of(
     realized = math.nan
     if quadratic.slope * distance < 0:
         moved = moved_by(objective.params, direction, learning_rate)
-        change = mean_loss(objective.loss_fn, moved, objective.batches, objective.ranks) - start_loss
+        change = loss_at(objective, moved) - start_loss
         realized = quadratic.realized_edge(distance, change)
     return Edge(learning_rate, quadratic.edge(distance), realized, quadratic.critical_distance / direction.length)
+
+
+def loss_at(objective: Objective, params: Params | None = None) -> float:
+    """f at `params`, by default at the objective's point. Micro-batches are halved where memory runs out."""
+    params = objective.params if params is None else params
+    return within_memory(
+        lambda batches: mean_loss(objective.loss_fn, params, batches, objective.ranks),
+        objective.batches,
+        objective.per_example,
+    )
 
 
 def moved_by(params: Mapping[str, Tensor], direction: Direction, learning_rate: float) -> dict[str, Tensor]:
@@ -70,15 +82,32 @@ def spectral_length(direction: Mapping[str, Tensor], tolerance: float = 1e-4) ->
     """max_b |v_b|_2: the largest singular value of any matrix of the direction, the length of any vector.
 
     A tensor of more than two dimensions, such as a convolution's kernel, counts as a matrix of its outputs. The
-    matrices' power iterations go in step, so that the host's waits for a device do not grow with their number.
+    matrices' power iterations go in step, so that the host's waits for a device do not grow with their number. Where
+    memory runs out, fewer matrices go together.
     """
     tensors = [v for v in direction.values() if v.numel()]
-    matrices = [v.flatten(1).float() if v.dim() > 1 else v.reshape(-1, 1) for v in tensors]
-    largest = numbers([matrix.abs().max() for matrix in matrices])
+    matrices = [v.flatten(1) if v.dim() > 1 else v.reshape(-1, 1) for v in tensors]
+    largest = numbers([matrix.float().abs().max() for matrix in matrices])
     iterated = [i for i, m in enumerate(matrices) if min(m.shape) > 1 and 0 < largest[i] < math.inf]
     lengths = [torch.linalg.vector_norm(v, dtype=torch.float64) for i, v in enumerate(tensors) if i not in iterated]
-    scaled = [matrices[i] / largest[i] for i in iterated]  # float32 can square it
-    values = [value * largest[i] for i, value in zip(iterated, _spectral_norms(scaled, tolerance), strict=True)]
+    left, values, together = list(iterated), [], len(iterated)
+
+    def rest() -> None:
+        while left:
+            some = left[:together]
+            scaled = [matrices[i].float() / largest[i] for i in some]  # float32 can square it
+            norms = _spectral_norms(scaled, tolerance)
+            values.extend(value * largest[i] for i, value in zip(some, norms, strict=True))
+            del left[:together]
+
+    def fewer() -> str | None:
+        nonlocal together
+        if together < 2:
+            return None
+        together = (together + 1) // 2
+        return f"the spectral norms of at most {together} matrices at once"
+
+    retried(rest, fewer)
     return max([*numbers(lengths), *values], default=0.0)
 
 

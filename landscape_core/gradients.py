@@ -1,13 +1,13 @@
 """The gradient on the test batch, and where a gradient is nothing but rounding."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from curvature.borrowing import measuring
+from curvature.borrowing import measuring, within_memory
 from curvature.direction import norm, numbers
 from curvature.objective import Batch, Objective, halves
 from curvature.ranks import ALONE
@@ -26,7 +26,11 @@ def gradient_norm(objective: Objective) -> float:
 
 
 def gradient(objective: Objective) -> dict[str, Tensor]:
-    """grad f, name -> tensor, of the mean loss over all examples."""
+    """grad f, name -> tensor, of the mean loss over all examples. Micro-batches are halved where memory runs out."""
+    return within_memory(lambda batches: _gradient(objective, batches), objective.batches, objective.per_example)
+
+
+def _gradient(objective: Objective, batches: Sequence[Batch]) -> dict[str, Tensor]:
     leaves = {name: p.detach().requires_grad_() for name, p in objective.params.items()}
 
     @torch.enable_grad()
@@ -38,7 +42,7 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
             raise ValueError(UNUSED)
         return torch.tensor(len(losses))
 
-    parts = [part for batch in objective.batches for part in halves(batch, objective.per_example)]
+    parts = [part for batch in batches for part in halves(batch, objective.per_example)]
     examples = int(objective.ranks.accumulate(backward, parts, leaves.values()).sum())
     grads = {name: leaf.grad for name, leaf in leaves.items()}
     return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in grads.items()}
@@ -46,11 +50,13 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
 
 def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> float:
     """Share of |v|^2 in the coordinates `noisy` (of `noise_coordinates`); NaN for a direction without length."""
-    squares = [(v.detach().double().square(), noisy[name].to(v.device)) for name, v in direction.items()]
-    total = sum(numbers([s.sum() for s, _ in squares]))
-    if not total:
-        return math.nan
-    return sum(numbers([s.masked_fill(~mask, 0).sum() for s, mask in squares])) / total
+    totals, shares = [], []
+    for name, v in direction.items():  # one square in float64 is held at a time
+        square = v.detach().double().square()
+        totals.append(square.sum())
+        shares.append(square.masked_fill(~noisy[name].to(v.device), 0).sum())
+    total = sum(numbers(totals))
+    return sum(numbers(shares)) / total if total else math.nan
 
 
 def noise_coordinates(objective: Objective, examples: int = 2) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from curvature.direction import Direction
 from curvature.objective import Objective
 from curvature.ranks import ALONE, Ranks
 from landscape_core.batches import entries_of_all, micro_batch, restored
+from landscape_core.edges import loss_at
 from landscape_core.gradients import noise_coordinates
 from landscape_core.measurement import TRAINING, Measurement, measure_steps
 from landscape_core.training_state import (
@@ -31,7 +32,7 @@ from landscape_core.training_state import (
     refuse_sharded,
     samples,
 )
-from landscape_utils import PseudoUpdates, mean_loss
+from landscape_utils import PseudoUpdates
 from torch_optimizer import Algorithm
 from torch_optimizer.next_step import next_steps, refuse_closures, unwrapped
 from torch_optimizer.rows import check_rows, labeled, plain_sgd
@@ -201,7 +202,7 @@ class LandscapeProbe:
             here.shared = self._shared(here)
         noisy = noise_coordinates(here)
         with measuring(here.model):
-            start_loss = mean_loss(here.loss_fn, here.params, here.batches, here.ranks)
+            start_loss = loss_at(here)
             return measure_steps(directions, rates, here, start_loss, noisy)
 
     def _losses(self, model: nn.Module, batch: Any) -> Tensor:

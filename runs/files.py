@@ -22,12 +22,6 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, in Python, a library or torch, on any device."""
-    words = "allocate memory", "out of memory", "not enough memory"
-    return isinstance(error, MemoryError) or isinstance(error, RuntimeError) and any(w in str(error) for w in words)
-
-
 # ---- files and folders -------------------------------------------------------------------------------------
 
 

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from curvature.memory import is_out_of_memory
 from runs import background
 from runs.checkpoints import CannotRead, Checkpoints
 from runs.config import read_config
-from runs.files import CannotWrite, is_out_of_memory, one_line, write_whole
+from runs.files import CannotWrite, one_line, write_whole
 from runs.folder import CHECKPOINTS, FAILURE, RESULT
 from runs.lock import claim
 from runs.stopping import Stopped, StopRequest

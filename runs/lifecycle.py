@@ -15,12 +15,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from curvature.memory import is_out_of_memory
 from curvature.ranks import ALONE, LeaderFailed, RankLost, Ranks
 from runs import background
 from runs.checkpoints import CannotRead, DoesNotFit
 from runs.config import mark_finished, read_config, recorded
 from runs.estimate import Estimate
-from runs.files import CannotWrite, is_out_of_memory, one_line
+from runs.files import CannotWrite, one_line
 from runs.flags import Parser, needs_the_hub, own_list
 from runs.folder import CHECKPOINTS, LOG_FILE
 from runs.jobs import SomeFailed, turn
@@ -195,8 +196,7 @@ def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, s
     if isinstance(error, (CannotRead, DoesNotFit, LeaderFailed, *job.ends_in_one_line)):
         return 1, f"stopped: {error}; {done}"
     if is_out_of_memory(error):
-        less = "a smaller --micro_batch_size takes less"
-        return 1, f"stopped: out of memory ({one_line(error)}); {less}; {done}; {again}"
+        return 1, f"stopped: out of memory ({one_line(error)}); {less_memory(job.settings)}; {done}; {again}"
     return 1, None
 
 
@@ -207,3 +207,19 @@ def end_of(folder: Path, job: Job) -> None:
     if not job.in_jobs:
         mark_finished(folder)
     unlock(folder, partial(clear, folder))
+
+
+def less_memory(settings: argparse.Namespace) -> str:
+    """Which flags would take less, as far as a run has not tried them by itself: it halves micro-batches."""
+    flags = []
+    if getattr(settings, "dtype", None) == "float64":
+        flags.append("--dtype float32")
+    on_gpu = getattr(settings, "device", None) is not None and settings.device.type != "cpu"
+    if on_gpu and not getattr(settings, "from_points", None) and getattr(settings, "optimizer_device", "") is None:
+        flags.append("--optimizer_device cpu")
+    if hasattr(settings, "algorithm_list"):
+        flags.append("an --algorithm_list of fewer rows")
+    if getattr(settings, "max_length", None) is not None:
+        flags.append("a smaller --max_length")
+    flags.append("a smaller --model")
+    return f"less is taken by {' or '.join(flags)}"

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from runs.files import is_out_of_memory, one_line
+from runs.files import one_line
 from runs.flags import Parser
 from runs.processes import leads, rank
 from runs.resuming import settings_of_run
@@ -36,6 +36,8 @@ def answering_input_errors(parser: Parser) -> Iterator[None]:
         log.debug("traceback", exc_info=True)
         parser.error(str(error) or repr(error))
     except (MemoryError, RuntimeError) as error:
+        from curvature.memory import is_out_of_memory  # imports torch, and flags are answered before that
+
         if not is_out_of_memory(error):
             raise
         log.debug("traceback", exc_info=True)

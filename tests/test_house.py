@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "hessian": {"curvature", "training", "runs"},
     "tasks": {"runs", "landscape_core"},
     "landscape": CORE | {"landscape_utils", "landscape_core", "hessian", "training", "runs", "tasks", "algorithm_list"},
-    "convergence": {"training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
+    "convergence": {"curvature", "training", "runs", "torch_optimizer", "tasks", "algorithm_list"},
     "claims": {"runs", "torch_optimizer"},
     "figures": {"runs", "hessian"},
     "reporting": {"runs", "figures", "claims"},

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from curvature.memory import is_out_of_memory
 from runs import files
 from runs import folder as folders
 from runs.config import (
@@ -120,7 +121,7 @@ def test_a_planted_temporary_file_does_not_lead_the_writing_elsewhere(kind, tmp_
     (RuntimeError("CUDA out of memory"), True), (RuntimeError("shapes differ"), False), (ValueError("memory"), False),
 ])  # fmt: skip
 def test_memory_that_cannot_be_had_is_known_by_any_of_its_errors(error, known):
-    assert files.is_out_of_memory(error) == known
+    assert is_out_of_memory(error) == known
 
 
 # ---- the folder --------------------------------------------------------------------------------------------

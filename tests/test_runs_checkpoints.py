@@ -254,8 +254,9 @@ def test_memory_that_cannot_be_had_is_one_line_and_the_run_goes_on(tmp_path, ref
         assert landscape(*LANDSCAPE, "--output_dir", tmp_path / "run") == 1
     error = capfd.readouterr().err
     assert "Traceback" not in error
-    assert re.search(r"^stopped: out of memory \(.*allocate.*\); a smaller --micro_batch_size takes less; .*; continue "
-                     r"with: python run_landscape.py --resume ", error, re.M), error  # fmt: skip
+    assert re.search(r"^stopped: out of memory \(.*allocate.*\); less is taken by an --algorithm_list of fewer rows or "
+                     r".*a smaller --model; .*; continue with: python run_landscape.py --resume ", error,
+                     re.M), error  # fmt: skip
     assert landscape("--resume", tmp_path / "run") == 0 and tables(tmp_path / "run") == reference
 
 

@@ -11,7 +11,6 @@ between two steps can change the run, and every algorithm sees the same data and
 any iteration. Several processes that share the micro-batches (`curvature.ranks`) train to the same bits as one.
 """
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,12 +20,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from curvature.memory import retried
 from curvature.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from tasks.base import Task
-
-log = logging.getLogger(__name__)
 
 ORDER, SAMPLE, TEST_BATCH, STEP = range(4)  # what a stream of random numbers is for
 BATCH_NORM = (
@@ -201,19 +199,18 @@ class Training:
     def _gradient(self, indices: Sequence[int], iteration: int) -> float:
         """Set the gradients to those of the objective on the examples `indices`; returns its value. If memory runs out,
         micro-batches are halved from then on, and the gradient is computed again."""
-        while True:
-            try:
-                return gradient_of_batch(
-                    self.task, indices, iteration, replace(self.plan, micro_batch_size=self.micro_batch_size),
-                    self.forward, self.ranks,
-                )  # fmt: skip
-            except torch.OutOfMemoryError:
-                if self.micro_batch_size == 1:
-                    raise
-            # outside of `except`: the error would keep the memory in use
+
+        def gradient() -> float:
+            plan = replace(self.plan, micro_batch_size=self.micro_batch_size)
+            return gradient_of_batch(self.task, indices, iteration, plan, self.forward, self.ranks)
+
+        def smaller() -> str | None:
+            if self.micro_batch_size == 1:
+                return None
             self.micro_batch_size = math.ceil(self.micro_batch_size / 2)
-            torch.cuda.empty_cache()
-            log.warning("out of memory: continuing with micro-batches of %d examples", self.micro_batch_size)
+            return f"micro-batches of {self.micro_batch_size} examples in training"
+
+        return retried(gradient, smaller)
 
 
 def gradient_of_batch(
