@@ -31,7 +31,7 @@ from runs.machine import prepare_machine
 from runs.messages import answering_input_errors, hush_unless, log_file, say, start_logging
 from runs.opening import clean_up, clear, open_folder
 from runs.processes import leads, world_size
-from runs.ranks import connect, disconnect, is_first_here, may_tell_of_the_end, watching
+from runs.ranks import connect, disconnect, end_at_once, is_first_here, may_tell_of_the_end, watching
 from runs.resuming import Earlier, settings_of_run
 from runs.stopping import Stopped, StopRequest
 
@@ -93,7 +93,9 @@ def execute(
         ranks.leading(lambda: first.append(open_folder(job, earlier)))
     with log_file(folder / LOG_FILE) if ranks.leads else nullcontext():
         status, text = to_its_end(folder, script, job, live_log, ranks, first != [False])
-    disconnect(after_failure=status == 1)
+    if status == 1 and ranks.world > 1:
+        end_at_once(status)
+    disconnect()
     if status == 0 and not text:  # another process ended the run
         say(COMPLETE.format(folder))
     elif status == 0 and ranks.leads:

@@ -77,11 +77,22 @@ def _agree_on_a_place() -> None:
         )
 
 
-def disconnect(after_failure: bool = False) -> None:
+def end_at_once(status: int) -> None:
+    """End this process after a failure, without Python's cleaning up: until the process is gone, the others wait for
+    its messages."""
+    with suppress(RuntimeError):  # of a store that is gone
+        _end_store.set(OVER, "")
+    if _current.leads:
+        time.sleep(2 * HEAD_START)  # its process may hold the store, and the others ask there who tells of the end
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(status)
+
+
+def disconnect() -> None:
     """Leave the others; what follows is for one process."""
     global _current, _store
-    if after_failure and _store is not None and _current.leads:
-        time.sleep(2 * HEAD_START)  # its process may hold the store, and the others ask there who tells of the end
     if _current is not ALONE:
         with suppress(RuntimeError):  # a connection that is gone already
             dist.destroy_process_group()
@@ -167,13 +178,8 @@ def _end(said: str, again: str, asks: bool = True) -> None:
     """
     if said and (not asks or may_tell_of_the_end(its_own=True)):
         log.error("stopped: %s; %s", said, again)
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
-    with suppress(RuntimeError):
-        if asks:
-            _end_store.set(OVER, "")
-        if _current.leads:
-            time.sleep(2 * HEAD_START)
+    if asks:
+        end_at_once(1)
     os._exit(1)
 
 
