@@ -1,6 +1,7 @@
 """What several processes of one run of `run_landscape.py` send each other, by counting, and what that costs.
 
     python -m benchmarks.distributed                 # bytes by kind and the floor, on 2 processes of gloo
+    python -m benchmarks.distributed --world 4 --memory  # and the memory of each rank
     python -m benchmarks.distributed --time          # and the time of 2 processes over 1 at equal work for each
 
 P is the bytes of the parameters. A rank sends, in float32:
@@ -15,6 +16,7 @@ P is the bytes of the parameters. A rank sends, in float32:
 import argparse
 import multiprocessing
 import os
+import resource
 import socket
 import time
 from collections import Counter
@@ -25,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from algorithm_list import ALGORITHM_LISTS
 from curvature.borrowing import measuring
 from curvature.objective import Objective
 from curvature.ranks import ALONE, Connected, Ranks
@@ -36,22 +39,23 @@ from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
 
 WIDTH, DEPTH, EXAMPLES = 256, 4, 8  # of the network, and of a micro-batch
+WIDE = 1536  # where memory is measured
 ROWS = labeled([Algorithm("sgd", momentum=0.9), Algorithm("adam"), Algorithm("adafactor"), Algorithm("lion")])
 
 
-def network() -> nn.Module:
+def network(width: int = WIDTH) -> nn.Module:
     torch.manual_seed(0)
-    layers = [layer for _ in range(DEPTH) for layer in (nn.Linear(WIDTH, WIDTH), nn.Tanh())]
-    return nn.Sequential(*layers, nn.Linear(WIDTH, 10))
+    layers = [layer for _ in range(DEPTH) for layer in (nn.Linear(width, width), nn.Tanh())]
+    return nn.Sequential(*layers, nn.Linear(width, 10))
 
 
 def losses(model: Any, batch: Any) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
 
 
-def micro_batches(count: int) -> list[dict[str, torch.Tensor]]:
+def micro_batches(count: int, width: int = WIDTH) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(count, EXAMPLES, WIDTH, generator=generator)
+    x = torch.randn(count, EXAMPLES, width, generator=generator)
     y = torch.randint(10, (count, EXAMPLES), generator=generator)
     return [{"x": x[i], "y": y[i]} for i in range(count)]
 
@@ -68,10 +72,10 @@ def update(model: nn.Module, batches: list, ranks: Ranks) -> None:
     ranks.accumulate(backward, batches, list(model.parameters()))
 
 
-def point(model: nn.Module, batches: list, ranks: Ranks, shard: bool) -> None:
+def point(model: nn.Module, batches: list, ranks: Ranks, shard: bool, rows: dict[str, Algorithm] = ROWS) -> None:
     """A measured point, without its scans."""
     params = dict(model.named_parameters())
-    updates = ShardedUpdates(params, ROWS, None, ranks) if shard else PseudoUpdates(params, ROWS)
+    updates = ShardedUpdates(params, rows, None, ranks) if shard else PseudoUpdates(params, rows)
     directions, objective = updates.advance(), Objective(model, losses, batches, ranks=ranks)
     noisy = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in objective.params.items()}
     with measuring(model):
@@ -122,6 +126,23 @@ def timed(ranks: Ranks, per_rank: int) -> dict[str, float]:
     return found
 
 
+def held(ranks: Ranks, shard: bool) -> float:
+    """What a process needs at its peak, in copies of the parameters: the 12 rows of the paper's translation, Adam."""
+    torch.set_flush_denormal(True)
+    before = peak()
+    model, batches = network(WIDE), micro_batches(ranks.world, WIDE)
+    optimizer = torch.optim.Adam(model.parameters())
+    update(model, batches, ranks)
+    optimizer.step()
+    point(model, batches, ranks, shard, labeled(ALGORITHM_LISTS["machine_translation"]))
+    return (peak() - before) / sum(p.nbytes for p in model.parameters())
+
+
+def peak() -> int:
+    """Bytes of resident memory at most, so far."""
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 # ---- processes ------------------------------------------------------------------------------------------------------
 
 
@@ -155,6 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=int, default=2, help="processes")
     parser.add_argument("--micro_batches", type=int, default=4, help="of a batch; with --time, of each process")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of each rank, too")
     parser.add_argument("--time", action="store_true", help="time the parts, too")
     settings = parser.parse_args()
     size = sum(p.numel() for p in network().parameters())
@@ -165,6 +187,11 @@ def main() -> None:
         for name, sent in found.items():
             kinds = ", ".join(f"{kind} {n:,} ({n / 4 / size:.2f} P)" for kind, n in sent.items() if n)
             print(f"rank {rank} | {name} | {kinds}")
+    if settings.memory:
+        for world, shard in ((1, False), (settings.world, False), (settings.world, True)):
+            copies = on_processes(world, lambda ranks, shard=shard: held(ranks, shard))
+            name, each = "--shard" if shard else "whole", ", ".join(f"{c:.1f} P" for c in copies)
+            print(f"{world} ranks, {name}: {each} at the peak")
     if settings.time:
         alone = on_processes(1, lambda ranks: timed(ranks, settings.micro_batches))[0]
         several = on_processes(settings.world, lambda ranks: timed(ranks, settings.micro_batches))[0]

@@ -176,7 +176,7 @@ def to_its_end(
             line = f"stopped: {type(error).__name__}: {one_line(error)}; --verbose shows where; {again}"
         if not isinstance(error, (Stopped, CannotWrite)):
             log.debug("traceback", exc_info=True)
-        if ranks.leads if isinstance(error, Stopped) else may_tell_of_the_end(its_own=not isinstance(error, RankLost)):
+        if ranks.leads if isinstance(error, Stopped) else may_tell_of_the_end():
             log.error("%s", line)
         return status, ""
     finally:

@@ -13,6 +13,7 @@ long a step takes.
 import datetime
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -104,17 +105,17 @@ def is_first_here() -> bool:
     return local_rank() == 0
 
 
-def may_tell_of_the_end(its_own: bool) -> bool:
+def may_tell_of_the_end() -> bool:
     """Whether this process is the first to ask: then it says why the run ended, and the others are silent.
 
-    An error of one's own comes before the news that another process has ended; and the leader, who also writes to
-    log.txt, before the others.
-
-    its_own: whether the reason is an error of this process.
+    The leader, who also writes to log.txt, comes before the others. Who has an error of its own asks before its process
+    ends, and so before those who only notice that.
     """
     if _store is None:
         return True
-    time.sleep(sum(HEAD_START for waits in (not its_own, not _current.leads) if waits))
+    with suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, which ends all when one has ended
+    time.sleep(0.0 if _current.leads else HEAD_START)
     try:
         return _end_store.add("end", 1) == 1
     except RuntimeError:  # the store went with the leader
@@ -176,7 +177,7 @@ def _end(said: str, again: str, asks: bool = True) -> None:
 
     asks: whether the others may have told of the end already, in the store.
     """
-    if said and (not asks or may_tell_of_the_end(its_own=True)):
+    if said and (not asks or may_tell_of_the_end()):
         log.error("stopped: %s; %s", said, again)
     if asks:
         end_at_once(1)

@@ -16,7 +16,7 @@ from curvature.ranks import ALONE, Connected
 from tests.helpers import tiny_run
 
 
-def on_ranks(world, function, seconds=60):
+def on_ranks(world, function, seconds=300):
     """[function(ranks) of every rank]; with world 1, of `ALONE`. What it returns goes through a pipe."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as folder:
@@ -86,7 +86,7 @@ class Command:
         sys.stderr.flush()
         os._exit(status)
 
-    def statuses(self, seconds=90):
+    def statuses(self, seconds=300):
         """Of every process, when all have ended; None for one that had to be killed. A signal's are negative."""
         end = time.monotonic() + seconds
         for process in self.processes:
