@@ -143,13 +143,13 @@ BEYOND_THE_PAPERS = [
 # Ours: optimizers that came later, beside SGD and Adam. docs/results.md tells how the rates were tuned on the toy task.
 MODERN = [
     Algorithm("sgd", lr=10.0, **MOMENTUM),
-    Algorithm("adam", lr=2e-2),
-    Algorithm("adamw", lr=2e-2, weight_decay=0.1),
-    Algorithm("nadam", lr=2e-2),
-    Algorithm("radam", lr=2e-2),
+    Algorithm("adam", lr=6.3e-2),
+    Algorithm("adamw", lr=6.3e-2, weight_decay=0.1),
+    Algorithm("nadam", lr=6.3e-2),
+    Algorithm("radam", lr=2.0),  # its first steps are shortened
     Algorithm("torch.optim:Adafactor", lr=1e-1),
-    Algorithm("lion", lr=1.58e-2),
-    Algorithm("muon_adamw", lr=2e-2, weight_decay=0.1),
+    Algorithm("lion", lr=5e-2),
+    Algorithm("muon_adamw", lr=6.3e-2, weight_decay=0.1),
 ]
 
 # Ours: the long version's list with two optimizers that it does not have.
