@@ -11,7 +11,7 @@ killed, to the same files (except for the measured column `seconds`).
 """
 
 import runs.start_up  # noqa: F401  an old Python is answered here
-from convergence.flags import check_paths, make_parser
+from convergence.flags import check_paths, make_parser, shares_batches
 from runs.messages import answer_wrong_flags
 
 if __name__ == "__main__":
@@ -41,6 +41,7 @@ from runs.flags import check_seeds, default_output, fill_in, task_arguments
 from runs.jobs import turn
 from runs.lifecycle import Job, execute
 from runs.live import LiveLog
+from runs.ranks import current
 from runs.resuming import Earlier, in_earlier_order
 from runs.stopping import StopRequest
 from runs.tables import Table, format_table, read_table
@@ -49,7 +50,7 @@ from tasks.loading.hub import local_paths, quiet_libraries
 from tasks.loading.rows import Refused
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import check_names, choose_list, plain_sgd
-from training.loop import TrainingPlan
+from training.loop import BATCH_NORM, TrainingPlan
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
         quiet_libraries()  # saving shows a bar
     algorithms = in_earlier_order(resolve(settings), earlier)
     task = load(settings, settings.seeds[0])
+    if current().world > 1 and task.has_batch_norm:
+        raise ValueError(f"--parallel data: {task.name}: {BATCH_NORM}; leave it out, and each process takes whole runs")
     check_names(algorithms, task.model)
 
     def work(folder: Path, stop: StopRequest, live: LiveLog) -> Callable[[], str]:
@@ -103,11 +106,6 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
         settings.warmup_ratio = 0.1 if settings.warmup_ratio is None else settings.warmup_ratio
     elif settings.warmup_ratio is not None:
         raise ValueError(f"--warmup_ratio is for schedules with a warm-up, not for {settings.lr_scheduler}")
-    if settings.parallel == "data":
-        raise ValueError(
-            "--parallel data, which splits the batches of each run, is not there yet; leave it out: each process then "
-            "takes whole runs"
-        )
     check_seeds(settings.seeds)
     if settings.dtype == "bfloat16" and settings.device.type != "cuda":
         raise ValueError(f"--dtype bfloat16 is for CUDA devices, not {settings.device}")
@@ -158,7 +156,8 @@ def run(
 ) -> Trainings:
     """Train every row from every seed, or what other processes leave of that; the tables so far are there meanwhile."""
     plan, others = plan_of(settings), partial(load, settings)
-    trainings = Trainings(settings, algorithms, task, others, plan, folder, stop, live)
+    ranks = current()
+    trainings = Trainings(settings, algorithms, task, others, plan, folder, stop, live, ranks)
     tables = Tables(trainings, folder)
 
     def save() -> None:
@@ -167,7 +166,7 @@ def run(
                 trainings.jobs.look()
                 tables.save()
 
-    trainings.work(save)
+    trainings.work(lambda: ranks.leading(save))
     return trainings
 
 
@@ -282,7 +281,8 @@ def final_scores(folder: Path, labels: Sequence[str]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    return execute("run_convergence.py", make_parser(__doc__), prepare, arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    return execute("run_convergence.py", make_parser(__doc__), prepare, arguments, together=shares_batches(arguments))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The flags of run_convergence.py."""
 
 from argparse import Namespace
+from collections.abc import Sequence
 
 from algorithm_list import ALGORITHM_LISTS
 from runs.flags import (
@@ -29,6 +30,11 @@ NEEDS = (
 
 def check_paths(settings: Namespace) -> None:
     check_local(settings.dataset, settings.model, settings.eval_dataset)
+
+
+def shares_batches(arguments: Sequence[str]) -> bool:
+    """Whether the command line says --parallel data, before it is parsed: the processes meet first."""
+    return "--parallel=data" in arguments or ("--parallel", "data") in zip(arguments, arguments[1:], strict=False)
 
 
 def make_parser(description: str = "") -> Parser:
@@ -78,6 +84,7 @@ def make_parser(description: str = "") -> Parser:
         "--parallel",
         type=one_of("way to share the work", ["jobs", "data"]),
         metavar="WAY",
-        help="what processes of torchrun or srun share: jobs (each takes whole runs; the default)",
+        help="what the processes of torchrun or srun share: jobs (each takes whole runs; the default), or data (all "
+        "train each run together, each on its share of every batch)",
     )
     return parser

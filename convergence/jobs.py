@@ -11,6 +11,7 @@ from convergence.estimate import trials_at_least
 from convergence.journal import Journal
 from convergence.learning_rates import best_rate, tell, tune
 from convergence.one_run import Losses, RunPlan, Start, key_of
+from curvature.ranks import ALONE, Ranks
 from runs.config import row_numbers
 from runs.jobs import BEFORE, MINE, Job, Jobs
 from runs.live import LiveLog
@@ -34,6 +35,7 @@ class Trainings:
         algorithms: label -> row.
         task: of the first seed.
         load: the task with the model of another seed.
+        ranks: the processes that do every job together, each with its share of every batch.
     """
 
     def __init__(
@@ -46,17 +48,19 @@ class Trainings:
         folder: Path,
         stop: StopRequest,
         live: LiveLog,
+        ranks: Ranks = ALONE,
     ):
+        self.ranks = ranks
         self.settings, self.algorithms, self.load, self.plan = settings, algorithms, load, plan
         self.folder, self.stop, self.live = folder, stop, live
         self.numbers = row_numbers(folder)
         self.per_epoch = batches_per_epoch(len(task.examples), settings.batch_size)
-        self.start, self.start_seed = Start(task, plan, settings.device), settings.seeds[0]
+        self.start, self.start_seed = Start(task, plan, settings.device, ranks), settings.seeds[0]
         self.searches = {label: self._search(label) for label, row in algorithms.items() if self._is_tuned(row)}
         self.runs = {(seed, label): self._run(seed, label) for seed in settings.seeds for label in algorithms}
         self.subjects = {job.name: (None, label) for label, job in self.searches.items()}
         self.subjects |= {job.name: subject for subject, job in self.runs.items()}
-        self.jobs = Jobs(folder, [*self.searches.values(), *self.runs.values()], stop)
+        self.jobs = Jobs(folder, [*self.searches.values(), *self.runs.values()], stop, ranks.world == 1, ranks)
 
     # ---- what the jobs are ------------------------------------------------------------------------------------------
 
@@ -143,11 +147,12 @@ class Trainings:
     def _start(self, seed: int) -> Start:
         """The start of that seed; one at a time is kept."""
         if seed != self.start_seed:
-            self.start, self.start_seed = Start(self.load(seed), self.plan, self.settings.device), seed
+            self.start = Start(self.load(seed), self.plan, self.settings.device, self.ranks)
+            self.start_seed = seed
         return self.start
 
     def _journal(self, job: str) -> Journal:
-        return Journal(self.folder, self.settings.checkpoint_every, self.stop, job)
+        return Journal(self.folder, self.settings.checkpoint_every, self.stop, job, self.ranks)
 
     def _tune(self, label: str, job: str) -> list[tuple[float, float]]:
         s, row, journal = self.settings, self.algorithms[label], self._journal(job)

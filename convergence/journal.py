@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from curvature.ranks import ALONE, Ranks
 from runs.checkpoints import fitting
 from runs.saver import Saver
 from runs.stopping import StopRequest
@@ -18,15 +19,16 @@ class Journal:
     """Stored as a checkpoint after each training, each epoch, every `every` updates, and when a signal asks for it.
 
     The key of a training is everything that makes it differ from the others. The results of finished ones are kept as
-    JSON. `job`: the name of the job's folder below that of all checkpoints.
+    JSON. `job`: the name of the job's folder below that of all checkpoints. `ranks`: as of `Saver`.
     """
 
-    def __init__(self, folder: Path, every: int | None, stop: StopRequest, job: str = ""):
-        self.saver = Saver(folder, every, stop, job=job)
+    def __init__(self, folder: Path, every: int | None, stop: StopRequest, job: str = "", ranks: Ranks = ALONE):
+        self.saver = Saver(folder, every, stop, ranks, job)
         self.number, state = self.saver.checkpoints.load() or (0, {"ended": "{}", "at_work": None})
         with fitting(f"checkpoint {self.number}"):
             self.ended: dict[str, Any] = dict(json.loads(state["ended"]))
             self.at_work: dict[str, Any] | None = state["at_work"] and dict(state["at_work"])
+        ranks.agree(None)  # all have read it before one writes the next
 
     def resume(self, key: str, parts: dict[str, Any]) -> tuple[int, Any]:
         """Restore the parts of that training, which have `load_state_dict`.
@@ -56,4 +58,5 @@ class Journal:
         """Keep the result of a finished training."""
         self.ended[key] = result
         self.number += 1
-        self.saver.checkpoints.save(self.number, {"ended": json.dumps(self.ended), "at_work": None})
+        state = {"ended": json.dumps(self.ended), "at_work": None}
+        self.saver.ranks.leading(lambda: self.saver.checkpoints.save(self.number, state))

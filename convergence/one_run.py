@@ -11,6 +11,7 @@ import torch
 
 from convergence.journal import Journal
 from curvature.memory import retried
+from curvature.ranks import ALONE, Ranks
 from runs.messages import TimeLeft
 from tasks.base import Task
 from torch_optimizer import Algorithm
@@ -62,10 +63,10 @@ def key_of(row: Algorithm, seed: int, num_epochs: int, is_trial: bool) -> str:
 
 
 class Start:
-    """A task with the parameters that every algorithm starts from."""
+    """A task with the parameters that every algorithm starts from. `ranks`: the processes that train together."""
 
-    def __init__(self, task: Task, plan: RunPlan, device: torch.device):
-        self.task, self.plan = task, plan
+    def __init__(self, task: Task, plan: RunPlan, device: torch.device, ranks: Ranks = ALONE):
+        self.task, self.plan, self.ranks = task, plan, ranks
         task.model.to(device)
         self.state = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
         self.forward = torch.compile(task.model) if plan.compile else None
@@ -106,7 +107,13 @@ class Start:
         points, scores = notes or ([], [])
         left.skip(done)
         training = Training(
-            self.task, optimizer, plan, scheduler=scheduler, forward=self.forward, first_iteration=done + 1
+            self.task,
+            optimizer,
+            plan,
+            scheduler=scheduler,
+            forward=self.forward,
+            first_iteration=done + 1,
+            ranks=self.ranks,
         )
         began = time.perf_counter() - (points[-1][-1] if points else 0)
         try:
@@ -134,7 +141,7 @@ class Start:
         result = Losses(points, per_epoch, diverged, scores)
         if self.plan.save_model and folder is not None and not diverged:
             set_mode(optimizer, training=False)
-            self.task.save_model(folder)
+            self.ranks.leading(lambda: self.task.save_model(folder))
         if journal:
             journal.end(key, vars(result))
         return result
@@ -145,7 +152,7 @@ class Start:
             return []
         every = self.plan.num_epoch_to_save
         if every and epoch % every == 0:
-            self.task.save_model(folder / f"epoch{epoch}")
+            self.ranks.leading(lambda: self.task.save_model(folder / f"epoch{epoch}"))
         task, size = self.task, self.plan.training.micro_batch_size
 
         def smaller() -> str | None:

@@ -17,10 +17,12 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from curvature.memory import is_out_of_memory
+from curvature.ranks import ALONE, Ranks
 from runs import background
 from runs.checkpoints import CannotRead, Checkpoints
 from runs.config import read_config
@@ -67,9 +69,11 @@ class Jobs:
     Args:
         stop: what a signal sets.
         go_on: whether a job that raises an error leaves the others to go on; otherwise the error ends this process.
+        ranks: processes that do every job together, one after the other, and end together. The leader stores for all.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[Job], stop: StopRequest, go_on: bool = True):
+    def __init__(self, folder: Path, jobs: Sequence[Job], stop: StopRequest, go_on: bool = True, ranks: Ranks = ALONE):
+        self.ranks = ranks
         self.place, self.jobs, self.stop, self.go_on = folder / CHECKPOINTS, jobs, stop, go_on
         self.results: dict[str, Any] = {}
         self.failures: dict[str, str] = {}
@@ -83,11 +87,14 @@ class Jobs:
         Raises: Stopped, after a signal; CannotWrite; CannotRead; SomeFailed at the end, if jobs failed.
         """
         self.ended = ended or self.ended
-        for job in self.jobs:
-            _make_folder(self.place / job.name)
+        self.ranks.leading(self._make_folders)
         for job in self.jobs:
             if self._has_result(job):
                 self.ended(job, BEFORE)
+        self.ranks.agree(None)  # all have looked: what comes now is no result of before
+        if self.ranks.world > 1:
+            self._work_together()
+            return
         pause, longest = PAUSES
         while waiting := self.look():
             if any(self._took(job) for job in waiting):
@@ -100,6 +107,15 @@ class Jobs:
         if self.failures:
             titles = "; ".join(job.title for job in self.jobs if job.name in self.failures)
             raise SomeFailed(f"{len(self.failures)} of {len(self.jobs)} jobs failed: {titles}")
+
+    def _work_together(self) -> None:
+        for job in self.jobs:
+            if job.name not in self.results and not self._has_result(job):  # it may need a job that has ended now
+                result = job.do(job.name)
+                self.ranks.leading(background.wait)
+                self.ranks.leading(partial(self._keep, job, result))
+                self.results[job.name] = result
+                self.ended(job, MINE)
 
     def look(self) -> list[Job]:
         """Learn which jobs other processes have ended; those that have not ended."""
@@ -161,12 +177,20 @@ class Jobs:
             log.debug("traceback", exc_info=True)
             log.error("%s failed: %s; the other jobs go on", job.title, said)
             return False
+        self._keep(job, result)
+        return True
+
+    def _keep(self, job: Job, result: Any) -> None:
+        place = self.place / job.name
         text = json.dumps({"key": job.key(), "result": result})
         write_whole(place / RESULT, text)
         self.results[job.name] = json.loads(text)["result"]
         with suppress(OSError):  # they go at the end of the run
             Checkpoints(place).remove()
-        return True
+
+    def _make_folders(self) -> None:
+        for job in self.jobs:
+            _make_folder(self.place / job.name)
 
 
 @contextmanager

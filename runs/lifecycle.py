@@ -130,7 +130,7 @@ def prepared(
     return job
 
 
-def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog) -> str:
+def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog, ranks: Ranks) -> str:
     """Do the work, or the share of it that other processes leave to this one, to the end of the run.
 
     Returns: what to print; "" where another process ended the run."""
@@ -139,12 +139,16 @@ def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog) -> str:
     if "finished" in read_config(folder):  # by processes that this one would have joined
         return ""
     end = job.work(folder, stop, live)
-    with turn(folder, stop) as is_mine:
-        if not is_mine:
-            return ""
-        text = end()
-        mark_finished(folder)
-    return text
+    said = []
+
+    def finish() -> None:
+        with turn(folder, stop) as is_mine:
+            if is_mine:
+                said.append(end())
+                mark_finished(folder)
+
+    ranks.leading(finish)
+    return "".join(said)
 
 
 def to_its_end(
@@ -165,7 +169,7 @@ def to_its_end(
             with closing(live_log(folder, recorded(job.settings))) as live:
                 if job.says_estimate and says_estimate:
                     ranks.leading(lambda: log.info("%s", job.estimate(memory=False).line()))
-                text = done(folder, job, stop, live)
+                text = done(folder, job, stop, live, ranks)
             ranks.leading(lambda: end_of(folder, job))
         return 0, text
     except Exception as error:

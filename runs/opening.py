@@ -73,7 +73,7 @@ def open_folder(job: "Job", earlier: Earlier | None) -> bool:
             remove_leftovers(folder)
             forget_failures(folder)
             record_resumption(folder, recorded(settings), rows, data, changes, machine)
-        if job.in_jobs:
+        if job.in_jobs and not _do_all_together(settings):
             share(folder)
     except BaseException:
         unlock(folder)
@@ -91,7 +91,7 @@ def _take(folder: Path, job: "Job") -> bool:
     except Busy as busy:
         if not job.in_jobs:
             raise
-        joins = world_size() > 1 or bool(job.settings.join)
+        joins = bool(job.settings.join) or world_size() > 1 and not _do_all_together(job.settings)
         if not joins:
             raise Busy(f"{busy}; --join {shlex.quote(str(folder))} takes part in its work") from None
         lock(folder, shared=True)
@@ -104,11 +104,16 @@ def _take(folder: Path, job: "Job") -> bool:
 def began_with_this_process(folder: Path, job: "Job") -> bool:
     """Whether the run there was begun by another process of the same command of torchrun or srun: with the same
     settings, and later than this process itself has started."""
-    if world_size() == 1 or not job.in_jobs or not is_run_folder(folder):
+    if world_size() == 1 or _do_all_together(job.settings) or not job.in_jobs or not is_run_folder(folder):
         return False
     config = read_config(folder)
     begun = datetime.datetime.fromisoformat(config["started"]).timestamp()
     return begun >= int(BEGAN) and _repeatable(config["settings"]) == _repeatable(recorded(job.settings))
+
+
+def _do_all_together(settings: argparse.Namespace) -> bool:
+    """Whether the processes of this command do every job together: nobody else may take one."""
+    return getattr(settings, "parallel", None) == "data" and world_size() > 1
 
 
 def _repeatable(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -231,7 +231,7 @@ EFFECTS = {
         "tune_epochs": ("", None),
         "num_epoch_to_save": ("--num_epoch_to_save 1", found("model/*/epoch*/model.pt", 4)),
         "checkpoint_every": ("--checkpoint_every 1", stored([1, 2, 3, 4, 5] * 2, [1, 2, 3] * 2)),
-        "parallel": ("--parallel data", lambda run, base: "--parallel data" in run.err and run.status == 2),
+        "parallel": ("--parallel rows", lambda run, base: "known: jobs, data" in run.err and run.status == 2),
         "join": ("", None),
     },
     "hessian": {

@@ -88,7 +88,7 @@ def trained(monkeypatch, tmp_path):
     asked, loaded = [], []
 
     class FakeStart:
-        def __init__(self, task, plan, device):
+        def __init__(self, task, plan, device, ranks):
             self.model_seed = task.model_seed
 
         def train(self, row, seed, num_epochs, left=None, folder=None, follow=None, journal=None):

@@ -16,7 +16,8 @@ from convergence.one_run import Start
 from runs.config import read_config
 from runs.tables import read_table
 from tests.helpers import tiny_run
-from tests.helpers.processes import environment, ranks, wait_until
+from tests.helpers.processes import environment, fork, ranks, wait_until
+from tests.helpers.several import Command
 from tests.helpers.stored_runs import COMMANDS, KILL, ROOT, files, tables
 from training.loop import Training
 
@@ -25,7 +26,7 @@ SMALL = {
     "convergence": [*FEW, "--save_model", "--tune_lr", "--lr_grid", "1", "--tune_epochs", "1"],
     "hessian": [*COMMANDS["hessian"], "--checkpoint_every", "1"],
 }
-LONG = [*FEW, "--num_epochs", "8", "--checkpoint_every", "4"]
+LONG = [*FEW, "--num_epochs", "6"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +45,11 @@ def alone(tiny_task, tmp_path_factory):
         return known[key]
 
     return alone
+
+
+@pytest.fixture
+def start(tiny_task):
+    return fork
 
 
 def models(folder):
@@ -197,6 +203,58 @@ def test_a_run_that_fails_is_named_in_one_line_and_the_others_end(alone, tmp_pat
     assert ended == {("sgd", 0), ("adam", 0), ("adam", 1)} and not (run / "summary.csv").exists()
     assert tiny_run.main("convergence", ["--resume", str(run)]) == 0
     assert tables(run) == alone("convergence", FEW)[0]
+
+
+# ---- every job by all processes ------------------------------------------------------------------------------------
+
+DATA = ["--task", "tiny_layers", "--algorithm_list", "tiny", "--dataset_size", "22", "--batch_size", "7",
+        "--micro_batch_size", "2", "--only", "sgd", "adam", "--num_epochs", "2", "--seeds", "0", "1", "--save_model",
+        "--tune_lr", "--lr_grid", "1", "--tune_epochs", "1", "--checkpoint_every", "1"]  # fmt: skip
+
+
+def test_processes_that_share_the_batches_of_each_run_write_the_same_bytes(alone, tmp_path):
+    """Two of them, one of which gets a signal in the second run; then three, which continue."""
+    run = tmp_path / "run"
+
+    def stop_second(rank):
+        steps, step = iter(range(10**6)), Training.step
+
+        def step_and_ask(self):
+            step(self)
+            if next(steps) == 12 and rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        Training.step = step_and_ask
+
+    first = Command(2, [*DATA, "--parallel", "data", "--output_dir", run], tmp_path / "a", "convergence", stop_second)
+    assert first.statuses() == [128 + signal.SIGTERM] * 2, first.errors()
+    assert len(list(run.glob("checkpoints/*/result.json"))) == 2, "the trials of both rows"
+    second = Command(3, ["--resume", run, "--parallel=data"], tmp_path / "b", "convergence")
+    assert second.statuses() == [0] * 3, second.errors()
+    assert (tables(run), models(run)) == alone("convergence", DATA)
+    assert second.errors(1) == second.errors(2) == "" and "Wrote" in (tmp_path / "b/out0").read_text()
+    assert {path.name for path in run.iterdir()} == {"config.json", "log.txt", "model", *tables(run)}
+    refused = Command(2, [*FEW, "--parallel", "data", "--output_dir", tmp_path / "norm"], tmp_path / "c", "convergence")
+    assert refused.statuses() == [2, 2] and "batch norm" in refused.errors(0) and not (tmp_path / "norm").exists()
+
+
+def test_each_process_computes_its_share_of_the_micro_batches_alone(tiny_task, tmp_path):
+    """Batches of 7, 7, 7 and 1 examples are 4, 4, 4 and 1 micro-batches: the second process has 2, 2, 2 and none."""
+
+    def count(rank):
+        losses = tiny_run.Tiny.losses
+
+        def counted(self, *arguments):
+            with (tmp_path / f"losses{rank}").open("a") as file:
+                file.write(".")
+            return losses(self, *arguments)
+
+        tiny_run.Tiny.losses = counted
+
+    one_run = [*DATA[: DATA.index("--only")], "--only", "adam", "--num_epochs", "1", "--parallel", "data"]
+    command = Command(2, [*one_run, "--output_dir", tmp_path / "run"], tmp_path / "said", "convergence", count)
+    assert command.statuses() == [0, 0], command.errors()
+    assert (tmp_path / "losses1").read_text() == "." * 6
 
 
 # ---- slow ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkServerProcess
@@ -21,13 +23,21 @@ def child(script, arguments, log, environment):
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(stream, 1)
     os.dup2(stream, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", 1, closefd=False) for number in (1, 2))
     for number in ASK:  # as in a script that a shell has just started
         signal.signal(number, signal.SIG_DFL)
     os.environ.update(environment)
     opening.BEGAN = float(environment.get("TINY_BEGAN", time.time()))
     Path(f"{log}.ready").touch()
     torch.set_num_threads(1)
-    os._exit(tiny_run.main(script, [str(a) for a in arguments]))
+    try:
+        status = tiny_run.main(script, [str(a) for a in arguments])
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
+        status = 70
+    os._exit(status)
 
 
 @contextmanager
@@ -55,6 +65,15 @@ def fork_server() -> Iterator[Callable[..., ForkServerProcess]]:
             os.environ["PYTHONPATH"] = before
 
 
+def fork(script, arguments, log, environment=None):
+    """As `start` of `fork_server`, of the test's own process: nothing is imported."""
+    process = multiprocessing.get_context("fork").Process(
+        target=child, args=(script, arguments, log, environment or {})
+    )
+    process.start()
+    return process
+
+
 def ranks(start, count, script, arguments, log):
     """As many processes as torchrun would start."""
     return [start(script, arguments, f"{log}.{rank}", environment(rank, count)) for rank in range(count)]
@@ -64,7 +83,7 @@ def environment(rank, count):
     return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
 
 
-def wait_until(true: Callable[[], bool], process=None, seconds=60):
+def wait_until(true: Callable[[], bool], process=None, seconds=120):
     """Look until it is so; that the process lives meanwhile is asserted."""
     until = time.monotonic() + seconds
     while not true():
