@@ -36,7 +36,7 @@ BEAT = 2.0  # seconds between two signs of life
 STUCK = 25.0  # seconds without any progress after which a process gives itself up
 HEAD_START = 1.0  # seconds, of those who know more
 SILENT = 20.0  # seconds without a beat after which the others give it up
-LEAST_WORK = 0.1  # seconds of CPU time in `STUCK` seconds that count as progress; the watch itself takes less
+LEAST_WORK = 0.1  # seconds of CPU time in `STUCK` seconds that count as progress, without those of the watch
 OVER = "over"  # key that says that the run has ended
 PORTS = 20_000, 20_000  # the first one that a job of Slurm may take, and how many
 
@@ -187,7 +187,8 @@ def _end(said: str, again: str, asks: bool = True) -> None:
 class Progress:
     """Whether this process moves: it computes, it reads or writes a disk, or it waits for another rank."""
 
-    def __init__(self, waits: Callable[[], bool], clock=time.monotonic, cpu_time=time.process_time):
+    def __init__(self, waits: Callable[[], bool], clock=time.monotonic, cpu_time: Callable[[], float] | None = None):
+        cpu_time = cpu_time or _cpu_time_of_others
         self.waits, self.clock, self.cpu_time = waits, clock, cpu_time
         self.moved_at, self.cpu_then = clock(), cpu_time()
 
@@ -196,6 +197,11 @@ class Progress:
         if self.waits() or self.cpu_time() - self.cpu_then > LEAST_WORK or _is_at_a_disk():
             self.moved_at, self.cpu_then = self.clock(), self.cpu_time()
         return self.clock() - self.moved_at
+
+
+def _cpu_time_of_others() -> float:
+    """Seconds of CPU time of this process, without the thread that asks."""
+    return time.process_time() - time.thread_time()
 
 
 def _is_at_a_disk() -> bool:

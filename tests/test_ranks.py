@@ -19,7 +19,7 @@ from tests.helpers.several import on_ranks
 from tests.helpers.tiny_models import random_direction, rows_of, tiny_t5
 from tests.test_landscape_probe import batch_of, losses_of_batch
 from tests.test_training import Line
-from training.loop import Training, TrainingPlan
+from training.loop import Training, TrainingPlan, random_stream, step_seed
 
 WORLDS = (1, 2, 3)
 
@@ -61,6 +61,7 @@ def test_gradients_are_added_in_the_order_of_the_micro_batches(world, count, dty
     generator = torch.Generator().manual_seed(0)
     scales = torch.logspace(-4, 4, count)[torch.randperm(count, generator=generator)]
     all_of_them = [[s * torch.randn(n, generator=generator) for n in ((3, 5), (4,), (2,))] for s in scales]
+    all_of_them[-1][2][0] = -0.0  # a sign that a sum with 0 would lose
 
     def total(ranks):
         params = [nn.Parameter(torch.zeros(shape, dtype=dtype)) for shape in ((3, 5), (4,), (2,), (6,))]
@@ -272,10 +273,21 @@ def test_training_with_dropout_gives_the_same_bits_on_every_number_of_ranks(dtyp
 
 
 def test_micro_batches_of_a_step_have_masks_of_their_own_and_the_first_one_those_of_before():
-    from training.loop import random_stream, step_seed
-
     assert step_seed(3, 17) == step_seed(3, 17, 0) == int(random_stream(3, 3, 17).integers(2**63))
     assert len({step_seed(3, 17, part) for part in range(5)} | {step_seed(3, 18, 1)}) == 6
+
+
+def test_the_loop_draws_the_masks_of_a_micro_batch_from_its_own_seed():
+    class Seeded(Line):
+        def losses(self, forward, batch):
+            seeds.append(torch.initial_seed())
+            return super().losses(forward, batch)
+
+    seeds, task = [], Seeded(dropout=0.5)
+    training = Training(task, torch.optim.SGD(task.model.parameters()), TrainingPlan(1, 5, 2, seed=3))
+    for _ in training:
+        training.step()
+    assert seeds == [step_seed(3, iteration, part) for iteration in (1, 2) for part in (0, 1, 2)]
 
 
 def test_batch_norm_is_refused_on_several_ranks_in_one_line():
