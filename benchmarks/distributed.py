@@ -39,7 +39,7 @@ from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
 
 WIDTH, DEPTH, EXAMPLES = 256, 4, 8  # of the network, and of a micro-batch
-WIDE = 1536  # where memory is measured
+WIDE = 1024  # where memory is measured
 ROWS = labeled([Algorithm("sgd", momentum=0.9), Algorithm("adam"), Algorithm("adafactor"), Algorithm("lion")])
 
 
