@@ -140,9 +140,10 @@ def test_the_reference_is_the_runs_own_choice_or_its_first_plain_sgd(tmp_path, l
 def test_points_are_grouped_by_place_and_algorithm_in_the_order_of_the_styles(tmp_path):
     rows = [dict(epoch=epoch, batch=batch, algorithm=label, distance=s, loss=5.0)
             for epoch, batch in ((5, 2), (2, 6)) for label in ("adam", "sgd") for s in (0.0, 1.0)]  # fmt: skip
-    points = read_run(write_run(tmp_path, ["sgd", "adam"], scan=rows)).points("scan", "distance loss")
-    assert [(point, list(by)) for point, by in points.items()] == [((5, 2), ["sgd", "adam"]), ((2, 6), ["sgd", "adam"])]
-    assert [row["distance"] for row in points[2, 6]["adam"]] == [0.0, 1.0]
+    found = read_run(write_run(tmp_path, ["sgd", "adam"], scan=rows)).points("scan", "distance loss")
+    order = ["sgd", "adam"]  # a run of one seed: its places name none
+    assert [(place, list(by)) for place, by in found.items()] == [((5, 2, None), order), ((2, 6, None), order)]
+    assert [row["distance"] for row in found[2, 6, None]["adam"]] == [0.0, 1.0]
 
 
 # ---- the command ---------------------------------------------------------------------------------------------
