@@ -131,7 +131,13 @@ def losses(tables: Tables) -> str:
 def batch_sizes(tables: Tables) -> str:
     columns = ["batch size", "equal", "updates", "loss of SGD", "loss of Adam", "SGD less Adam"]
     rows = [
-        [row["batch_size"], row["equal"], row["updates"], number(row["sgd"]), number(row["adam"]), spread(row, "gap")]
+        [
+            row["batch_size"],
+            row["equal"],
+            row["updates"],
+            *(number(row[name]) for name in ("sgd", "adam")),
+            spread(row, "gap"),
+        ]
         for row in tables["batch_sizes"]
     ]
     said = [_gap_sentence(tables["batch_sizes"], equal) for equal in ("updates", "examples")]
@@ -199,8 +205,9 @@ def spread(row: dict[str, Any], value: str) -> str:
     return f"{number(row[value])}{interval}"
 
 
-def number(value: float) -> str:
-    return f"{value:.3g}"
+def number(value: float | None) -> str:
+    """Three digits. A loss that is missing belongs to runs that diverged from every seed."""
+    return "diverged" if value is None else f"{value:.3g}"
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

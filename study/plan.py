@@ -29,8 +29,8 @@ SOURCES: Mapping[str, Source] = {
     "translation": Source("machine_translation", "en_fr_tatoeba/train.jsonl.gz", 64, 5120),
     "snli": Source("glue/rte", "snli/train.jsonl.gz", 64, 1280),
     "masked": Source("masked_language_modeling", "imdb/train.jsonl.gz", 64, 1280),
-    "imdb": Source("binary_classification", "imdb/train.jsonl.gz", 64, 1280),
     "cifar10": Source("image_classification", "cifar10/train.parquet", None, 1280),
+    "imdb": Source("binary_classification", "imdb/train.jsonl.gz", 64, 1280),
 }
 
 
@@ -65,8 +65,8 @@ FULL = Size(
     points=1,
     test_batch=64,
     tune_epochs=2,
-    swept=256,
-    swept_batches=(8, 32, 256),
+    swept=128,
+    swept_batches=(8, 32, 128),
     updates=64,
     swept_epochs=8,
     pretraining=10,
@@ -108,11 +108,11 @@ def runs(size: Size, data: Path | None) -> Iterator[Run]:
     sources = {name: source for name, source in SOURCES.items() if data is None or _file(source, data).exists()}
     for name, source in sources.items():
         yield from _claims(name, source, size, data)
-        if name == "snli" and "translation" in sources:
-            yield from _batch_sizes(size, data)
+        if name == "masked":
+            yield from _class_imbalance(size)
     if "translation" in sources:
+        yield from _batch_sizes(size, data)
         yield _landscape("scaling", SOURCES["translation"], size, data, "PARAMETER_SCALING", ["--lr", "3e-3"])
-    yield from _class_imbalance(size)
     if {"masked", "imdb", "snli"} <= sources.keys():
         yield from _pretrained(size, data)
 
@@ -156,7 +156,7 @@ def _batch_sizes(size: Size, data: Path | None) -> Iterator[Run]:
                 "--num_epochs",
                 str(count),
             ]
-            flags = [*shared, *_list("SGD_AND_ADAM"), *_tuning(count, size), *_seeds(size)]
+            flags = [*shared, *_list("SGD_AND_ADAM"), *_tuning(count, size, count), *_seeds(size)]
             tuned = f"batch{batch}-{what}-convergence"
             yield Run(tuned, "run_convergence.py", _constant(flags))
             if what == "updates":
@@ -265,8 +265,10 @@ def _seeds(size: Size) -> list[str]:
     return ["--seeds", *map(str, size.seeds)]
 
 
-def _tuning(epochs: int, size: Size) -> list[str]:
-    return ["--tune_lr", "--tune_epochs", str(min(epochs, size.tune_epochs)), "--lr_grid", *map(str, size.grid)]
+def _tuning(epochs: int, size: Size, tune_epochs: int | None = None) -> list[str]:
+    """Trials of `tune_epochs`, by default few: a rate that is best for a while may diverge later."""
+    tune_epochs = tune_epochs or size.tune_epochs
+    return ["--tune_lr", "--tune_epochs", str(min(epochs, tune_epochs)), "--lr_grid", *map(str, size.grid)]
 
 
 def _constant(flags: Sequence[str]) -> Callable[[Path], list[str]]:

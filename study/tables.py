@@ -11,7 +11,7 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +64,20 @@ def of_ratios(values: Sequence[float]) -> dict[str, Any]:
 
 
 def of_numbers(values: Sequence[float]) -> dict[str, Any]:
+    """Arithmetic mean with interval; empty where every seed diverged."""
+    if not values:
+        return {"mean": None, "low": None, "high": None, "seeds": 0}
     return _filled(statistics.fmean(values), mean_interval(values), len(values))
 
 
 def _filled(mean: float, interval: tuple[float, float] | None, seeds: int) -> dict[str, Any]:
     low, high = interval or (None, None)
     return {"mean": mean, "low": low, "high": high, "seeds": seeds}
+
+
+def _finished(losses: Mapping[int, float]) -> list[float]:
+    """Of the seeds that did not diverge."""
+    return [loss for loss in losses.values() if loss < math.inf]
 
 
 class Study:
@@ -124,8 +132,8 @@ class Study:
             if self.has(name):
                 rates = {row["algorithm"]: row["lr"] for row in read_table(self.folder / name / "summary.csv")}
                 for label, by_seed in final_losses(read_folder(self.folder / name)).items():
-                    finished = [loss for loss in by_seed.values() if loss < math.inf]
-                    numbers = of_numbers(finished) if finished else dict(mean=None, low=None, high=None, seeds=0)
+                    finished = _finished(by_seed)
+                    numbers = of_numbers(finished)
                     numbers["loss"] = numbers.pop("mean")
                     lost = len(by_seed) - len(finished)
                     yield dict(data=data, algorithm=label, lr=rates[label], diverged=lost) | numbers
@@ -165,10 +173,8 @@ class Study:
                     yield dict(data=data, start=start) | gap
                     losses = final_losses(read_folder(self.folder / name))
                     for label in ("sgd", "adam"):
-                        finished = [loss for loss in losses[label].values() if loss < math.inf]
-                        if finished:
-                            loss = self._quantity(f"loss of {label}", finished, of_numbers)
-                            yield dict(data=data, start=start) | loss
+                        loss = self._quantity(f"loss of {label}", _finished(losses[label]), of_numbers)
+                        yield dict(data=data, start=start) | loss
                 if self.has(run):
                     for row in self._seed_means(run):
                         if row["algorithm"] == "adam":
@@ -222,7 +228,7 @@ class Study:
         losses = final_losses(read_folder(self.folder / name))
         numbers = of_numbers(self._gaps(name))
         numbers["gap"] = numbers.pop("mean")
-        return {label: statistics.fmean(losses[label].values()) for label in ("sgd", "adam")} | numbers
+        return {label: of_numbers(_finished(losses[label]))["mean"] for label in ("sgd", "adam")} | numbers
 
     def _class_ratios(self, name: str) -> dict[str, list[float]]:
         """Sharpness of Adam's step over SGD's, of the whole loss and of the most and least frequent class of tokens, in
@@ -247,7 +253,7 @@ class Study:
 
     @staticmethod
     def _quantity(quantity: str, values: Sequence[float], mean) -> dict[str, Any]:
-        numbers = mean(values) if values else dict(mean=None, low=None, high=None, seeds=0)
+        numbers = mean(values)
         numbers["value"] = numbers.pop("mean")
         return dict(quantity=quantity) | numbers
 

@@ -78,8 +78,9 @@ def test_equal_updates_and_equal_examples_are_that(data):
     for name, settings in by_name.items():
         updates = settings.num_epochs * settings.dataset_size / settings.batch_size
         examples = settings.num_epochs * settings.dataset_size
-        assert updates == 64 if "updates" in name else examples == 8 * 256
-    assert {settings.batch_size for settings in by_name.values()} == {8, 32, 256}  # 256: the full batch
+        assert updates == 64 if "updates" in name else examples == 8 * 128
+        assert settings.tune_epochs == settings.num_epochs
+    assert {settings.batch_size for settings in by_name.values()} == {8, 32, 128}  # 128: the full batch
 
 
 def test_a_rate_that_was_not_chosen_is_answered(tmp_path):
