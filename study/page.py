@@ -68,7 +68,17 @@ def replaced(document: str, text: str) -> str:
 
 
 def page(tables: Tables) -> str:
-    parts = [claims, ratios, losses, batch_sizes, class_imbalance, parameter_scaling, pretraining, batches_compared]
+    parts = [
+        claims,
+        scans,
+        ratios,
+        losses,
+        batch_sizes,
+        class_imbalance,
+        parameter_scaling,
+        pretraining,
+        batches_compared,
+    ]
     return "\n\n".join(part(tables) for part in parts if tables[part.__name__])
 
 
@@ -101,6 +111,27 @@ def claim_sentence(row: dict[str, Any]) -> str:
         "" if row["low"] is None else f" (share over {seeds} seeds: {number(row['low'])} to {number(row['high'])})"
     )
     return f"{what} in {share}{interval}."
+
+
+def scans(tables: Tables) -> str:
+    columns = [
+        "clipped step against its partner's",
+        "pairs",
+        "flatter",
+        "should fall further",
+        "falls further",
+        "as predicted",
+    ]
+    names = ("pairs", "flatter", "predicted_further", "fell_further", "as_predicted")
+    rows = tables["scans"]
+    total = [sum(row[name] for row in rows) for name in names]
+    pairs, flatter, predicted, fell, agree = total
+    table = markdown(columns, [[DATA[row["data"]], *(row[name] for name in names)] for row in rows])
+    return (
+        f"### Flatter, but not lower\n\n{table}\n\nThe quadratic model of a step lets the loss fall by slope^2 / (2 "
+        f"v'Hv). Of {pairs} clipped steps {flatter} are flatter than their partner's, and {predicted} should fall "
+        f"further by that model. {fell} do along the scan. In {agree} of {pairs} pairs scan and model agree."
+    )
 
 
 def ratios(tables: Tables) -> str:

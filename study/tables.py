@@ -19,7 +19,7 @@ from claims import check
 from claims.convergence import final_losses
 from claims.folder import read_folder
 from runs.intervals import factor_interval, mean_interval
-from runs.tables import Table, read_table
+from runs.tables import TEST, Table, on_batch, read_table
 from study.finished import is_complete
 from study.plan import SOURCES, TUNED_ADAM
 
@@ -27,6 +27,7 @@ INTERVAL = ["low", "high", "seeds"]
 COLUMNS = {
     "claims": ["claim", "data", "paper", "holds", "of", "low", "high", "seeds", "effect", "effect_low", "effect_high"],
     "exceptions": ["claim", "exception"],
+    "scans": ["data", "pairs", "flatter", "predicted_further", "fell_further", "as_predicted"],
     "ratios": ["data", "trajectory", "epoch", "algorithm", "ratio", *INTERVAL],
     "losses": ["data", "algorithm", "lr", "loss", *INTERVAL, "diverged"],
     "batch_sizes": ["batch_size", "equal", "updates", "sgd", "adam", "gap", *INTERVAL],
@@ -80,6 +81,30 @@ def _finished(losses: Mapping[int, float]) -> list[float]:
     return [loss for loss in losses.values() if loss < math.inf]
 
 
+def _scanned_pairs(folder: Path) -> Iterator[tuple[bool, bool, bool]]:
+    """(flatter, predicted to fall further, fell further) of every clipped row and its partner where both were scanned.
+
+    A step along which the loss bends down has no predicted minimum: such pairs are left out."""
+    if not (folder / "scan.csv").exists():
+        return
+    lowest: dict[tuple, float] = defaultdict(lambda: math.inf)
+    for row in on_batch(read_table(folder / "scan.csv"), TEST):
+        key = row["seed"], row["epoch"], row["batch"], row["algorithm"]
+        lowest[key] = min(lowest[key], row["loss"])
+    measured = {
+        (row["seed"], row["epoch"], row["batch"], row["algorithm"]): row
+        for row in on_batch(read_table(folder / "sharpness.csv"), TEST)
+    }
+    pairs = [(a.label, b.label) for a, b in read_folder(folder).pairs()]
+    for place in dict.fromkeys(key[:3] for key in lowest):
+        for clipped, plain in pairs:
+            here = [(*place, label) for label in (clipped, plain)]
+            if all(key in lowest and measured[key]["predicted_decrease"] is not None for key in here):
+                (a, b), (low_a, low_b) = ([values[key] for key in here] for values in (measured, lowest))
+                further = a["predicted_decrease"] > b["predicted_decrease"]
+                yield a["sharpness"] < b["sharpness"], further, low_a < low_b
+
+
 class Study:
     """The finished folders of a study. Every method yields the rows of the table that it is called after."""
 
@@ -116,6 +141,23 @@ class Study:
         for claim in check(self._of_claims(ALL)):
             for exception in claim.exceptions:
                 yield dict(claim=claim.name, exception=exception.replace(f"{self.folder}/", ""))
+
+    def scans(self) -> Iterator[dict]:
+        """Clipped rows beside their partners at the scanned points: how often the clipped step is flatter, should let
+        the loss fall further by its quadratic model, lets it fall further along the scan, and does as predicted."""
+        for data in (*SOURCES, TUNED):
+            found = [pair for folder in self._of_claims(data) for pair in _scanned_pairs(folder)]
+            if found:
+                flatter, predicted, fell = (sum(column) for column in zip(*found, strict=True))
+                agree = sum(by_model == by_scan for _, by_model, by_scan in found)
+                yield dict(
+                    data=data,
+                    pairs=len(found),
+                    flatter=flatter,
+                    predicted_further=predicted,
+                    fell_further=fell,
+                    as_predicted=agree,
+                )
 
     def ratios(self) -> Iterator[dict]:
         """Sharpness over that of SGD's step on the test batch."""

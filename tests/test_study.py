@@ -17,6 +17,7 @@ from study import __main__ as runner
 from study import lists
 from study.plan import FULL, SMALL, SOURCES, chosen_rate, missing, runs
 from study.tables import Study, of_numbers, of_ratios
+from torch_optimizer import Algorithm
 
 ROOT = Path(__file__).parent.parent
 PARSERS = {
@@ -151,6 +152,32 @@ def test_the_gap_of_a_batch_size_is_that_of_the_last_epochs(tmp_path):
     half = 12.706204736 * (2.5 - 2.5) / 2
     assert row == {"batch_size": 32, "equal": "updates", "updates": 3, "sgd": 4.5, "adam": 2.0, "gap": 2.5,
                    "low": 2.5 - half, "high": 2.5 + half, "seeds": 2}  # fmt: skip
+
+
+def test_a_clipped_step_is_counted_as_flatter_predicted_and_scanned(tmp_path):
+    """Two points: at the first the clipped step is flatter, but neither model nor scan let it fall further; at the second
+    only the scan does."""
+    folder = tmp_path / "snli-adam"
+    folder.mkdir()
+    rows = {"sgd": Algorithm("sgd", lr=1.0), "cut": Algorithm("sgd", lr=1.0, coordinate_clip=0.1)}
+    write_config(folder, {"seeds": [0]}, described(rows))
+    place = ["seed", "epoch", "batch", "algorithm", "measured_on"]
+    sharpness = Table(folder / "sharpness.csv", [*place, "sharpness", "predicted_decrease"])
+    scan = Table(folder / "scan.csv", [*place, "distance", "loss"])
+    for epoch, label, flat, predicted, lowest in (
+        (1, "sgd", 4.0, 0.5, 6.0), (1, "cut", 1.0, 0.4, 6.1), (2, "sgd", 1.0, 0.5, 6.0), (2, "cut", 2.0, 0.4, 5.0),
+    ):  # fmt: skip
+        at = dict(seed=0, epoch=epoch, batch=1, algorithm=label, measured_on="test")
+        sharpness.append(**at, sharpness=flat, predicted_decrease=predicted)
+        for distance, loss in enumerate((7.0, lowest, 9.0)):
+            scan.append(**at, distance=distance, loss=loss)
+    for table in (sharpness, scan):
+        table.save()
+    mark_finished(folder)
+    study = Study(tmp_path)
+    study._of_claims = lambda data: [folder] if data == "snli" else []
+    (row,) = study.scans()
+    assert row == dict(data="snli", pairs=2, flatter=1, predicted_further=0, fell_further=1, as_predicted=1)
 
 
 def test_class_ratios_are_of_the_last_epoch_and_of_the_outer_classes(tmp_path):
