@@ -155,8 +155,8 @@ def test_the_gap_of_a_batch_size_is_that_of_the_last_epochs(tmp_path):
 
 
 def test_a_clipped_step_is_counted_as_flatter_predicted_and_scanned(tmp_path):
-    """Two points: at the first the clipped step is flatter, but neither model nor scan let it fall further; at the second
-    only the scan does."""
+    """Two points: at the first the clipped step is flatter, but neither model nor scan let it fall further; at the
+    second only the scan does."""
     folder = tmp_path / "snli-adam"
     folder.mkdir()
     rows = {"sgd": Algorithm("sgd", lr=1.0), "cut": Algorithm("sgd", lr=1.0, coordinate_clip=0.1)}
