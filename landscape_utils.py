@@ -17,7 +17,6 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -33,13 +32,13 @@ from curvature.checks import (
     twice_or_not_at_all,
 )
 from curvature.direction import Direction, are_finite, by_groups, norm
-from curvature.interpolation import FullScan, ScanPoint, SparseScan
+from curvature.histogram import update_histogram
 from curvature.leaves import check_sources, leaves_at
-from curvature.memory import has_room_for, retried, say_once
+from curvature.memory import has_room_for, say_once
 from curvature.objective import Batch, Derivatives, LossFunction, Params, examples_of, halves
-from curvature.products import is_free_to_read
 from curvature.quadratic import QuadraticModel
 from curvature.ranks import ALONE, Ranks
+from curvature.scan import mean_loss, scan_loss, scan_spacing
 from curvature.together import Together
 
 try:
@@ -50,8 +49,16 @@ except ImportError as error:
         f"keep the two in different environments ({error})"
     ) from error
 
-log = logging.getLogger(__name__)
-
+__all__ = [
+    "PseudoUpdates",
+    "directional_sharpness",
+    "mean_loss",
+    "norm",
+    "scan_loss",
+    "scan_spacing",
+    "update_histogram",
+    "vhv_by_double_backward",
+]
 SPARE = 2  # copies of the parameters that are held for a moment while pseudo-updates advance
 
 # ---- pseudo-updates ---------------------------------------------------------------------------------------------
@@ -265,7 +272,7 @@ def directional_sharpness(
             try:
                 return _finite_where_possible(loss_fn, params, tangents, batch, pushes)
             except NotTraceable as reason:
-                _say_once(f"measuring by double backward, about half as fast: {reason}")
+                say_once(f"measuring by double backward, about half as fast: {reason}", logging.INFO)
                 route = vhv_by_double_backward
         return route(loss_fn, params, tangents, batch)  # here the error is gone, and with it the recording
 
@@ -332,134 +339,10 @@ def _finite_where_possible(
     sound = torch.isfinite(derivatives.slopes + derivatives.curvatures).tolist()  # not `nonzero`, which waits by itself
     places = [k for k, is_sound in enumerate(sound) if not is_sound]
     if places and torch.isfinite(derivatives.losses).all():
-        _say_once("the fast route gave numbers that are not finite: measuring these again by double backward")
+        message = "the fast route gave numbers that are not finite: measuring these again by double backward"
+        say_once(message, logging.INFO)
         again = [directions[k] for k in places]
         exact = vhv_by_double_backward(loss_fn, params, again, batch)
         for numbers, replacements in zip(derivatives[1:], exact[1:], strict=True):
             numbers[places] = replacements
     return derivatives
-
-
-_said = set()
-
-
-def _say_once(message: str) -> None:
-    if message not in _said:
-        _said.add(message)
-        log.info(message)
-
-
-# ---- loss scan --------------------------------------------------------------------------------------------------
-
-
-def scan_spacing(derivatives: QuadraticModel, params: Params, num_points: int = 20) -> float:
-    """Spacing of a grid of `num_points` that reaches 2.5 times the distance at which the quadratic model turns. So the
-    minimum lies inside. Where the loss has no curvature along the direction: a thousandth of |x| in all."""
-    turn = abs(derivatives.slope / derivatives.sharpness) if derivatives.sharpness else 0.0
-    reach = 2.5 * turn if 0 < turn < math.inf else 1e-3 * norm(params)
-    return reach / num_points
-
-
-@torch.inference_mode()
-def mean_loss(loss_fn: LossFunction, params: Params, batches: Sequence[Batch], ranks: Ranks = ALONE) -> float:
-    """f(params): the mean over all examples of `batches` of their own losses. `ranks`: as `directional_sharpness`."""
-
-    def sum_and_count(batch: Batch) -> Tensor:
-        losses = loss_fn(params, batch)
-        check_losses(losses)
-        total = losses.sum(dtype=torch.float64)
-        return torch.stack([total, torch.full_like(total, len(losses))])
-
-    rows = ranks.rows(sum_and_count, checked_batches(batches)).to(next(iter(params.values())).device)
-    total, count = (column.contiguous().sum() for column in rows.unbind(1))
-    return (total / count).item()
-
-
-@torch.no_grad()
-def scan_loss(
-    loss_fn: LossFunction,
-    params: Params,
-    direction: Params,
-    batches: Sequence[Batch],
-    *,
-    start_loss: float,
-    spacing: float,
-    num_points: int = 20,
-    refine: bool = True,
-    quadratic: QuadraticModel | None = None,
-    ranks: Ranks = ALONE,
-) -> list[ScanPoint]:
-    """The loss along a unit direction: (distance, f(x + distance v/|v|)) at 0, s, 2s, ..., 20 s.
-
-    Ends one point after the loss has exceeded its start. If that leaves fewer than 4 points below, the grid is refined
-    towards 0, five times finer each time. This ends where distances approach the rounding of the parameters.
-
-    Args:
-        start_loss: f(x), evaluated once for all directions by the caller.
-        spacing: s, a distance in parameter space.
-        refine: False for a direction known to lead uphill.
-        quadratic: slope and curvature along the direction, of `directional_sharpness`. With them only some points are
-            evaluated and the others interpolated (`curvature.interpolation`). Without them all are evaluated.
-        ranks: as of `directional_sharpness`.
-    """
-    if not 0 < spacing < math.inf:
-        raise ValueError(f"a scan needs a positive spacing, got {spacing}")
-    u = dict(Direction.of(direction).unit(like=params))
-    floor = torch.finfo(next(iter(params.values())).dtype).eps * norm(params)
-    moved = {n: torch.empty_like(p) for n, p in params.items()}
-
-    def loss_at(distance: float) -> float:
-        for n, p in params.items():
-            torch.add(p, u[n], alpha=distance, out=moved[n])
-        return mean_loss(loss_fn, moved, batches, ranks)
-
-    scan = FullScan(loss_at, start_loss)
-    if quadratic is not None and refine:
-        scan = SparseScan(loss_at, start_loss, quadratic)
-    while True:
-        points = scan.on([i * spacing for i in range(num_points + 1)])
-        below = next((i for i, point in enumerate(points) if not point.loss <= start_loss), num_points)
-        if below >= 4 or not refine or spacing / 5 < floor:
-            return points
-        spacing /= 5
-
-
-# ---- distribution over coordinates ------------------------------------------------------------------------------
-
-
-def update_histogram(direction: Params) -> list[tuple[float, float, int]]:
-    """How the coordinates' magnitudes |v_i| are distributed: [(bin_low, bin_high, count)], three bins per decade from
-    1e-16 to 1e4 (arXiv:2306.00204, fig. 1). The first bin starts at 0; the last also holds what is larger."""
-    bounds = [0.0, *np.logspace(-16, 4, 61).tolist()]
-    size = 2**24  # coordinates at once
-
-    def fewer() -> str | None:
-        nonlocal size
-        size //= 2
-        return f"{size} coordinates of a histogram at once" if size else None
-
-    total = retried(lambda: _counts(direction, bounds, size), fewer)
-    return list(zip(bounds[:-1], bounds[1:], total, strict=True))
-
-
-def _counts(direction: Params, bounds: list[float], size: int) -> list[int]:
-    """How many coordinates lie between each two of the bounds, `size` of them looked at together."""
-    total = np.zeros(len(bounds) - 1, dtype=np.int64)
-    for device in dict.fromkeys(v.device for v in direction.values()):
-        edges = torch.tensor(bounds, dtype=torch.float64, device=device)
-        counts = torch.zeros(len(total), dtype=torch.int64, device=device)
-        for v in (v for v in direction.values() if v.device == device):
-            for part in v.detach().flatten().split(size):
-                # a bin holds low <= |v_i| < high
-                place = torch.bucketize(part.abs().double(), edges, right=True) - 1
-                counts += _occurrences(place.clamp_(0, len(counts) - 1), len(counts))
-        total += counts.tolist()  # the only wait
-    return total.tolist()
-
-
-def _occurrences(places: Tensor, count: int) -> Tensor:
-    """How often each of 0 ... count - 1 occurs, [count]; `count` is at most 255. On a GPU `bincount` would wait."""
-    if is_free_to_read(places):
-        return torch.bincount(places, minlength=count)
-    ends = torch.arange(count + 1, dtype=torch.uint8, device=places.device)
-    return torch.searchsorted(places.to(torch.uint8).sort().values, ends).diff()

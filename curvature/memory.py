@@ -64,9 +64,9 @@ def retried(attempt: Callable[[], T], less: Callable[[], str | None]) -> T:
         torch.cuda.empty_cache()
 
 
-def say_once(message: str) -> None:
-    """Log a warning, which repeats itself at a lower level."""
-    log.log(logging.DEBUG if message in _said else logging.WARNING, "%s", message)
+def say_once(message: str, level: int = logging.WARNING) -> None:
+    """Log a message, which repeats itself at a lower level."""
+    log.log(logging.DEBUG if message in _said else level, "%s", message)
     _said.add(message)
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 import landscape_utils
-from curvature import NotTraceable, vhv_by_recording
+from curvature import NotTraceable, memory, vhv_by_recording
 from curvature.objective import functional_loss, trainable_parameters
 from curvature.operation import Curved, Rule
 from curvature.rules import RULES
@@ -23,7 +23,7 @@ aten = torch.ops.aten
 @pytest.fixture(autouse=True)
 def said(monkeypatch):
     messages = set()
-    monkeypatch.setattr(landscape_utils, "_said", messages)
+    monkeypatch.setattr(memory, "_said", messages)
     return messages
 
 
@@ -37,7 +37,7 @@ def check(loss_fn, params, rtol=1e-5, batch=None):
     (quadratic,) = directional_sharpness(loss_fn, params, [direction], [batch or {}])
     expected = central_differences(loss_fn, params, direction, [batch or {}])
     assert (quadratic.slope, quadratic.sharpness) == pytest.approx(expected, rel=rtol)
-    return not landscape_utils._said
+    return not memory._said
 
 
 class CubeOfItsOwn(torch.autograd.Function):

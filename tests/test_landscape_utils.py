@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import landscape_utils
+from curvature import memory
 from curvature.borrowing import measuring, within_memory
 from curvature.objective import functional_loss, trainable_parameters
 from curvature.tape import Tape
@@ -178,7 +179,7 @@ def test_a_caller_without_gradients_gets_the_same(route, monkeypatch):
 
 
 def test_the_slower_route_is_named_once_and_the_failed_recording_is_gone_by_then(caplog, monkeypatch):
-    monkeypatch.setattr(landscape_utils, "_said", set())
+    monkeypatch.setattr(memory, "_said", set())
 
     class Double(torch.autograd.Function):
         @staticmethod

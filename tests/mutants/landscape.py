@@ -67,7 +67,7 @@ MUTANTS = {
         ("refine=quadratic.slope < 0", "refine=quadratic.slope > 0", "scans downhill are not refined, scans uphill are"),
         ("update_histogram(directions[m.label])", "update_histogram(next(iter(directions.values())))", "every histogram is that of the first row"),
         ("scan=scans[m.label]", "scan=next(iter(scans.values()))", "every scan is that of the first row"),
-        ("measured.scan and plan.scans", "measured.scan or plan.scans", "the loss is scanned at every measured point"),
+        ("plan) if measured.scan else some", "plan)", "the loss is scanned at every measured point"),
     ],
     ("landscape_core/edges.py", "landscape_edges"): [
         ("self.critical_lr / 2", "self.critical_lr / 4", "the best rate is half of what it is"),
@@ -110,12 +110,16 @@ MUTANTS = {
     ("landscape_utils.py", "landscape_numbers; landscape_utils"): [
         ("slope / v.length, curvature", "slope, curvature", "the slope is that along v, not v / |v|"),
         ("curvature / v.length**2, magnitude", "curvature / v.length, magnitude", "the sharpness depends on the length of the step"),
+    ],
+    ("curvature/scan.py", "landscape_numbers; landscape_utils"): [
         ("2.5 * turn if", "0.25 * turn if", "a scan ends before the minimum"),
         ("if not point.loss <= start_loss), num_points)", "if point.loss <= start_loss), num_points)",
          "scans are refined where they need not be"),
         ("spacing /= 5", "spacing /= 50", "a scan is refined fifty-fold"),
+        ("[total, torch.full_like(total, len(losses))]", "[total / len(losses), torch.ones_like(total)]", "a mean loss is one over micro-batches of unequal size"),
+    ],
+    ("curvature/histogram.py", "landscape_numbers; landscape_utils"): [
         ("np.logspace(-16, 4, 61)", "np.logspace(-16, 4, 41)", "the histogram has two bins per decade"),
         ("part.abs().double()", "part.double()", "negative coordinates are counted as zero"),
-        ("[total, torch.full_like(total, len(losses))]", "[total / len(losses), torch.ones_like(total)]", "a mean loss is one over micro-batches of unequal size"),
     ],
 }
