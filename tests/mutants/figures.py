@@ -135,7 +135,7 @@ MUTANTS = {
     ],
     ("figures/heterogeneity.py", "figures_heterogeneity"): [
         ("point.gradient_norm, point.eigenvalue, look, point.converged", "point.eigenvalue, point.gradient_norm, look, point.converged", "gradient and curvature are swapped"),
-        ("face = color if converged else", "face = color if not converged else", "hollow and filled are swapped"),
+        ("color if converged else", "color if not converged else", "hollow and filled are swapped"),
         ("resolved(row[\"eigenvalue\"], row[\"residual\"])", "row[\"eigenvalue\"]", "an eigenvalue that is noise is drawn"),
         ("point.gradient_norm / math.sqrt(point.numel)", "point.gradient_norm / point.numel", "the norm is divided by the size, not its root"),
         ("if row[\"batch\"] == \"mean\" and", "if row[\"batch\"] != \"mean\" and", "single batches are drawn for the mean"),

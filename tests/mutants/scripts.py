@@ -33,7 +33,7 @@ MUTANTS = {
         ("if label is None:\n        return plain_sgd(algorithms)", "if label is None:\n        return next(iter(algorithms))", "ratios are to the first row"),
     ],
     ("run_landscape.py", "run_landscape_plan; landscape_numbers; every_flag; saved_points"): [
-        ("PseudoUpdates(params, plan.algorithms, plan.settings.optimizer_device)", "PseudoUpdates(params, plan.algorithms)", "--optimizer_device has no effect"),
+        ("PseudoUpdates(params, plan.algorithms, where)", "PseudoUpdates(params, plan.algorithms)", "--optimizer_device has no effect"),
         ("batches, scanned = plan.sampled.get(point.epoch, ([], None))", "batches, scanned = plan.sampled.get(1, ([], None))", "every epoch measures the batches of the first"),
         ("lost = updates.not_finite(directions)", "lost = []", "an algorithm that is not finite goes on"),
         ("                updates.drop(label)\n", "", "an algorithm that was lost is lost again at every point"),

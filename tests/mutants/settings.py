@@ -42,7 +42,7 @@ MUTANTS = {
     ("runs/resuming.py", "runs_resuming"): [
         ("if name not in free and plain(value) != before[name]", "if name not in free and plain(value) == before[name]", "flags that agree are refused, others accepted"),
         ("**stored_settings(folder, before, parser, kept), **given}", "**given, **stored_settings(folder, before, parser, names)}", "the folder's settings win over the command line's"),
-        ("\"checkpoint_every\")  # may", ")  # may", "--checkpoint_every cannot be changed on resuming"),
+        ("\"checkpoint_every\", \"shard\")  # may", "\"shard\")  # may", "--checkpoint_every cannot be changed on resuming"),
         ("[label for label in known if label in algorithms]", "[label for label in algorithms if label in known]", "rows that were reordered give one table two references"),
         ("if changes and not settings.allow_changes", "if changes and settings.allow_changes", "changes are accepted without --allow_changes"),
         ("if settings.overwrite or settings.output_dir:", "if settings.overwrite:", "--output_dir beside --resume is ignored in silence"),
