@@ -73,8 +73,9 @@ def test_each_command_of_a_page_is_understood(page, words, monkeypatch, capsys):
         monkeypatch.setattr(figures.__main__, "draw_all", lambda folder: [])
         monkeypatch.setattr(figures.__main__, "draw_overlay", lambda folders, output, names: [])
         assert figures.__main__.main(flags[2:]) == 0
-    elif flags[1].startswith("benchmarks."):
-        source = (ROOT / flags[1].replace(".", "/")).with_suffix(".py").read_text()
+    elif flags[1].split(".")[0] in ("benchmarks", "study"):
+        path = ROOT / flags[1].replace(".", "/")
+        source = (path / "__main__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
         assert all(f'"{flag}"' in source for flag in flags[2:] if flag.startswith("--"))
     else:
         assert flags[:2] == ["-m", "pytest"]
