@@ -3,7 +3,7 @@ PYTHON ?= python
 DATA ?= data
 TYPED := torch_optimizer curvature landscape_utils.py training tasks/base.py runs convergence hessian
 
-.PHONY: toy test slow lint types known bench mutants study
+.PHONY: toy test slow lint types known bench gpu mutants study
 toy:    ## the three scripts on the toy task, about two minutes
 	$(PYTHON) run_landscape.py
 	$(PYTHON) run_convergence.py
@@ -29,6 +29,9 @@ bench:  ## the quick benchmarks; each writes its table to benchmarks/results/
 	$(PYTHON) -m benchmarks.sharpness --threads 1
 	$(PYTHON) -m benchmarks.clipping
 	$(PYTHON) -m benchmarks.scan --size small
+
+gpu:    ## everything that is measured on a machine with a GPU, 20 minutes; without one, at a tiny size
+	$(PYTHON) -m benchmarks.gpu
 
 mutants:  ## changes the code in hundreds of small ways, one at a time: do the tests notice? About an hour
 	$(PYTHON) -m tests.mutants
