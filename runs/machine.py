@@ -51,7 +51,7 @@ def recommend_float64(device: torch.device, dtype: str) -> None:
         log.info("%s computes in float64 at full rate: --dtype float64 measures without rounding errors", name)
 
 
-def machine_state() -> dict[str, int]:
+def machine_state() -> dict[str, int | str]:
     """What of this machine changes the last digits of a result: sums are split among the threads."""
     import torch
 

@@ -16,7 +16,7 @@ from runs.folder import CHECKPOINTS, create_run_folder, is_run_folder, remove_ch
 from runs.jobs import forget_failures
 from runs.lock import Busy, lock, share, unlock
 from runs.machine import machine_state
-from runs.processes import world_size
+from runs.processes import step, world_size
 from runs.resuming import FREE, Earlier, refuse_changes
 from runs.start_up import BEGAN
 
@@ -51,6 +51,7 @@ def open_folder(job: "Job", earlier: Earlier | None) -> bool:
         not given, or the folder cannot be had.
     """
     settings, data, machine = job.settings, _hashes(job.reads), machine_state()
+    machine |= {} if step() is None else {"step": step()}
     rows = numbered(described(job.algorithms), earlier and earlier.config)
     folder = Path(settings.output_dir)
     if settings.overwrite:
@@ -103,12 +104,15 @@ def _take(folder: Path, job: "Job") -> bool:
 
 def began_with_this_process(folder: Path, job: "Job") -> bool:
     """Whether the run there was begun by another process of the same command of torchrun or srun: with the same
-    settings, and later than this process itself has started."""
+    settings, and in the same step of Slurm, or later than this process itself has started."""
     if world_size() == 1 or _do_all_together(job.settings) or not job.in_jobs or not is_run_folder(folder):
         return False
     config = read_config(folder)
     begun = datetime.datetime.fromisoformat(config["started"]).timestamp()
-    return begun >= int(BEGAN) and _repeatable(config["settings"]) == _repeatable(recorded(job.settings))
+    in_this_step = step() is not None and config.get("machine", {}).get("step") == step()
+    return (in_this_step or begun >= int(BEGAN)) and _repeatable(config["settings"]) == _repeatable(
+        recorded(job.settings)
+    )
 
 
 def _do_all_together(settings: argparse.Namespace) -> bool:
@@ -153,7 +157,7 @@ def _refuse_to_remove(sources: Sequence[str], folder: Path) -> None:
             raise ValueError(f"--overwrite would remove {source}, which this run reads; choose another --output_dir")
 
 
-def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machine: dict[str, int]) -> list[str]:
+def _changes_since(earlier: dict, rows: list[dict], data: dict[str, str], machine: dict[str, Any]) -> list[str]:
     changes = [
         f"{package} is {now}, was {earlier['versions'].get(package)}"
         for package, now in versions().items()

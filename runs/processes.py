@@ -32,6 +32,12 @@ def local_rank() -> int:
     return _number("local", 0)
 
 
+def step() -> str | None:
+    """The name of the step of Slurm that started this process: no other command has it. None outside of Slurm."""
+    job, number, restarts = (os.environ.get(f"SLURM_{name}", "") for name in ("JOB_ID", "STEP_ID", "RESTART_COUNT"))
+    return f"{job}.{number}.{restarts or 0}" if job and number else None
+
+
 def _number(what: str, alone: int) -> int:
     for names in (TORCHRUN, SRUN):
         values = {key: os.environ.get(name, "") for key, name in names.items()}

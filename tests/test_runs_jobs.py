@@ -18,6 +18,7 @@ from runs.files import CannotWrite
 from runs.folder import remove_run
 from runs.jobs import BEFORE, MINE, OTHERS, Job, Jobs, SomeFailed, forget_failures, turn
 from runs.lock import claim
+from runs.opening import clear
 from runs.stopping import Stopped
 
 GO = SimpleNamespace(signal=None)
@@ -207,6 +208,16 @@ def test_one_process_at_a_time_writes_the_tables(begun):
         seen.append("first ends")
     other.join()
     assert seen == ["first ends", "other begins", "other ends"]
+
+
+def test_the_end_of_a_run_removes_what_a_killed_process_was_writing(begun):
+    worked(begun, job("a"))
+    half = [begun / ".losses.csv.17.tmp", begun / "checkpoints/a/.checkpoint-00000002.pt.17.tmp"]
+    for path in half:
+        path.write_text("half")
+    (begun / ".mine.tmp").write_text("mine")
+    clear(begun)
+    assert {path.name for path in begun.iterdir()} == {"config.json", ".mine.tmp"}
 
 
 def test_overwrite_removes_what_jobs_have_left_and_nothing_else(tmp_path):

@@ -156,6 +156,12 @@ def test_a_process_that_comes_late_replaces_nothing(alone, start, tmp_path):
     before, late = files(run), environment(0, 2) | {"TINY_BEGAN": str(time.time() - 60)}
     assert ended([start("hessian", arguments, log, late)]) == [0]
     assert files(run) == before and "is complete: nothing is left to do" in said(log)
+    for number, kept in (("4", False), ("4", True), ("5", False)):  # a step of Slurm, and whether it is the run's own
+        before = files(run)
+        slurm = environment(1, 2) | {"SLURM_JOB_ID": "31", "SLURM_STEP_ID": number}
+        assert ended([start("hessian", arguments, log, slurm)]) == [0]
+        assert (files(run) == before) == kept, number
+    before = files(run)
     other = start("hessian", [*arguments[:-1], "--seed", "3"], f"{log}.other", late)
     assert ended([other]) == [2] and "is not empty" in Path(f"{log}.other").read_text()
     assert files(run) == before

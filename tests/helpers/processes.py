@@ -75,8 +75,9 @@ def fork(script, arguments, log, environment=None):
 
 
 def ranks(start, count, script, arguments, log):
-    """As many processes as torchrun would start."""
-    return [start(script, arguments, f"{log}.{rank}", environment(rank, count)) for rank in range(count)]
+    """As many processes as torchrun would start, all at the same moment."""
+    now = {"TINY_BEGAN": str(time.time())}
+    return [start(script, arguments, f"{log}.{rank}", environment(rank, count) | now) for rank in range(count)]
 
 
 def environment(rank, count):

@@ -82,7 +82,7 @@ MUTANTS = {
         ("if path in before and data[path] != before[path]", "if path in before and data[path] == before[path]", "unchanged data is called changed"),
         ("(\"name\", \"options\", \"step_size\"", "(\"name\", \"step_size\"", "a row with other options is not noticed"),
         ("if now != earlier[\"versions\"].get(package)", "if False", "another torch is not noticed"),
-        ("begun >= int(BEGAN) and ", "", "--overwrite keeps an earlier run of several processes"),
+        ("(in_this_step or begun >= int(BEGAN))", "True", "--overwrite keeps an earlier run of several processes"),
         ("if ours[name] != theirs.get(name)", "if False", "processes with other settings join"),
     ],
     ("runs/saver.py", "runs_saver"): [
