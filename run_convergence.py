@@ -188,10 +188,10 @@ class Tables:
                 for row in rows:
                     tables[name].append(row)
         begun = {name for rows_of in self.known.values() for name in rows_of}
-        found = {name: tables[name] for name in tables if name in begun}
-        for table in found.values():
+        written = {name: tables[name] for name in tables if name in begun}
+        for table in written.values():
             table.save()
-        return found
+        return written
 
     def _rows(self, seed: int | None, label: str) -> dict[str, list]:
         """Table -> rows of one job."""

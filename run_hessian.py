@@ -276,11 +276,11 @@ def report(blocks: Table, unevenness: Table, settings: argparse.Namespace) -> st
     )
 
 
-def in_words(found: RobustSmoothness) -> str:
+def in_words(smoothness: RobustSmoothness) -> str:
     return (
-        f"Smoothness over {found.examples} examples: {found.smoothness:.4g}; robust smoothness "
-        f"without {found.removed_share:.2%} of the coordinates: {found.robust_smoothness:.4g}; "
-        f"without 2 % at random: {found.random_smoothness:.4g}"
+        f"Smoothness over {smoothness.examples} examples: {smoothness.smoothness:.4g}; robust smoothness "
+        f"without {smoothness.removed_share:.2%} of the coordinates: {smoothness.robust_smoothness:.4g}; "
+        f"without 2 % at random: {smoothness.random_smoothness:.4g}"
     )
 
 

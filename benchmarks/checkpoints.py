@@ -66,11 +66,11 @@ def main() -> None:
             "copied": lambda: checkpoints.save(next(numbers), state),
             "copy": lambda: snapshot(state),
         }
-        found = {name: [] for name in ways}
+        times_of = {name: [] for name in ways}
         for _ in range(args.rounds):
             for name, store in ways.items():
-                found[name].append(timed(store))
-    middle = {name: map(statistics.median, zip(*times, strict=True)) for name, times in found.items()}
+                times_of[name].append(timed(store))
+    middle = {name: map(statistics.median, zip(*times, strict=True)) for name, times in times_of.items()}
     rows = [dict(zip(COLUMNS, (name, *times), strict=True)) for name, times in middle.items()]
     gigabytes = size_of(state) / 1e9
     report("checkpoints", [dict(row, gigabytes=gigabytes) for row in rows], f"medians of {args.rounds} rounds, seconds")

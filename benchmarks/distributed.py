@@ -80,8 +80,8 @@ def point(model: nn.Module, batches: list, ranks: Ranks, shard: bool, rows: dict
     noisy = {name: torch.zeros_like(p, dtype=torch.bool) for name, p in objective.params.items()}
     with measuring(model):
         start, length = mean_loss(objective.loss_fn, objective.params, batches, ranks), gradient_norm(objective)
-        for some in at_hand(directions):
-            measure_steps(some, dict.fromkeys(some, 0.1), objective, start, noisy, length=length)
+        for group in at_hand(directions):
+            measure_steps(group, dict.fromkeys(group, 0.1), objective, start, noisy, length=length)
 
 
 def evaluation(model: nn.Module, batches: list, ranks: Ranks) -> None:
@@ -93,7 +93,7 @@ def evaluation(model: nn.Module, batches: list, ranks: Ranks) -> None:
 
 def counted(ranks: Connected, count: int) -> dict[str, Counter]:
     """What this rank sends, in bytes by kind, for `count` micro-batches."""
-    model, batches, found = network(), micro_batches(count), {}
+    model, batches, counts = network(), micro_batches(count), {}
     parts: dict[str, Callable[[], None]] = {
         "update": lambda: update(model, batches, ranks),
         "point": lambda: point(model, batches, ranks, shard=False),
@@ -103,14 +103,14 @@ def counted(ranks: Connected, count: int) -> dict[str, Counter]:
     for name, part in parts.items():
         ranks.sent.clear()
         part()
-        found[name] = Counter(ranks.sent)
-    return found
+        counts[name] = Counter(ranks.sent)
+    return counts
 
 
 def timed(ranks: Ranks, per_rank: int) -> dict[str, float]:
     """Seconds of each part, the best of several, with `per_rank` micro-batches for each process."""
     model, batches = network(), micro_batches(per_rank * ranks.world)
-    found = {}
+    best = {}
     for name, part in {
         "update": lambda: update(model, batches, ranks),
         "point": lambda: point(model, batches, ranks, shard=False),
@@ -122,8 +122,8 @@ def timed(ranks: Ranks, per_rank: int) -> dict[str, float]:
             began = time.perf_counter()
             part()
             seconds.append(time.perf_counter() - began)
-        found[name] = min(seconds)
-    return found
+        best[name] = min(seconds)
+    return best
 
 
 def held(ranks: Ranks, shard: bool) -> float:
@@ -156,10 +156,10 @@ def on_processes(world: int, work: Callable[[Any], Any]) -> list[Any]:
     processes = [context.Process(target=_process, args=(rank, world, port, work, answers)) for rank in range(world)]
     for process in processes:
         process.start()
-    found = dict(answers.get() for _ in processes)
+    by_rank = dict(answers.get() for _ in processes)
     for process in processes:
         process.join()
-    return [found[rank] for rank in range(world)]
+    return [by_rank[rank] for rank in range(world)]
 
 
 def _process(rank: int, world: int, port: int, work: Callable[[Any], Any], answers: Any) -> None:
@@ -183,8 +183,8 @@ def main() -> None:
     print(
         f"{size:,} parameters, P = {4 * size:,} bytes; {settings.micro_batches} micro-batches, {settings.world} ranks"
     )
-    for rank, found in enumerate(on_processes(settings.world, lambda ranks: counted(ranks, settings.micro_batches))):
-        for name, sent in found.items():
+    for rank, counts in enumerate(on_processes(settings.world, lambda ranks: counted(ranks, settings.micro_batches))):
+        for name, sent in counts.items():
             kinds = ", ".join(f"{kind} {n:,} ({n / 4 / size:.2f} P)" for kind, n in sent.items() if n)
             print(f"rank {rank} | {name} | {kinds}")
     if settings.memory:

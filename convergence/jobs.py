@@ -157,13 +157,13 @@ class Trainings:
     def _tune(self, label: str, job: str) -> list[tuple[float, float]]:
         s, row, journal = self.settings, self.algorithms[label], self._journal(job)
         start, seed, epochs = self._start(s.seeds[0]), s.seeds[0], s.tune_epochs
-        found = tune(
+        losses = tune(
             lambda rate: start.train(row.with_options(lr=rate), seed, epochs, self.left, journal=journal).final_loss,
             row.lr,
             s.lr_grid,
             extended=lambda: self.left.expect(epochs * self.per_epoch),
         )
-        return list(found.items())
+        return list(losses.items())
 
     def _train(self, seed: int, label: str, job: str) -> dict[str, Any]:
         def follow(point: tuple) -> None:

@@ -88,11 +88,11 @@ def _whole(row: Row) -> float:
 
 def _by_fraction(rows: Sequence[Row], value: Callable[[Row], float]) -> dict[float, list[float]]:
     """Ascending; without the steps that clipping has erased, and those without a predicted decrease."""
-    found: dict[float, list[float]] = {}
+    by_fraction: dict[float, list[float]] = {}
     for row in sorted(rows, key=lambda row: row["fraction"]):
         if row.get("sharpness", 0) is not None and row.get("predicted_decrease", 0) is not None:
-            found.setdefault(row["fraction"], []).append(value(row))
-    return found
+            by_fraction.setdefault(row["fraction"], []).append(value(row))
+    return by_fraction
 
 
 def _draw(ax: Axes, values: Values, look: Mapping[str, Any], rows: Sequence[Row]) -> None:
@@ -102,7 +102,7 @@ def _draw(ax: Axes, values: Values, look: Mapping[str, Any], rows: Sequence[Row]
     means = [geometric_mean(of_one) if positive else fmean(of_one) for of_one in values.values()]
     ax.plot(places, means, zorder=3, **({"markersize": 4.5} | dict(look)))
     if len(seeds_of(rows)) > 1:
-        low, high = (list(map(end, values.values())) for end in (min, max))
+        low, high = (list(map(extreme, values.values())) for extreme in (min, max))
         ax.fill_between(places, low, high, color=look["color"], zorder=2, **BAND)
 
 

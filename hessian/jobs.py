@@ -202,13 +202,13 @@ class Measurements:
             rows = list(state["rows"]) if state["key"] == job_key(batch, part) else []
         self.left.skip(len(rows))
         for name in part[len(rows) :]:
-            found = self.graphs.within_memory(
+            block = self.graphs.within_memory(
                 batch,
                 lambda graph, name=name: block_curvature(
                     graph, name, settings.tolerance, settings.max_iterations, self.starts.of(batch, name)
                 ),
             )
-            rows.append(block_row(found, batch))
+            rows.append(block_row(block, batch))
             self.live.row("blocks", rows[-1])
             self.left.update()
             done = (batch - 1) * len(self.names) + self.names.index(name) + 1
@@ -221,7 +221,7 @@ def parts_of(names: list[str], batches: int) -> list[list[str]]:
     """The tensors of a batch in as many jobs as make `ENOUGH` over all batches; the parts differ by one tensor."""
     count = min(len(names), max(1, math.ceil(ENOUGH / batches)))
     ends = [len(names) * i // count for i in range(count + 1)]
-    return [names[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [names[start:stop] for start, stop in zip(ends, ends[1:], strict=False)]
 
 
 def job_key(batch: int, part: list[str]) -> str:

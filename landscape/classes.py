@@ -95,11 +95,11 @@ def measure_classes(
 ) -> list[ClassMeasurement]:
     """The contribution of every class to every direction, in the order of the directions."""
     measurements = {}
-    for some, each in ((some, each) for some in at_hand(directions) for each in classes):
+    for group, each in ((group, each) for group in at_hand(directions) for each in classes):
         losses = partial(objective.losses, only=each.targets)
         part = Objective(objective.model, losses, objective.batches, ranks=objective.ranks)
         with measuring(part.model):
-            for label, model in quadratic_models(some, part, BAR).items():
+            for label, model in quadratic_models(group, part, BAR).items():
                 measurements[label, each.number] = ClassMeasurement(
                     label, each, model.loss, model.slope, model.sharpness
                 )

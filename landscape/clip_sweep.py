@@ -72,16 +72,16 @@ def swept_rows(algorithms: Mapping[str, Algorithm]) -> dict[str, SweptRow]:
     """Label of a pseudo-update -> its row, for the first row without clipping of each of OPTIMIZERS that a list has.
 
     Raises: ValueError, in one line, if the list has none of them."""
-    found = {}
+    swept = {}
     for name in OPTIMIZERS:
         plain = (label for label, row in algorithms.items() if row.name == name and not is_clipped(row))
         if label := next(plain, None):
             for k in FRACTIONS:
                 row = algorithms[label].with_options(coordinate_clip=k) if k else algorithms[label]
-                found[f"{label} | {k}"] = SweptRow(label, k, row)
-    if not found:
+                swept[f"{label} | {k}"] = SweptRow(label, k, row)
+    if not swept:
         raise ValueError(f"--clip_sweep takes rows of {', '.join(OPTIMIZERS)} without clipping; the list has none")
-    return found
+    return swept
 
 
 def count_of_directions(rows: Mapping[str, SweptRow]) -> int:
@@ -102,10 +102,10 @@ def sweep(
         directions: as `rows`, of one point.
     """
     with measuring(objective.model):
-        found = quadratic_models(directions, objective, BAR)
+        quadratics = quadratic_models(directions, objective, BAR)
     steps = [
         SweptStep(rows[label].label, rows[label].fraction, directions[label].length, quadratic)
-        for label, quadratic in found.items()
+        for label, quadratic in quadratics.items()
     ]
     plain_sgd = [label for label, one in rows.items() if one.row.name == "sgd" and not one.fraction]
     parts = [part for label in plain_sgd for part in curvature_by_size(rows[label].label, directions[label], objective)]
@@ -122,8 +122,10 @@ def curvature_by_size(label: str, v: Direction, objective: Objective) -> Iterato
         parts[k, "top"] = Direction({name: torch.where(t.abs() > tau, t, 0) for name, t in v.items()})
         parts[k, "rest"] = Direction({name: torch.where(t.abs() > tau, 0, t) for name, t in v.items()})
     with measuring(objective.model):
-        found = quadratic_models({"v": v, **parts}, objective, BAR)
-    curvature = {place: _curvature(parts.get(place, v), quadratic) / v.length**2 for place, quadratic in found.items()}
+        quadratics = quadratic_models({"v": v, **parts}, objective, BAR)
+    curvature = {
+        place: _curvature(parts.get(place, v), quadratic) / v.length**2 for place, quadratic in quadratics.items()
+    }
     for k in FRACTIONS[1:]:
         top = parts[k, "top"]
         yield CurvatureBySize(
@@ -134,7 +136,7 @@ def curvature_by_size(label: str, v: Direction, objective: Objective) -> Iterato
             top=curvature[k, "top"],
             cross=curvature["v"] - curvature[k, "top"] - curvature[k, "rest"],
             rest=curvature[k, "rest"],
-            rest_sharpness=found[k, "rest"].sharpness,
+            rest_sharpness=quadratics[k, "rest"].sharpness,
         )
 
 

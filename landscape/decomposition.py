@@ -49,7 +49,7 @@ class Contribution:
 
 def decompose(directions: Mapping[str, Direction], objective: Objective, grouping: str) -> list[Contribution]:
     """As `contributions_of`, where other ranks may have some of the directions."""
-    return [each for some in at_hand(directions) for each in contributions_of(some, objective, grouping)]
+    return [each for group in at_hand(directions) for each in contributions_of(group, objective, grouping)]
 
 
 def contributions_of(directions: Mapping[str, Direction], objective: Objective, grouping: str) -> list[Contribution]:

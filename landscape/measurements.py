@@ -43,7 +43,7 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
         start_loss = loss_at(objective)
         length = gradient_norm(objective) if details else None
         for directions in at_hand(measured.directions):
-            some = measure_steps(
+            of_group = measure_steps(
                 directions,
                 measured.learning_rates,
                 objective,
@@ -53,7 +53,7 @@ def measure_point(measured: MeasuredPoint, objective: Objective, plan: Measureme
                 progress=BAR,
                 length=length,
             )
-            measurements += with_scans(some, directions, start_loss, objective, plan) if measured.scan else some
+            measurements += with_scans(of_group, directions, start_loss, objective, plan) if measured.scan else of_group
     return measurements
 
 

@@ -46,10 +46,10 @@ class RemoteDirection(Direction):
     def fetched(self) -> Direction:
         """The direction itself, on every rank."""
         tensors = {n: torch.empty_like(p, requires_grad=False) for n, p in self.like.items()} if not self.own else None
-        found = self.own or Direction(tensors or {})
-        self.ranks.broadcast((found[name] for name in self.like), self.source)
-        found.length, found.largest = self.length, self.largest
-        return found
+        direction = self.own or Direction(tensors or {})
+        self.ranks.broadcast((direction[name] for name in self.like), self.source)
+        direction.length, direction.largest = self.length, self.largest
+        return direction
 
 
 def at_hand(directions: Mapping[str, Direction]) -> Iterator[dict[str, Direction]]:
@@ -59,8 +59,8 @@ def at_hand(directions: Mapping[str, Direction]) -> Iterator[dict[str, Direction
         return
     labels = list(directions)
     for start in range(0, len(labels), AT_HAND):
-        some = {label: directions[label] for label in labels[start : start + AT_HAND]}
-        yield {label: v.fetched() if isinstance(v, RemoteDirection) else v for label, v in some.items()}
+        group = {label: directions[label] for label in labels[start : start + AT_HAND]}
+        yield {label: v.fetched() if isinstance(v, RemoteDirection) else v for label, v in group.items()}
 
 
 class ShardedUpdates:
@@ -122,16 +122,16 @@ class ShardedUpdates:
 
     def state_dict(self) -> dict[str, dict]:
         """As of `PseudoUpdates`, on the leader; what the others return is of no use."""
-        own, found = self.own.state_dict(), {}
+        own, states = self.own.state_dict(), {}
         for label, source in self.sources.items():
             first = next(n for n in self.sources if self.first[n] == self.first[label])
             if first != label:
-                found[label] = found[first]
+                states[label] = states[first]
             else:
                 mine = _packed(own[label]) if source == self.ranks.rank and source else None
                 packed = self.ranks.to_leader(mine, source)
-                found[label] = own[label] if label in own else _unpacked(packed) if packed is not None else {}
-        return found
+                states[label] = own[label] if label in own else _unpacked(packed) if packed is not None else {}
+        return states
 
     def load_state_dict(self, states: dict[str, dict]) -> None:
         self.own.load_state_dict({label: state for label, state in states.items() if label in self.own.states})

@@ -26,14 +26,14 @@ def _of(run: RunTables) -> ModuleType | None:
 
 def answer(run: RunTables) -> list[Sentence]:
     """What the run has found, the most important first; nothing before its tables have numbers."""
-    found = _of(run)
-    return list(found.answer(run)) if found else []
+    module = _of(run)
+    return list(module.answer(run)) if module else []
 
 
 def views(run: RunTables) -> list[View]:
     """The tables that sum the run up."""
-    found = _of(run)
-    return list(found.views(run)) if found else []
+    module = _of(run)
+    return list(module.views(run)) if module else []
 
 
 def side_by_side(runs: Mapping[str, RunTables]) -> Iterator[View]:
@@ -46,6 +46,6 @@ def side_by_side(runs: Mapping[str, RunTables]) -> Iterator[View]:
             labels = list(dict.fromkeys(label for _, of_run in numbers.values() for label in of_run))
             first = "measure" if module is hessian else "algorithm"
             rows = [
-                {first: label, **{name: found.get(label) for name, (_, found) in numbers.items()}} for label in labels
+                {first: label, **{name: of_run.get(label) for name, (_, of_run) in numbers.items()}} for label in labels
             ]
             yield View(f"side-{script[4:-3]}", "; ".join(what), f"Of {script}.", [first, *alike], rows, "")

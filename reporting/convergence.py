@@ -40,7 +40,7 @@ def answer(run: RunTables) -> Iterator[Sentence]:
 
 def final_losses(run: RunTables) -> dict[str, list[float]]:
     """Label -> of every seed that did not diverge the mean loss of its last epoch, over its examples."""
-    diverged, found = diverged_seeds(run), {}
+    diverged, losses = diverged_seeds(run), {}
     cells: dict[tuple[str, int], list[Row]] = {}
     for row in run.table("losses", "algorithm seed epoch examples loss"):
         if row["loss"] is not None and row["seed"] not in diverged.get(row["algorithm"], ()):
@@ -48,8 +48,8 @@ def final_losses(run: RunTables) -> dict[str, list[float]]:
     for (label, _), rows in cells.items():
         last = max(row["epoch"] for row in rows)
         rows = [row for row in rows if row["epoch"] == last]
-        found.setdefault(label, []).append(fmean([r["loss"] for r in rows], [r["examples"] for r in rows]))
-    return found
+        losses.setdefault(label, []).append(fmean([r["loss"] for r in rows], [r["examples"] for r in rows]))
+    return losses
 
 
 def _cautions(run: RunTables, summary: Sequence[Row], seeds: int) -> Iterator[Sentence]:

@@ -56,12 +56,12 @@ def overlays_of(runs: Mapping[str, RunTables]) -> list[Drawn]:
 
 
 def _all(figures: Callable[[], Iterator[tuple[str, Figure]]], prefix: str) -> list[Drawn]:
-    found = []
+    figures_drawn = []
     with matplotlib.rc_context(RC):
         for stem, figure in figures():
             lay_out(figure)
-            found.append(drawn(stem, figure, prefix))
-    return in_page_order(found)
+            figures_drawn.append(drawn(stem, figure, prefix))
+    return in_page_order(figures_drawn)
 
 
 def in_page_order(figures: Iterable[Drawn]) -> list[Drawn]:

@@ -163,9 +163,9 @@ def plain_text(label: str) -> str:
     return " ".join(first.split()).strip(" ,:")
 
 
-def _formula(found: re.Match) -> str:
+def _formula(match: re.Match) -> str:
     """A symbol is kept, a formula is not."""
-    return found[0].strip("$").replace("_i", "") if "\\" not in found[0] and len(found[0]) < 9 else ""
+    return match[0].strip("$").replace("_i", "") if "\\" not in match[0] and len(match[0]) < 9 else ""
 
 
 def _at(ax: Axes, name: str, x: float) -> str:

@@ -49,8 +49,8 @@ class LastEpoch:
 
     def estimates(self, quantity: str) -> dict[str, Estimate]:
         """Label -> its estimate, of labels that have one; `quantity` is a column of sharpness.csv."""
-        found = {label: self._estimate(label, quantity) for label in self.run.styles}
-        return {label: estimate for label, estimate in found.items() if estimate}
+        estimates = {label: self._estimate(label, quantity) for label in self.run.styles}
+        return {label: estimate for label, estimate in estimates.items() if estimate}
 
     def _estimate(self, label: str, quantity: str) -> Estimate | None:
         own = [row for row in self.points if row["algorithm"] == label and row.get(quantity) is not None]
@@ -300,32 +300,32 @@ def _by_epoch(run: RunTables, last: LastEpoch, quantity: str) -> tuple[list[str]
         if row[column] is not None:
             cells.setdefault(row["algorithm"], {}).setdefault(row["epoch"], []).append(row[column])
     epochs = sorted({epoch for of_one in cells.values() for epoch in of_one})
-    found = [
+    table = [
         {"algorithm": label, **{f"epoch {epoch}": fmean(cells[label][epoch]) for epoch in cells[label]}}
         for label in run.styles
         if label in cells
     ]
-    return ["algorithm", *(f"epoch {epoch}" for epoch in epochs)], found, last.source
+    return ["algorithm", *(f"epoch {epoch}" for epoch in epochs)], table, last.source
 
 
 def _details(last: LastEpoch) -> tuple[list[str], list[dict[str, Any]]]:
     quantities = {"ratio": "ratio", "sharpness": "sharpness", "slope": "slope", "decrease": "predicted_decrease"}
     quantities |= {"edge": "edge_realized", "edge of the model": "edge_quadratic", "learning rate": "learning_rate"}
-    found = {name: last.estimates(column) for name, column in quantities.items()}
-    found = {name: of_rows for name, of_rows in found.items() if of_rows}
-    several = any(estimate.seeds > 1 for of_rows in found.values() for estimate in of_rows.values())
+    estimates = {name: last.estimates(column) for name, column in quantities.items()}
+    estimates = {name: of_rows for name, of_rows in estimates.items() if of_rows}
+    several = any(estimate.seeds > 1 for of_rows in estimates.values() for estimate in of_rows.values())
     rows = []
     for label in last.run.styles:
         own = [row for row in last.points if row["algorithm"] == label]
         if own:
-            cells = {name: of_rows[label].value if label in of_rows else None for name, of_rows in found.items()}
-            ratio = found.get("ratio", {}).get(label)
+            cells = {name: of_rows[label].value if label in of_rows else None for name, of_rows in estimates.items()}
+            ratio = estimates.get("ratio", {}).get(label)
             if several:
                 low, high = ratio.bounds if ratio and ratio.bounds else (None, None)
                 cells |= {"ratio from": low, "ratio to": high}
             rows.append({"algorithm": label, **cells, "points": len(own)})
     interval = ["ratio from", "ratio to"] if several else []
-    first, *others = found
+    first, *others = estimates
     return ["algorithm", first, *interval, *others, "points"], rows
 
 
@@ -336,5 +336,5 @@ def headline(run: RunTables) -> tuple[str, dict[str, float]]:
         return "No sharpness was measured", {}
     ratios = last.estimates("ratio")
     what = f"Sharpness in epoch {last.epoch}" + (f" relative to {quoted(run.reference or '')}" if ratios else "")
-    found = ratios or last.estimates("sharpness")
-    return what, {label: estimate.value for label, estimate in found.items()}
+    estimates = ratios or last.estimates("sharpness")
+    return what, {label: estimate.value for label, estimate in estimates.items()}

@@ -85,8 +85,8 @@ def _page(title: str, body: Sequence[Html]) -> str:
         between="\n",
     )
     skip = tag("a", "To the answer", class_="skip", href="#main")
-    whole = joined(skip, "\n", tag("main", main, id="main"), "\n", tag("script", Html(script)))
-    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{whole}\n</body>\n</html>\n'
+    content = joined(skip, "\n", tag("main", main, id="main"), "\n", tag("script", Html(script)))
+    return f'<!doctype html>\n<html lang="en">\n<head>\n{head}\n</head>\n<body>\n{content}\n</body>\n</html>\n'
 
 
 def _hash(text: str) -> str:
@@ -119,10 +119,10 @@ def run_sections(one: RunOnPage, prefix: str, level: int) -> Iterator[tuple[str,
 
 def _facts(one: RunOnPage) -> Html:
     settings = run_facts.settings_of(one.config)
-    found = {"script": script_name(one.run)}
-    found |= {"seed": settings["seed"]} if settings.get("seed") and not one.config["settings"].get("seeds") else {}
-    found |= {name: settings[name] for name in FACTS if settings.get(name, run_facts.UNSET) != run_facts.UNSET}
-    items = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", value)) for name, value in found.items()]
+    values = {"script": script_name(one.run)}
+    values |= {"seed": settings["seed"]} if settings.get("seed") and not one.config["settings"].get("seeds") else {}
+    values |= {name: settings[name] for name in FACTS if settings.get(name, run_facts.UNSET) != run_facts.UNSET}
+    items = [tag("div", tag("dt", name.replace("_", " ")), tag("dd", value)) for name, value in values.items()]
     facts = tag("dl", *items, class_="facts")
     if one.complete:
         return facts
@@ -165,11 +165,11 @@ def _sources(one: RunOnPage, sentence: Sentence) -> Html:
 def _tables(one: RunOnPage, heading: str, prefix: str) -> Iterator[Html]:
     for view in answers.views(one.run):
         yield _view(one, view, heading, prefix)
-    whole = list(whole_tables(one.run.folder))
-    if whole:
+    small_tables = list(whole_tables(one.run.folder))
+    if small_tables:
         yield tag(heading, "Whole files")
         yield tag("p", "Small files as they are; the larger ones are linked below.", class_="note")
-    for name, columns, rows in whole:
+    for name, columns, rows in small_tables:
         title = tag("summary", name, f", {len(rows):,} rows")
         yield tag("details", title, html_table(columns, rows, name))
 

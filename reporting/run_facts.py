@@ -61,22 +61,22 @@ def origin_of(config: Mapping[str, Any]) -> dict[str, str]:
     """Where the numbers come from: versions, commit, data."""
     git = config.get("git") or {}
     commit = git.get("commit") or "unknown"
-    found = {name: version or "not installed" for name, version in config["versions"].items()}
-    found["commit"] = commit + (" with changes" if git.get("dirty") else "")
-    found |= {f"machine: {name}": written(value) for name, value in config.get("machine", {}).items()}
-    found["started"] = config["started"]
+    origin = {name: version or "not installed" for name, version in config["versions"].items()}
+    origin["commit"] = commit + (" with changes" if git.get("dirty") else "")
+    origin |= {f"machine: {name}": written(value) for name, value in config.get("machine", {}).items()}
+    origin["started"] = config["started"]
     for each in config.get("resumed", []):
         changes = "; ".join(map(str, each.get("changes", []))) or "nothing changed"
-        found[f"resumed {each.get('at', '')}"] = changes
-    found |= {f"SHA-256 of {path}": str(digest) for path, digest in config.get("data", {}).items()}
-    return found
+        origin[f"resumed {each.get('at', '')}"] = changes
+    origin |= {f"SHA-256 of {path}": str(digest) for path, digest in config.get("data", {}).items()}
+    return origin
 
 
 def files_of(folder: Path) -> list[tuple[str, str]]:
     """(name in the folder, what it is) of every table and of what else a reader may want."""
-    found = []
+    files = []
     for name in TABLES:
         if (folder / name).exists():
-            found.append((name, f"{len(read_table(folder / name)):,} rows"))
+            files.append((name, f"{len(read_table(folder / name)):,} rows"))
     others = {"config.json": "settings, rows, versions", LOG_FILE: "messages of the run"}
-    return found + [(name, what) for name, what in others.items() if (folder / name).exists()]
+    return files + [(name, what) for name, what in others.items() if (folder / name).exists()]

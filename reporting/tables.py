@@ -62,8 +62,8 @@ def _row(columns: Sequence[str], row: Mapping[str, Any], numeric: set[str]) -> H
 
 def _cell(name: str, value: Any, number: bool, **attributes: str) -> Html:
     text = short(value)
-    whole = repr(value) if is_number(value) and repr(value) != text else None
-    return tag(name, text, class_="number" if number else None, data_v=whole, **attributes)
+    exact = repr(value) if is_number(value) and repr(value) != text else None
+    return tag(name, text, class_="number" if number else None, data_v=exact, **attributes)
 
 
 # ---- LaTeX and Markdown --------------------------------------------------------------------------------------

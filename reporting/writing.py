@@ -83,13 +83,13 @@ def tables_as_text(folders: Sequence[str | Path], kind: str) -> str:
     """Every table of the page of these runs, as "latex" or "markdown". Raises: ValueError, in one line."""
     written, first = TEXTS[kind]
     runs = _named(folders)
-    found = list(side_by_side(runs)) if len(runs) > 1 else []
+    tables = list(side_by_side(runs)) if len(runs) > 1 else []
     for name, run in runs.items():
         prefix = f"{name}: " if len(runs) > 1 else ""
-        found += [replace(view, title=prefix + view.title) for view in views(run)]
-    if not found:
+        tables += [replace(view, title=prefix + view.title) for view in views(run)]
+    if not tables:
         raise ValueError(f"{', '.join(map(str, folders))}: the tables have no numbers yet")
-    return first + "\n" + "\n".join(map(written, found))
+    return first + "\n" + "\n".join(map(written, tables))
 
 
 def write_text(path: str | Path, text: str) -> Path:

@@ -60,8 +60,8 @@ class Saver:
         if signal == FAILED:
             self.ranks.leading(background.wait)
         if signal or milestone or (self.every and count % self.every == 0):
-            found = state()
-            self.ranks.leading(lambda: self.checkpoints.save(count if number is None else number, found))
+            to_store = state()
+            self.ranks.leading(lambda: self.checkpoints.save(count if number is None else number, to_store))
         if signal:
             self.ranks.leading(background.wait)
             raise Stopped(signal, place)

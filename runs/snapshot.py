@@ -33,10 +33,10 @@ def snapshot(state: Any) -> Any:
     copies: dict[tuple[torch.device, int, int], torch.UntypedStorage] = {}
     known = {}  # what deepcopy takes for copied already
     for t in plain_tensors(state):
-        whole = t.untyped_storage()
-        place = t.device, whole.data_ptr(), whole.nbytes()
+        storage = t.untyped_storage()
+        place = t.device, storage.data_ptr(), storage.nbytes()
         if place not in copies:
-            copies[place] = whole.clone() if t.is_cpu else whole.cpu()
+            copies[place] = storage.clone() if t.is_cpu else storage.cpu()
         made = torch.empty(0, dtype=t.dtype).set_(copies[place], t.storage_offset(), t.size(), t.stride())
         known[id(t)] = made.requires_grad_(t.requires_grad)
     return copy.deepcopy(state, known)
@@ -44,5 +44,5 @@ def snapshot(state: Any) -> Any:
 
 def plain_tensors(state: Any) -> list[Tensor]:
     """The tensors in dicts, lists and tuples that are nothing but their numbers; deepcopy serves the others."""
-    found = (t for t in tree_leaves(state) if type(t) is Tensor)
-    return [t for t in found if t.layout == torch.strided and not (t.is_conj() or t.is_neg() or vars(t))]
+    plain = (t for t in tree_leaves(state) if type(t) is Tensor)
+    return [t for t in plain if t.layout == torch.strided and not (t.is_conj() or t.is_neg() or vars(t))]

@@ -277,14 +277,14 @@ class Study:
         the last measured epoch: a number per seed."""
         rows = read_table(self.folder / name / "classes.csv")
         last, classes = max(row["epoch"] for row in rows), max(row["class"] for row in rows)
-        found = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
+        sharpness = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
         for row in rows:
             if row["epoch"] == last and row["class"] in (1, classes):
                 which = "frequent" if row["class"] == 1 else "rare"
-                found[f"Adam's ratio, {which} tokens"][row["seed"]][row["algorithm"]].append(row["sharpness"])
+                sharpness[f"Adam's ratio, {which} tokens"][row["seed"]][row["algorithm"]].append(row["sharpness"])
         ratios = {
             quantity: [statistics.fmean(of["adam"]) / statistics.fmean(of["sgd"]) for of in by_seed.values()]
-            for quantity, by_seed in found.items()
+            for quantity, by_seed in sharpness.items()
         }
         means = read_table(self.folder / name / "ratios.csv")
         ratios["Adam's ratio, all tokens"] = [

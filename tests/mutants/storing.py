@@ -103,7 +103,7 @@ MUTANTS = {
         ("            del self.write", "            pass", "the copy of a checkpoint stays in memory"),
     ],
     ("runs/snapshot.py", "runs_background"): [
-        ("whole.clone() if t.is_cpu else whole.cpu()", "whole", "a checkpoint holds numbers of a later update"),
+        ("storage.clone() if t.is_cpu else storage.cpu()", "storage", "a checkpoint holds numbers of a later update"),
         ("2 * size_of(state) <= free", "size_of(state) <= free", "a copy takes the last memory"),
         ("if place not in copies:", "if True:", "tied weights are stored twice"),
         ("free is not None and ", "free is None or ", "a copy is made though nobody knows whether it fits"),
