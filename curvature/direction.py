@@ -115,28 +115,28 @@ def by_groups(
     Where memory runs out, groups are halved: at once if the copies themselves found no room, and else unless the
     caller can make its micro-batches smaller, `can_be_less`, and gets the error. All `ranks` do so alike.
     """
-    groups, found, are_held = in_groups(directions, params), [], False
+    groups, results, are_held = in_groups(directions, params), [], False
 
     def rest() -> None:
         nonlocal are_held
-        while len(found) < len(groups):
+        while len(results) < len(groups):
             are_held = False
-            copies = _held_by_all(groups[len(found)], params, ranks)
+            copies = _held_by_all(groups[len(results)], params, ranks)
             are_held = True
-            found.append(measure(copies))
+            results.append(measure(copies))
             del copies  # before those of the next group are made
 
     def smaller_groups() -> str | None:
-        left = groups[len(found) :]
+        left = groups[len(results) :]
         size = (len(left[0]) + 1) // 2
         are_copies = any(isinstance(v, _Copied) for v in left[0])
         if len(left[0]) < 2 or are_held and (can_be_less or not are_copies):
             return None
-        groups[len(found) :] = [group[i : i + size] for group in left for i in range(0, len(group), size)]
+        groups[len(results) :] = [group[i : i + size] for group in left for i in range(0, len(group), size)]
         return f"copies of at most {size} directions at once"
 
     retried(rest, smaller_groups)
-    return found
+    return results
 
 
 def _held_by_all(group: Sequence[Direction], params: Params, ranks: Ranks) -> list[Direction]:

@@ -94,10 +94,10 @@ def spectral_length(direction: Mapping[str, Tensor], tolerance: float = 1e-4) ->
 
     def rest() -> None:
         while left:
-            some = left[:together]
-            scaled = [matrices[i].float() / largest[i] for i in some]  # float32 can square it
+            at_once = left[:together]
+            scaled = [matrices[i].float() / largest[i] for i in at_once]  # float32 can square it
             norms = _spectral_norms(scaled, tolerance)
-            values.extend(value * largest[i] for i, value in zip(some, norms, strict=True))
+            values.extend(value * largest[i] for i, value in zip(at_once, norms, strict=True))
             del left[:together]
 
     def fewer() -> str | None:

@@ -41,8 +41,8 @@ def checks_of(folders: Mapping[str, Path], heading: str) -> Iterator[Html]:
 
 def _measured_on(folder: str, name: str) -> str:
     settings = read_config(folder)["settings"]
-    found = ", ".join(f"{key} {settings[key]}" for key in ("task", "dataset", "model") if settings.get(key))
-    return f"{name}: {found}" if name else found
+    described = ", ".join(f"{key} {settings[key]}" for key in ("task", "dataset", "model") if settings.get(key))
+    return f"{name}: {described}" if name else described
 
 
 def _measured(check: claims.Check, names: Mapping[str, str], heading: str) -> Html:

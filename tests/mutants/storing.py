@@ -64,7 +64,7 @@ MUTANTS = {
         ("if text and not HOLDER.fullmatch(text):", "if False:", "a file of the user named run.lock is overwritten"),
         ("status.st_nlink <= 1", "True", "the other name of a file is overwritten"),
         ("path.unlink(missing_ok=True)", "pass", "run.lock stays in every folder"),
-        ("        file.truncate()\n", "", "the lock names a mixture of two holders"),
+        ("            file.truncate()\n", "", "the lock names a mixture of two holders"),
         ("f\"{holder} is at work in {folder}", "f\"another process is at work in {folder}", "the answer does not say which process"),
     ],
     ("runs/jobs.py", "runs_jobs"): [
