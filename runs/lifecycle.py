@@ -138,13 +138,13 @@ def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog, ranks: Ranks)
         return job.work(folder, stop, live)
     if "finished" in read_config(folder):  # by processes that this one would have joined
         return ""
-    end = job.work(folder, stop, live)
+    last_step = job.work(folder, stop, live)
     said = []
 
     def finish() -> None:
         with turn(folder, stop) as is_mine:
             if is_mine:
-                said.append(end())
+                said.append(last_step())
                 mark_finished(folder)
 
     ranks.leading(finish)
