@@ -146,13 +146,13 @@ class Study:
         """Clipped rows beside their partners at the scanned points: how often the clipped step is flatter, should let
         the loss fall further by its quadratic model, lets it fall further along the scan, and does as predicted."""
         for data in (*SOURCES, TUNED):
-            found = [pair for folder in self._of_claims(data) for pair in _scanned_pairs(folder)]
-            if found:
-                flatter, predicted, fell = (sum(column) for column in zip(*found, strict=True))
-                agree = sum(by_model == by_scan for _, by_model, by_scan in found)
+            pairs = [pair for folder in self._of_claims(data) for pair in _scanned_pairs(folder)]
+            if pairs:
+                flatter, predicted, fell = (sum(column) for column in zip(*pairs, strict=True))
+                agree = sum(by_model == by_scan for _, by_model, by_scan in pairs)
                 yield dict(
                     data=data,
-                    pairs=len(found),
+                    pairs=len(pairs),
                     flatter=flatter,
                     predicted_further=predicted,
                     fell_further=fell,

@@ -178,8 +178,8 @@ def of_a_run(part: str, lines: Rows, tiny: bool) -> Rows:
     ]
     rows += [say(name, line[name]) for line in lines[:1] for name in ABOUT]
     if lines and part == "t5-small" and not tiny:
-        found = protocol.goals(lines)
-        rows += [say("goal", value, goal, "yes" if met else "no") for goal, value, met in found]
+        goals = protocol.goals(lines)
+        rows += [say("goal", value, goal, "yes" if met else "no") for goal, value, met in goals]
     return rows
 
 

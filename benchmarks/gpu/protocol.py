@@ -177,16 +177,20 @@ def kernels_of(task: Task, device: torch.device, directions: int = 12) -> float:
         return counting.counts["kernels"]
 
     with measuring(objective.model):
-        found = (count(directions) - count(1)) / (directions - 1)
+        per_direction = (count(directions) - count(1)) / (directions - 1)
     task.model.to("cpu")
-    return found
+    return per_direction
 
 
 def goals(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, str, bool]]:
     """(goal, what was found, whether it is met) of the run of t5-small, from the rows of its table."""
-    whole = next(r for r in rows if r["stage"] == "the whole run")
-    over, seconds, finished = float(whole["measuring_over_training"]), float(whole["seconds"]), whole["finished"]
-    stopped = "" if finished == "True" else f", stopped after {whole['updates']} updates"
+    whole_run = next(r for r in rows if r["stage"] == "the whole run")
+    over, seconds, finished = (
+        float(whole_run["measuring_over_training"]),
+        float(whole_run["seconds"]),
+        whole_run["finished"],
+    )
+    stopped = "" if finished == "True" else f", stopped after {whole_run['updates']} updates"
     minutes = f"{seconds / 60:.2g} min{stopped}"
     return [
         ("one trajectory in under 5 minutes", minutes, finished == "True" and seconds < 300),

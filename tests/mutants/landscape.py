@@ -67,7 +67,7 @@ MUTANTS = {
         ("refine=quadratic.slope < 0", "refine=quadratic.slope > 0", "scans downhill are not refined, scans uphill are"),
         ("update_histogram(directions[m.label])", "update_histogram(next(iter(directions.values())))", "every histogram is that of the first row"),
         ("scan=scans[m.label]", "scan=next(iter(scans.values()))", "every scan is that of the first row"),
-        ("plan) if measured.scan else some", "plan)", "the loss is scanned at every measured point"),
+        ("plan) if measured.scan else of_group", "plan)", "the loss is scanned at every measured point"),
     ],
     ("landscape_core/edges.py", "landscape_edges"): [
         ("self.critical_lr / 2", "self.critical_lr / 4", "the best rate is half of what it is"),
