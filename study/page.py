@@ -139,13 +139,20 @@ def ratios(tables: Tables) -> str:
     rows = [row for row in tables["ratios"] if row["epoch"] == last]
     title = f"### Sharpness over that of SGD's step, epoch {last}"
     text = crossed(rows, "algorithm", lambda row: f"{DATA[row['data']]}, {RUNS[row['trajectory']]}", "ratio")
-    adam = [row for row in rows if row["algorithm"] == "adam"]
+    upward = {place(row) for row in rows if (row["algorithm"], row["ratio"]) == ("sgd", 1)}
+    adam = [row for row in rows if row["algorithm"] == "adam" and place(row) in upward]
     below = sum(row["ratio"] < 1 for row in adam)
     sure = sum(row["high"] is not None and row["high"] < 1 for row in adam)
+    others = len({place(row) for row in rows} - upward)
+    negative = f" In the other {others} it is negative in some seed; ratios are to its size there." if others else ""
     return (
-        f"{title}\n\n{text}\n\nAdam's ratio is below 1 in {below} of these {len(adam)} trajectories, and its whole "
-        f"interval is below 1 in {sure}."
+        f"{title}\n\n{text}\n\nIn {len(adam)} of these trajectories the sharpness of SGD's step is positive in every "
+        f"seed. There Adam's ratio is below 1 in {below}, and its whole interval in {sure}.{negative}"
     )
+
+
+def place(row: dict[str, Any]) -> tuple[str, str]:
+    return row["data"], row["trajectory"]
 
 
 def losses(tables: Tables) -> str:
