@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import landscape_utils
 from algorithm_list import ALGORITHM_LISTS
 from benchmarks._machine import report, start
-from curvature import products
+from curvature import histogram, products
 from curvature.borrowing import measuring
 from curvature.leaves import leaves_at
 from curvature.objective import Batch, functional_loss, objective_at, trainable_parameters
@@ -84,7 +83,7 @@ READERS = {Tensor.tolist, Tensor.cpu, Tensor.numpy}  # Tensor.item is an operati
 ON_THE_HOST = (  # what decides that numbers may be read as they come
     (products, "is_free_to_read"),
     (edges, "is_free_to_read"),
-    (landscape_utils, "is_free_to_read"),
+    (histogram, "is_free_to_read"),
     (clipping, "numpy_reads"),
 )
 

@@ -50,6 +50,14 @@ KINDS = {
         "How much the loss bends along every algorithm’s next step: lower is flatter.",
     ),
     "decomposition": ("Parts of the model", "Which layers or kinds of tensors hold slope and curvature of every step."),
+    "clip_sweep": (
+        "Sharpness against the share that is clipped",
+        "Sharpness, slope and predicted decrease of a step when more and more of its largest coordinates are clipped.",
+    ),
+    "curvature_by_size": (
+        "Curvature of the largest coordinates",
+        "How much of the curvature along SGD’s step its largest coordinates carry, alone and together with the rest.",
+    ),
     "histogram": (
         "Sizes of coordinates",
         "How the sizes of a step’s coordinates are distributed, one panel per optimizer.",

@@ -266,7 +266,7 @@ def test_the_states_of_a_list_are_predicted_to_the_byte_and_shared_ones_count_on
     for label, state in updates.states.items():
         if all(state is not updates.states[other] for other in expected):
             expected[label] = bytes_of(state.state_dict()) + (2 * size if label == "row 4" else 0)  # nadam's copies
-    plan = type("Plan", (), {"algorithms": algorithms})
+    plan = type("Plan", (), {"pseudo_rows": algorithms})
     assert pseudo_state_bytes(plan, params) == expected
     assert len(expected) == 7 and "row 6" not in expected
 

@@ -244,7 +244,12 @@ def test_the_check_at_a_point_takes_each_number_by_its_own_route(monkeypatch):
 
     assert row() == pytest.approx([4.5, 4.5, 3.0, 3.0, 1.0, 1.0], rel=1e-3)
     monkeypatch.setattr(cross_checks, "central_differences", lambda *_, h: (7.0, 8.0))
-    exact = cross_checks.directional_sharpness
+    exact, measured = cross_checks.directional_sharpness, cross_checks.quadratic_models
+
+    def nine(*arguments):
+        return {label: replace(model, sharpness=9.0) for label, model in measured(*arguments).items()}
+
+    monkeypatch.setattr(cross_checks, "quadratic_models", nine)
     monkeypatch.setattr(
         cross_checks, "directional_sharpness", lambda *a: [replace(q, sharpness=9.0) for q in exact(*a)]
     )

@@ -62,10 +62,12 @@ def test_a_click_sorts_by_value_and_a_second_one_turns_it_round(page):
     before = column(page, 1)
     assert sorted_by(page) == [] and len(before) == 7
     page.click(header(1))
-    assert column(page, 1) == ["-0.04625", "0.2413", "0.245", "0.9987", "1", "2.9", "–"]
+    *numbers, last = column(page, 1)
+    assert last == "–" and numbers == sorted(numbers, key=float) and sorted([*numbers, last]) == sorted(before)
+    assert numbers != sorted(numbers), "as text they would stand otherwise"
     assert sorted_by(page) == [["ratio", "ascending"]]
     page.click(header(1))
-    assert column(page, 1) == ["2.9", "1", "0.9987", "0.245", "0.2413", "-0.04625", "–"]
+    assert column(page, 1) == [*numbers[::-1], "–"]
     assert sorted_by(page) == [["ratio", "descending"]]
 
 
