@@ -128,7 +128,7 @@ class Trainings:
     def _tell(self, seed: int | None, label: str) -> None:
         """Say what a job of this process gave."""
         if seed is None:
-            tell(label, self.algorithms[label].lr, self.trials(label))
+            tell(label, searched_rate(self.algorithms[label]), self.trials(label))
             return
         result = self.losses(seed, label)
         for score in result.scores:
@@ -159,7 +159,7 @@ class Trainings:
         start, seed, epochs = self._start(s.seeds[0]), s.seeds[0], s.tune_epochs
         losses = tune(
             lambda rate: start.train(row.with_options(lr=rate), seed, epochs, self.left, journal=journal).final_loss,
-            row.lr,
+            searched_rate(row),
             s.lr_grid,
             extended=lambda: self.left.expect(epochs * self.per_epoch),
         )
@@ -172,3 +172,9 @@ class Trainings:
         models = self.folder / "model" / f"seed{seed}-{self._name(label)}"
         start, journal = self._start(seed), self._journal(job)
         return vars(start.train(self.row(label), seed, self.settings.num_epochs, self.left, models, follow, journal))
+
+
+def searched_rate(row: Algorithm) -> float:
+    """The rate around which a row's is searched; only rows that have one get such a job."""
+    assert row.lr is not None
+    return row.lr

@@ -13,7 +13,7 @@ import torch
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
 from curvature.memory import retried
-from curvature.objective import objective_at
+from curvature.objective import Batch, objective_at
 from hessian.blocks import block_curvature, gradient_graph
 from hessian.tables import block_row
 from runs.checkpoints import fitting
@@ -97,7 +97,7 @@ class Graphs:
 
     def _made(self, indices: Sequence[int]) -> GradientGraph:
         settings, dtype = self.settings, DTYPES[self.settings.dtype]
-        inputs = list(micro_batches(self.task, indices, self.size, settings.device, dtype))
+        inputs: list[Batch] = list(micro_batches(self.task, indices, self.size, settings.device, dtype))
         objective = objective_at(self.task.model, self.task.losses, inputs, dtype)
         self.contexts.enter_context(measuring(objective.model))
         self.contexts.enter_context(twice_differentiable())

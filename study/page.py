@@ -179,7 +179,7 @@ def batch_sizes(tables: Tables) -> str:
         for row in tables["batch_sizes"]
     ]
     said = [_gap_sentence(tables["batch_sizes"], equal) for equal in ("updates", "examples")]
-    text = f"### (a) The batch size, up to the full batch\n\n{markdown(columns, rows)}\n\n{' '.join(said)}"
+    text = f"### (a) The batch size; 128 is the full batch\n\n{markdown(columns, rows)}\n\n{' '.join(said)}"
     if tables["batch_ratios"]:
         crossing = crossed(tables["batch_ratios"], "batch_size", lambda row: f"epoch {row['epoch']}", "ratio")
         text += f"\n\nAdam's sharpness over SGD's, along Adam's run at equally many updates:\n\n{crossing}"
@@ -188,11 +188,10 @@ def batch_sizes(tables: Tables) -> str:
 
 def _gap_sentence(rows: Sequence[dict[str, Any]], equal: str) -> str:
     same = [row for row in rows if row["equal"] == equal]
-    first, last = same[0], same[-1]
-    return (
-        f"At equally many {equal} the gap is {number(first['gap'])} at batch size {first['batch_size']} and "
-        f"{number(last['gap'])} at {last['batch_size']}, the full batch."
-    )
+    if not same:
+        return ""
+    gaps = ", ".join(f"{number(row['gap'])} at batch size {row['batch_size']}" for row in same)
+    return f"At equally many {equal} SGD's loss less Adam's is {gaps}."
 
 
 def class_imbalance(tables: Tables) -> str:

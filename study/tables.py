@@ -251,7 +251,7 @@ class Study:
 
     def _names(self, pattern: str) -> list[str]:
         names = [path.name for path in self.folder.glob(pattern) if self.has(path.name)]
-        return sorted(names, key=lambda name: (len(name.split("-")[0]), name))
+        return sorted(names, key=lambda name: (float(name.split("-")[0].lstrip("abchipftz")), name))
 
     def _seed_means(self, name: str) -> Iterator[dict]:
         """Ratios of the rows of the list on the test batch, every epoch."""

@@ -1,6 +1,8 @@
 """The study's runs are command lines that the scripts accept, and its tables follow from the folders."""
 
+import csv
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from runs.config import described, mark_finished, write_config
 from runs.tables import Table, read_table
 from study import __main__ as runner
 from study import lists
+from study.page import page, read, replaced
 from study.plan import FULL, SMALL, SOURCES, chosen_rate, missing, runs
 from study.tables import Study, of_numbers, of_ratios
 from torch_optimizer import Algorithm
@@ -211,3 +214,39 @@ def test_the_small_study_runs_whole_and_fills_every_table(tmp_path):
     assert made == {run.name for run in runs(SMALL, None)}
     empty = [path.stem for path in (tmp_path / "tables").glob("*.csv") if not read_table(path)]
     assert empty == []
+
+
+# ---- docs/results.md ------------------------------------------------------------------------------------------------
+
+
+def test_the_page_holds_what_follows_from_the_stored_tables():
+    document = (ROOT / "docs/results.md").read_text()
+    assert replaced(document, page(read(ROOT / "docs/study"))) == document
+
+
+def test_sentences_of_the_page_are_those_of_the_tables_cells():
+    """Each count of the page's sentences, taken from the CSV files by another route."""
+    text = (ROOT / "docs/results.md").read_text()
+
+    def cells(name):
+        with (ROOT / "docs/study" / f"{name}.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    for row in cells("claims"):
+        if row["data"] == "all":
+            assert re.search(rf" in {row['holds']} of {row['of']} comparisons", text), row["claim"]
+    names = ("pairs", "flatter", "predicted_further", "fell_further", "as_predicted")
+    pairs, flatter, predicted, fell, agree = (sum(int(row[name]) for row in cells("scans")) for name in names)
+    assert f"Of {pairs} clipped steps {flatter} are flatter than their partner's, and {predicted} should" in text
+    assert f"{fell} do along the scan. In {agree} of {pairs} pairs scan and model agree." in text
+    losses = {(row["data"], row["algorithm"]): float(row["loss"]) for row in cells("losses")}
+    data = {name for name, _ in losses}
+    ahead = sum(losses[name, "adam"] < losses[name, "sgd"] for name in data)
+    assert f"Adam ends below SGD on {ahead} of {len(data)} data sets" in text
+    last = max(int(row["epoch"]) for row in cells("ratios"))
+    ratios = {(r["data"], r["trajectory"], r["algorithm"]): r for r in cells("ratios") if int(r["epoch"]) == last}
+    upward = [key[:2] for key, row in ratios.items() if key[2] == "sgd" and float(row["ratio"]) == 1]
+    adam = [ratios[*place, "adam"] for place in upward]
+    below, sure = (sum(float(row[column]) < 1 for row in adam) for column in ("ratio", "high"))
+    assert f"In {len(upward)} of these trajectories" in text
+    assert f"Adam's ratio is below 1 in {below}, and its whole interval in {sure}." in text
