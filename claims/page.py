@@ -10,7 +10,7 @@ from typing import Any
 
 from claims.paper import Beside, Ordering
 from claims.result import Check
-from runs.tables import format_table
+from runs.tables import format_table, markdown_table
 
 Rows = Sequence[Mapping[str, Any]]
 Draw = Callable[[Rows, Sequence[str]], str]  # a table's rows and columns -> text
@@ -165,9 +165,9 @@ def _interval(ends: tuple[float, float] | None) -> str | None:
 
 
 def _markdown_table(rows: Rows, columns: Sequence[str]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    for row in rows:
-        cells = [row[column] for column in columns]
-        texts = ["" if cell is None else f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells]
-        lines.append("| " + " | ".join(text.replace("|", r"\|") for text in texts) + " |")
-    return "\n".join(lines)
+    return markdown_table(columns, ([_cell(row[column]) for column in columns] for row in rows))
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text.replace("|", r"\|")

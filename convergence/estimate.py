@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from convergence.learning_rates import grid
+from curvature.memory import is_out_of_memory
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from tasks.base import Task
 from torch_optimizer import Algorithm
@@ -64,7 +65,9 @@ def estimate(
         if memory:
             with trial_of(task, device) as trial:
                 kept = activation_bytes(trial, plan, indices)
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         gradient = None
     basis = NO_TIME.format(len(indices), device)
     if gradient is not None:

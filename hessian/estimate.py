@@ -9,6 +9,7 @@ import torch
 
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
+from curvature.memory import is_out_of_memory
 from curvature.objective import Batch, Objective, objective_at
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.flags import DTYPES
@@ -49,7 +50,9 @@ def estimate(
             with measuring(objective.model), twice_differentiable():
                 graph, product = pace(objective, list(names), clock)
                 kept = kept_bytes(lambda: graph_of(objective, list(names)), objective.model) if memory else 0
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         graph = None
     each = min(PRODUCTS, settings.max_iterations)
     basis = NO_TIME.format(len(indices), device)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from curvature.borrowing import measuring
 from curvature.direction import Direction
+from curvature.memory import is_out_of_memory
 from curvature.objective import objective_at
 from curvature.quadratic import QuadraticModel
 from landscape.at_once import examples_at_once
@@ -82,7 +83,9 @@ def estimate(task: Task, plan: Plan, memory: bool = True, clock: Clock = time.pe
     try:
         pace = paced(task, plan, indices, clock)
         kept = kept_by_micro_batch(task, plan) if memory else 0
-    except torch.OutOfMemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         pace = kept = None
     if memory:
         held = held_in_memory(task, plan, kept)

@@ -10,7 +10,7 @@ from reporting.contents import View
 from reporting.markup import Html, joined, tag
 from reporting.numbers import short
 from runs.folder import TABLES
-from runs.tables import read_table
+from runs.tables import markdown_table, read_table
 
 LARGEST = 6000  # cells of a file that the page shows whole
 NEVER_WHOLE = {"training.csv", "losses.csv", "scan.csv", "histogram.csv"}  # figures show them; nobody reads them
@@ -111,8 +111,8 @@ def _tex_number(value: Any) -> str:
 def markdown(view: View) -> str:
     numeric = _numeric(view.columns, view.rows)
     rule = ["---:" if column in numeric else "---" for column in view.columns]
-    lines = [view.columns, rule, *([_piped(short(row.get(c))) for c in view.columns] for row in view.rows)]
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = ([_piped(short(row.get(c))) for c in view.columns] for row in view.rows)
+    table = markdown_table(view.columns, lines, rule)
     return f"**{view.title}.** {view.note}\n\n{table}\n"
 
 

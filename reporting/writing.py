@@ -14,7 +14,7 @@ from reporting.answers import side_by_side, views
 from reporting.drawn import Drawn, drawn, figures_of, in_page_order, overlays_of
 from reporting.page import GENERATOR, RunOnPage, page_of_run, page_of_runs
 from reporting.tables import latex, markdown
-from runs.config import read_config
+from runs.config import is_finished, read_config
 from runs.files import write_whole
 from runs.folder import REPORT_FILE
 
@@ -36,7 +36,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     run = read_run(folder)
     path = Path(output or run.folder / REPORT_FILE)
     refuse_foreign(path)
-    return _write_page(run, figures_of(run), "finished" in read_config(folder), path)
+    return _write_page(run, figures_of(run), is_finished(folder), path)
 
 
 def _write_page(run: RunTables, figures: Sequence[Drawn], complete: bool, path: Path) -> Path:

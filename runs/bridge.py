@@ -8,6 +8,8 @@ from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from runs.tables import markdown_table
+
 
 class Line(NamedTuple):
     """One flag or value of the original code. Where `there` ends in a word of capitals, that stands for any value, and
@@ -143,6 +145,5 @@ def _sentence(line: Line, theirs: str, value: str) -> str:
 
 def table(lines: Sequence[Line]) -> str:
     """The lines as a Markdown table, for docs/coming_from_the_original.md."""
-    rows = [("there", "here", "note"), ("---", "---", "---")]
-    rows += [(f"`{line.there}`", f"`{line.here}`" if line.here else "(leave it out)", line.note) for line in lines]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+    rows = ((f"`{line.there}`", f"`{line.here}`" if line.here else "(leave it out)", line.note) for line in lines)
+    return markdown_table(("there", "here", "note"), rows) + "\n"

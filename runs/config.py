@@ -76,6 +76,11 @@ def mark_finished(folder: str | Path) -> Path:
     return _write_json(folder, {**read_config(folder), "finished": _now()})
 
 
+def is_finished(folder: str | Path) -> bool:
+    """Whether there is a run, and it is complete. Raises: as `read_config`, for a damaged config.json."""
+    return (Path(folder) / CONFIG_FILE).exists() and "finished" in read_config(folder)
+
+
 def _configuration(
     settings: Mapping[str, Any],
     algorithms: Sequence[Mapping[str, Any]],

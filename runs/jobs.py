@@ -25,7 +25,7 @@ from curvature.memory import is_out_of_memory
 from curvature.ranks import ALONE, Ranks
 from runs import background
 from runs.checkpoints import CannotRead, Checkpoints
-from runs.config import read_config
+from runs.config import is_finished
 from runs.files import CannotWrite, one_line, write_whole
 from runs.folder import CHECKPOINTS, FAILURE, RESULT
 from runs.lock import claim
@@ -204,7 +204,7 @@ def turn(folder: Path, stop: StopRequest) -> Iterator[bool]:
     while True:
         with claim(folder / CHECKPOINTS) as mine:
             if mine:
-                yield "finished" not in read_config(folder)
+                yield not is_finished(folder)
                 return
         if stop.signal:
             raise Stopped(stop.signal, "its last job; another process writes the tables")
@@ -228,7 +228,7 @@ def _make_folder(place: Path) -> None:
 def _said(error: Exception) -> str:
     """An error of a job, in one line."""
     if is_out_of_memory(error):
-        return f"out of memory ({one_line(error)}); a smaller --micro_batch_size takes less"
+        return f"out of memory ({one_line(error)})"  # micro-batches were halved by then
     return one_line(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -19,7 +19,7 @@ from curvature.memory import is_out_of_memory
 from curvature.ranks import ALONE, LeaderFailed, RankLost, Ranks
 from runs import background
 from runs.checkpoints import CannotRead, DoesNotFit
-from runs.config import mark_finished, read_config, recorded
+from runs.config import is_finished, mark_finished, recorded
 from runs.estimate import Estimate
 from runs.files import CannotWrite, one_line
 from runs.flags import Parser, needs_the_hub, own_list
@@ -136,7 +136,7 @@ def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog, ranks: Ranks)
     Returns: what to print; "" where another process ended the run."""
     if not job.in_jobs:
         return job.work(folder, stop, live)
-    if "finished" in read_config(folder):  # by processes that this one would have joined
+    if is_finished(folder):  # by processes that this one would have joined
         return ""
     last_step = job.work(folder, stop, live)
     said = []

@@ -160,6 +160,12 @@ def format_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> s
     return "\n".join("  ".join(line).rstrip() for line in zip(*table, strict=True))
 
 
+def markdown_table(columns: Sequence[str], lines: Iterable[Sequence[Any]], rule: Sequence[str] | None = None) -> str:
+    """A table in Markdown, of cells as they are. `rule`: what stands below the columns, by default `---` each."""
+    shown = [columns, rule or ["---"] * len(columns), *lines]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in shown)
+
+
 def _short(value: Any) -> str:
     if value is None or isinstance(value, float) and not math.isfinite(value):
         return "-"

@@ -11,8 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from runs.config import CONFIG_FILE
-from study.finished import is_complete
+from runs.config import CONFIG_FILE, is_finished
 from study.plan import FULL, SMALL, Run, missing, runs
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +43,7 @@ def main() -> int:
 def finish(run: Run, study: Path) -> bool:
     """Make the run, or what is missing of it. Whether it is complete then."""
     folder, start = study / run.name, time.monotonic()
-    if is_complete(folder):
+    if is_finished(folder):
         return True
     try:
         flags = run.flags(study)

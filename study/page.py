@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from claims.checks import CLAIMS
 from runs.files import write_whole
-from runs.tables import read_table
+from runs.tables import markdown_table, read_table
 from study.plan import SOURCES, TUNED_ADAM
 from study.tables import ALL, COLUMNS, TUNED
 
@@ -28,16 +29,6 @@ DATA = {
     ALL: "all",
 }
 RUNS = {"adam": "Adam's run", TUNED_ADAM: "Adam's tuned run", "sgd": "SGD's run"}
-SENTENCES = {
-    "clipping_lowers_sharpness": "Clipping lowers directional sharpness",
-    "adam_below_sgd": "Adam lies below SGD, clipped SGD and both normalized rows",
-    "clipped_adafactor_lowest": "Clipped Adafactor is the lowest of the seven",
-    "clipped_scans_go_lower": "A clipped direction reaches a lower minimum along the scan",
-    "clipped_trains_lower": "A clipped optimizer trains to a lower loss at tuned rates",
-    "gradient_and_curvature_correlate": "Gradient norm and curvature of the tensors correlate",
-    "transformer_above_resnet": "A transformer's gradient is more uneven than a ResNet's",
-    "post_norm_above_pre_norm": "Post-norm is more uneven than pre-norm",
-}
 Tables = dict[str, list[dict[str, Any]]]
 
 
@@ -89,28 +80,32 @@ def claims(tables: Tables) -> str:
     rows = tables["claims"]
     by = {(row["claim"], row["data"]): row for row in rows}
     data = [name for name in (*SOURCES, TUNED, ALL) if any(key[1] == name for key in by)]
-    names = [name for name in SENTENCES if (name, ALL) in by]
+    names = [claim.name for claim in CLAIMS if (claim.name, ALL) in by]
 
     def cell(name: str, where: str) -> str:
         row = by.get((name, where))
         return f"{row['holds']} of {row['of']}" if row else ""
 
-    lines = [[SENTENCES[n], by[n, ALL]["paper"] or "-", *(cell(n, d) for d in data)] for n in names]
+    lines = [[_said(n), by[n, ALL]["paper"] or "-", *(cell(n, d) for d in data)] for n in names]
     said = [claim_sentence(by[name, ALL]) for name in names]
     return "\n\n".join([
         "### How often the claims hold",
-        markdown(["claim", "paper", *(DATA[name] for name in data)], lines),
-        " ".join(said),
+        markdown_table(["claim", "paper", *(DATA[name] for name in data)], lines),
+        "\n".join(said),
     ])  # fmt: skip
 
 
+def _said(name: str) -> str:
+    """The sentence of a claim, without what explains how it is decided."""
+    (claim,) = (claim for claim in CLAIMS if claim.name == name)
+    return claim.sentence.partition(":")[0].removesuffix(".")
+
+
 def claim_sentence(row: dict[str, Any]) -> str:
-    what, seeds = SENTENCES[row["claim"]], row["seeds"]
-    share = f"{row['holds']} of {row['of']} comparisons"
-    interval = (
-        "" if row["low"] is None else f" (share over {seeds} seeds: {number(row['low'])} to {number(row['high'])})"
-    )
-    return f"{what} in {share}{interval}."
+    interval = ""
+    if row["low"] is not None:
+        interval = f" (share over {row['seeds']} seeds: {number(row['low'])} to {number(row['high'])})"
+    return f"- {_said(row['claim'])}. This holds in {row['holds']} of {row['of']} comparisons{interval}."
 
 
 def scans(tables: Tables) -> str:
@@ -126,7 +121,7 @@ def scans(tables: Tables) -> str:
     rows = tables["scans"]
     total = [sum(row[name] for row in rows) for name in names]
     pairs, flatter, predicted, fell, agree = total
-    table = markdown(columns, [[DATA[row["data"]], *(row[name] for name in names)] for row in rows])
+    table = markdown_table(columns, [[DATA[row["data"]], *(row[name] for name in names)] for row in rows])
     return (
         f"### Flatter, but not lower\n\n{table}\n\nThe quadratic model of a step lets the loss fall by slope^2 / (2 "
         f"v'Hv). Of {pairs} clipped steps {flatter} are flatter than their partner's, and {predicted} should fall "
@@ -179,7 +174,7 @@ def batch_sizes(tables: Tables) -> str:
         for row in tables["batch_sizes"]
     ]
     said = [_gap_sentence(tables["batch_sizes"], equal) for equal in ("updates", "examples")]
-    text = f"### (a) The batch size; 128 is the full batch\n\n{markdown(columns, rows)}\n\n{' '.join(said)}"
+    text = f"### (a) The batch size; 128 is the full batch\n\n{markdown_table(columns, rows)}\n\n{' '.join(said)}"
     if tables["batch_ratios"]:
         crossing = crossed(tables["batch_ratios"], "batch_size", lambda row: f"epoch {row['epoch']}", "ratio")
         text += f"\n\nAdam's sharpness over SGD's, along Adam's run at equally many updates:\n\n{crossing}"
@@ -225,7 +220,7 @@ def crossed(rows: Sequence[dict[str, Any]], down: str, across: Callable[[dict], 
     cells = {(str(row[down]), across(row)): spread(row, value) for row in rows}
     lines = list(dict.fromkeys(line for line, _ in cells))
     columns = list(dict.fromkeys(column for _, column in cells))
-    return markdown(
+    return markdown_table(
         [down.replace("_", " "), *columns], [[_code(n), *(cells.get((n, c), "") for c in columns)] for n in lines]
     )
 
@@ -245,11 +240,6 @@ def spread(row: dict[str, Any], value: str) -> str:
 def number(value: float | None) -> str:
     """Three digits. A loss that is missing belongs to runs that diverged from every seed."""
     return "diverged" if value is None else f"{value:.3g}"
-
-
-def markdown(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 if __name__ == "__main__":

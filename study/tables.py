@@ -18,9 +18,9 @@ from typing import Any
 from claims import check
 from claims.convergence import final_losses
 from claims.folder import read_folder
-from runs.intervals import factor_interval, mean_interval
+from runs.config import is_finished
+from runs.intervals import mean_and_interval
 from runs.tables import TEST, Table, on_batch, read_table
-from study.finished import is_complete
 from study.plan import SOURCES, TUNED_ADAM
 
 INTERVAL = ["low", "high", "seeds"]
@@ -59,21 +59,19 @@ def main() -> int:
 
 def of_ratios(values: Sequence[float]) -> dict[str, Any]:
     """Geometric mean with interval; the arithmetic one where a number is not positive."""
-    if any(value <= 0 for value in values):
-        return of_numbers(values)
-    return _filled(statistics.geometric_mean(values), factor_interval(values), len(values))
+    return over_seeds(values, by_factors=True)
 
 
 def of_numbers(values: Sequence[float]) -> dict[str, Any]:
-    """Arithmetic mean with interval; empty where every seed diverged."""
-    if not values:
-        return {"mean": None, "low": None, "high": None, "seeds": 0}
-    return _filled(statistics.fmean(values), mean_interval(values), len(values))
+    """Arithmetic mean with interval."""
+    return over_seeds(values, by_factors=False)
 
 
-def _filled(mean: float, interval: tuple[float, float] | None, seeds: int) -> dict[str, Any]:
+def over_seeds(values: Sequence[float], by_factors: bool) -> dict[str, Any]:
+    """The cells of one number per seed; empty where every seed diverged."""
+    mean, interval, _ = mean_and_interval(values, by_factors) if values else (None, None, None)
     low, high = interval or (None, None)
-    return {"mean": mean, "low": low, "high": high, "seeds": seeds}
+    return {"mean": mean, "low": low, "high": high, "seeds": len(values)}
 
 
 def _finished(losses: Mapping[int, float]) -> list[float]:
@@ -113,7 +111,7 @@ class Study:
 
     def has(self, name: str) -> bool:
         """Whether this run is complete."""
-        return is_complete(self.folder / name)
+        return is_finished(self.folder / name)
 
     def claims(self) -> Iterator[dict]:
         """Each claim on each data set, and on all of them together."""

@@ -38,11 +38,7 @@ def tiny_task():
     from tests.helpers import tiny_run
 
     with pytest.MonkeyPatch.context() as patch:
-        for script in ("run_landscape", "run_convergence", "run_hessian"):
-            patch.setattr(f"{script}.draw_all", None)
-        patch.setitem(tiny_run.ALGORITHM_LISTS, "tiny", tiny_run.ROWS)
-        patch.setitem(tiny_run.TASKS, "tiny", None)
-        patch.setitem(tiny_run.TASKS, "tiny_layers", None)
+        tiny_run.undone_by(patch)
         yield
 
 

@@ -7,7 +7,6 @@ import torch
 
 from curvature.borrowing import measuring
 from curvature.direction import Direction
-from curvature.objective import objective_at
 from figures.clip_sweep import clip_sweep_figures, curvature_figures
 from landscape.clip_sweep import FRACTIONS, curvature_by_size, sweep, swept_rows
 from landscape.cross_checks import full_hessian
@@ -16,8 +15,8 @@ from runs.tables import read_table
 from tests.helpers import tiny_run
 from tests.helpers.run_folders import figures_of
 from tests.helpers.stored_runs import LANDSCAPE, landscape, refused, stop_at, tables
-from tests.helpers.task_examples import toy
-from tests.helpers.tiny_models import random_direction, rows_of
+from tests.helpers.task_examples import objective_of_t5
+from tests.helpers.tiny_models import random_direction
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
 
@@ -26,10 +25,7 @@ SWEEP = [*LANDSCAPE, "--clip_sweep", "--skip_search"]
 
 @pytest.fixture(scope="module")
 def objective():
-    """A tiny T5 in float64, two micro-batches of it."""
-    model, losses, batch = toy("machine_translation").tiny()
-    model.double()
-    return objective_at(model, losses, rows_of(batch, [0, 1, 2], [3]), torch.float64)
+    return objective_of_t5()
 
 
 @pytest.fixture(scope="module")

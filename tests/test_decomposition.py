@@ -9,23 +9,20 @@ from torch import nn
 
 from curvature.borrowing import measuring
 from curvature.direction import Direction
-from curvature.objective import Objective, objective_at
+from curvature.objective import Objective
 from hessian.tensor_names import grouped
 from landscape.cross_checks import full_hessian
 from landscape.decomposition import decompose
 from landscape_core.measurement import quadratic_models
 from runs.tables import read_table
 from tests.helpers.stored_runs import LANDSCAPE, landscape
-from tests.helpers.task_examples import toy
-from tests.helpers.tiny_models import random_direction, rows_of
+from tests.helpers.task_examples import objective_of_t5
+from tests.helpers.tiny_models import random_direction
 
 
 @pytest.fixture(scope="module")
 def objective():
-    """A tiny T5 in float64, two micro-batches of it."""
-    model, losses, batch = toy("machine_translation").tiny()
-    model.double()
-    return objective_at(model, losses, rows_of(batch, [0, 1, 2], [3]), torch.float64)
+    return objective_of_t5()
 
 
 @pytest.fixture(scope="module")

@@ -57,7 +57,7 @@ class Run(SimpleNamespace):
 def run(tmp_path, monkeypatch, capfd):
     """run(script, flags, name) -> Run. What `tiny_run.main` changes is put back."""
     monkeypatch.setattr(tiny_run, "ROWS", ROWS)
-    monkeypatch.setitem(tiny_run.ALGORITHM_LISTS, "tiny", ROWS)
+    tiny_run.undone_by(monkeypatch)
     asked, saved = [], []
 
     def load(request: Request):
@@ -66,8 +66,6 @@ def run(tmp_path, monkeypatch, capfd):
 
     monkeypatch.setitem(tiny_run.TASKS, "tiny", Entry(load, DEFAULTS, DEFAULTS))
     monkeypatch.setattr(tiny_run, "Entry", lambda *_: Entry(load, DEFAULTS, DEFAULTS))
-    for script in SCRIPTS.values():
-        monkeypatch.setattr(script, "draw_all", None)
     save = Checkpoints.save
     monkeypatch.setattr(Checkpoints, "save", lambda self, n, state: (saved.append(n), save(self, n, state))[1])
 
@@ -297,12 +295,17 @@ def test_overwrite_replaces_a_run(script, run):
     assert (run(script).folder / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_resume_continues_a_run_and_allow_changes_lets_it_differ(script, run):
-    folder = run(script).folder
+def unfinished(folder):
+    """The folder of a complete run, made one that can be resumed."""
     config = json.loads((folder / "config.json").read_text())
     del config["finished"]
     (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_resume_continues_a_run_and_allow_changes_lets_it_differ(script, run):
+    folder = unfinished(run(script).folder)
     assert "--batch_size is 5, was 4" in run(script, f"--resume {folder} --batch_size 5").err
     assert run(script, f"--resume {folder} --batch_size 5 --allow_changes").status == 0
     config = read_config(folder)
@@ -311,10 +314,7 @@ def test_resume_continues_a_run_and_allow_changes_lets_it_differ(script, run):
 
 @pytest.mark.parametrize("script", ["convergence", "hessian"])
 def test_join_continues_a_run_as_resume_does_though_others_are_there(script, run):
-    folder = run(script).folder
-    config = json.loads((folder / "config.json").read_text())
-    del config["finished"]
-    (folder / "config.json").write_text(json.dumps(config))
+    folder = unfinished(run(script).folder)
     assert "give one of them" in run(script, f"--resume {folder} --join {folder}").err
     with (folder / "run.lock").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_SH)

@@ -54,9 +54,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("place")
     flags = [*BASE["landscape"].split(), "--save_points", "--save_model", "--output_dir", str(place / "run")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("run_landscape.draw_all", None)
-        patch.setitem(tiny_run.ALGORITHM_LISTS, "tiny", None)
-        patch.setitem(tiny_run.TASKS, "tiny", None)
+        tiny_run.undone_by(patch)
         assert tiny_run.main("landscape", flags) == 0
     config = json.loads((place / "run" / "config.json").read_text())
     del config["finished"]
@@ -70,10 +68,7 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize("wanted", [25, pytest.param(300, marks=pytest.mark.slow)])
 def test_wrong_command_lines_are_answered_in_one_line(script, wanted, place, tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(runs.lifecycle, "to_its_end", lambda folder, *_: (runs.lifecycle.unlock(folder), (0, ""))[1])
-    for module in SCRIPTS.values():
-        monkeypatch.setattr(module, "draw_all", None)
-    monkeypatch.setitem(tiny_run.ALGORITHM_LISTS, "tiny", None)
-    monkeypatch.setitem(tiny_run.TASKS, "tiny", None)
+    tiny_run.undone_by(monkeypatch)
     rng, refused, number = random.Random(wanted), 0, 0
     pristine = Path(shutil.copytree(place, tmp_path / "pristine"))
     while refused < wanted:

@@ -156,10 +156,10 @@ def test_where_jobs_fail_together_the_first_error_ends_the_process(tmp_path):
     assert not list(tmp_path.rglob("failed.txt"))
 
 
-def test_running_out_of_memory_says_what_would_help(tmp_path, caplog):
+def test_running_out_of_memory_is_said_in_a_few_words(tmp_path, caplog):
     with pytest.raises(SomeFailed):
         worked(tmp_path, job("a", fail(RuntimeError("DefaultCPUAllocator: can't allocate memory"))))
-    assert "the job a failed: out of memory (DefaultCPUAllocator: can't allocate memory); a smaller" in caplog.text
+    assert "the job a failed: out of memory (DefaultCPUAllocator: can't allocate memory); the other" in caplog.text
 
 
 # ---- waiting ------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from benchmarks._machine import RESULTS, machine
 from benchmarks.gpu import checks, protocol
 from runs.files import write_whole
 from runs.machine import prepare_machine
+from runs.tables import markdown_table
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 480  # seconds per part
@@ -159,9 +160,8 @@ def summary(folder: Path, failed: dict[str, str], tiny: bool) -> dict[str, str]:
     rows = rows or [dict(part="", what="no part has a table", value="", goal="", met="")]
     note = "At tiny size on a CPU: this says nothing about speed." if tiny else "Seconds are wall time."
     head = ["part", "what", "value", "goal", "met"]
-    lines = [f"# {machine()}", "", note, "", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
-    lines += [f"| {' | '.join(str(row[name]) for name in head)} |" for row in rows]
-    return {"summary.md": "\n".join(lines) + "\n", "summary.csv": as_csv(rows)}
+    cells = markdown_table(head, ([row[name] for name in head] for row in rows))
+    return {"summary.md": f"# {machine()}\n\n{note}\n\n{cells}\n", "summary.csv": as_csv(rows)}
 
 
 def of_a_run(part: str, lines: Rows, tiny: bool) -> Rows:

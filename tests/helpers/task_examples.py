@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from curvature.objective import Objective, objective_at
 from tasks import load_task
+from tests.helpers.tiny_models import rows_of
 
 
 def toy(name, size=16, **options):
@@ -23,3 +26,10 @@ def examples_of(task) -> list[dict]:
 
 def same(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+
+def objective_of_t5() -> Objective:
+    """A tiny T5 in float64, two micro-batches of it."""
+    model, losses, batch = toy("machine_translation").tiny()
+    model.double()
+    return objective_at(model, losses, rows_of(batch, [0, 1, 2], [3]), torch.float64)

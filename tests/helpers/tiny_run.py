@@ -60,11 +60,21 @@ class Tiny(Task):
         torch.save(self.model.state_dict(), Path(folder) / "model.pt")
 
 
-def main(script: str, arguments: list[str]) -> int:
-    """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone.
+NORMS = {"tiny": nn.BatchNorm1d, "tiny_layers": nn.LayerNorm}  # processes can share the training of the second
 
-    The task `tiny_layers` has layer norm in place of batch norm: processes can share its training."""
-    for name, norm in (("tiny", nn.BatchNorm1d), ("tiny_layers", nn.LayerNorm)):
+
+def undone_by(patch) -> None:
+    """Have pytest's `patch` put back what `main` changes."""
+    for script in (run_landscape, run_convergence, run_hessian):
+        patch.setattr(script, "draw_all", None)
+    patch.setitem(ALGORITHM_LISTS, "tiny", ROWS)
+    for name in NORMS:
+        patch.setitem(TASKS, name, None)
+
+
+def main(script: str, arguments: list[str]) -> int:
+    """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone."""
+    for name, norm in NORMS.items():
         TASKS[name] = Entry(lambda r, norm=norm: Tiny(r.dataset_size, r.seed, r.model_seed, norm), TOY, TOY)
     ALGORITHM_LISTS["tiny"] = ROWS
     module = {"landscape": run_landscape, "convergence": run_convergence, "hessian": run_hessian}[script]

@@ -74,7 +74,7 @@ MUTANTS = {
         ("except (Stopped, CannotWrite, CannotRead):", "except CannotRead:", "a signal fails the job that it stops"),
         ("            if not self.go_on:\n                raise\n", "", "run_hessian.py tries every tensor of a loss that is not finite"),
         ("if job.needs is not None and job.needs.name in self.failures:", "if False:", "a run whose search failed is waited for without end"),
-        ("yield \"finished\" not in read_config(folder)", "yield True", "tables of a finished run are replaced by those of one process"),
+        ("yield not is_finished(folder)", "yield True", "tables of a finished run are replaced by those of one process"),
         ("            if self.stop.signal:\n                raise Stopped(self.stop.signal, \"its last job; others", "            if False:\n                raise Stopped(self.stop.signal, \"its last job; others", "a signal does not end the waiting"),
     ],
     ("runs/opening.py", "runs_resuming; runs_interrupted; every_flag; runs_shared"): [
