@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from runs.config import CONFIG_FILE, is_finished
+from study.encoders import fresh_copy
 from study.plan import FULL, SMALL, Run, missing, runs
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +22,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="with en_fr_tatoeba, imdb, snli, cifar10 in it")
     parser.add_argument("--small", action="store_true", help="tiny runs on generated data, in minutes")
+    parser.add_argument(
+        "--encoder",
+        metavar="MODEL",
+        help="a pretrained encoder of the hub, such as FacebookAI/roberta-base, or a folder: make only the runs that "
+        "fine-tune it, and the same from fresh weights; give it an --output_dir of its own",
+    )
     parser.add_argument("--output_dir", type=Path, default=Path("output/study"), metavar="FOLDER")
     parser.add_argument("--only", default="", metavar="TEXT", help="runs with this text in their name")
     parser.add_argument("--list", action="store_true", help="print the names of the runs and make none")
@@ -28,12 +35,18 @@ def main() -> int:
     if not settings.small and settings.data is None:
         parser.error("--data FOLDER is wanted, with the real data; --small takes generated data")
     data = None if settings.small else settings.data.resolve()
-    chosen = [run for run in runs(SMALL if settings.small else FULL, data) if settings.only in run.name]
+    planned = runs(SMALL if settings.small else FULL, data, settings.encoder)
+    chosen = [run for run in planned if settings.only in run.name]
     if settings.list:
         print("\n".join(run.name for run in chosen))
         return 0
     for file in missing(data):
         print(f"{file} is not there: the runs on it are left out", flush=True)
+    if settings.encoder:
+        try:
+            fresh_copy(settings.encoder, settings.output_dir)
+        except ValueError as error:
+            parser.error(str(error))
     failed = [run.name for run in chosen if not finish(run, settings.output_dir.resolve())]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)

@@ -21,6 +21,9 @@ SGD_AND_ADAM = [
     Algorithm("adam", lr=3e-3),
 ]
 
+# The same for large pretrained encoders, which smaller rates suit.
+FINE_TUNING = [row.with_options(lr=lr) for row, lr in zip(SGD_AND_ADAM, (0.1, 1e-4), strict=True)]
+
 # Adafactor with its step scaled by the size of each tensor, and without.
 PARAMETER_SCALING = [
     Algorithm("sgd", lr=1.0, **FROM_ZERO),

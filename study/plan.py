@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runs.tables import read_table
+from study.encoders import OWN, Model, Starts, of_hub, toy
 
 LISTS = "study/lists.py"
 PAPER_RATE = "2e-3"  # of Adam, Pan & Li, OPT 2022, table 2
 TUNED_ADAM = "adam_tuned"  # a trajectory of Adam at the rate that was chosen here
+FINE_TUNED = ("snli", "imdb")
+TOY = ("--model", "toy")
 HALF_DECADES = (0.1, 0.316, 1.0, 3.16, 10.0)
 
 
@@ -103,9 +106,14 @@ class Run:
     flags: Callable[[Path], list[str]]
 
 
-def runs(size: Size, data: Path | None) -> Iterator[Run]:
-    """Every run of the study whose data there are; with no folder of data, all of them on generated data."""
+def runs(size: Size, data: Path | None, encoder: str | None = None) -> Iterator[Run]:
+    """Every run of the study whose data there are; with no folder of data, all of them on generated data.
+
+    `encoder`, a name of the hub or a folder: only the runs that fine-tune it, and the same from fresh weights."""
     sources = {name: source for name, source in SOURCES.items() if data is None or _file(source, data).exists()}
+    if encoder is not None:
+        yield from _fine_tuned(size, data, [name for name in FINE_TUNED if name in sources], of_hub(encoder), True)
+        return
     for name, source in sources.items():
         yield from _claims(name, source, size, data)
         if name == "masked":
@@ -113,8 +121,9 @@ def runs(size: Size, data: Path | None) -> Iterator[Run]:
     if "translation" in sources:
         yield from _batch_sizes(size, data)
         yield _landscape("scaling", SOURCES["translation"], size, data, "PARAMETER_SCALING", ["--lr", "3e-3"])
-    if {"masked", "imdb", "snli"} <= sources.keys():
-        yield from _pretrained(size, data)
+    if {"masked", *FINE_TUNED} <= sources.keys():
+        yield from _encoders(size, data)
+        yield from _fine_tuned(size, data, FINE_TUNED, OWN)
 
 
 def missing(data: Path | None) -> list[str]:
@@ -136,7 +145,7 @@ def _claims(name: str, source: Source, size: Size, data: Path | None) -> Iterato
             yield _landscape(f"{name}-{TUNED_ADAM}", source, size, data, "WORKSHOP", train, tuned, TUNED_ADAM)
     if name in ("snli", "cifar10"):
         for seed in size.seeds:
-            flags = [*_task(source, data, min(size.examples, source.examples)), *_model(), "--seed", str(seed)]
+            flags = [*_task(source, data, min(size.examples, source.examples)), *TOY, "--seed", str(seed)]
             yield Run(
                 f"{name}-hessian{seed}", "run_hessian.py", _constant([*flags, "--batch_size", str(size.test_batch)])
             )
@@ -150,7 +159,7 @@ def _batch_sizes(size: Size, data: Path | None) -> Iterator[Run]:
         for what, count in (("updates", epochs), ("examples", size.swept_epochs)):
             shared = [
                 *_task(source, data, size.swept),
-                *_model(),
+                *TOY,
                 "--batch_size",
                 str(batch),
                 "--num_epochs",
@@ -176,25 +185,34 @@ def _class_imbalance(size: Size) -> Iterator[Run]:
         tuned = f"zipf{exponent}-convergence"
         yield _convergence(tuned, source, size, None, "SGD_AND_ADAM", ["--zipf", exponent])
         measured = ["--zipf", exponent, "--frequency_classes", "5", "--skip_search"]
-        yield _landscape(f"zipf{exponent}-adam", source, size, None, "SGD_AND_ADAM", measured, tuned, "adam")
+        for optimizer in ("adam", TUNED_ADAM, "sgd"):
+            train = [*measured, "--train_optimizer", optimizer.removesuffix("_tuned")]
+            yield _landscape(f"zipf{exponent}-{optimizer}", source, size, None, "SGD_AND_ADAM", train, tuned, optimizer)
 
 
-def _pretrained(size: Size, data: Path | None) -> Iterator[Run]:
-    """An encoder that learned masked words of IMDb, fine-tuned on two tasks, beside the same as it was drawn."""
+def _encoders(size: Size, data: Path | None) -> Iterator[Run]:
+    """An encoder that learned masked words of IMDb, and the same as it was drawn."""
     masked = SOURCES["masked"]
     for start, rows, epochs in (("pretrained", "ADAM", size.pretraining), ("fresh", "STANDSTILL", 1)):
         flags = [
-            *_task(masked, data, min(size.examples, masked.examples)), *_model(), *_list(rows), "--save_model",
+            *_task(masked, data, min(size.examples, masked.examples)), *TOY, *_list(rows), "--save_model",
             "--num_epochs", str(epochs), "--batch_size", str(size.pretraining_batch), "--seeds", "0",
         ]  # fmt: skip
         yield Run(f"encoder-{start}", "run_convergence.py", _constant(flags))
-    for name in ("snli", "imdb"):
-        for start in ("pretrained", "fresh"):
-            source, encoder = SOURCES[name], f"encoder-{start}"
+
+
+def _fine_tuned(
+    size: Size, data: Path | None, names: Sequence[str], starts: Starts, large: bool = False
+) -> Iterator[Run]:
+    """Losses and Adam's trajectory from each start. `large`: at the smaller rates of large pretrained encoders, where
+    Adam trains at its tuned rate, too."""
+    rows, optimizer = ("FINE_TUNING", TUNED_ADAM) if large else ("SGD_AND_ADAM", "adam")
+    for name in names:
+        for start, model in starts.items():
             tuned = f"{start}-{name}-convergence"
-            yield _convergence(tuned, source, size, data, "SGD_AND_ADAM", encoder=encoder)
-            run = f"{start}-{name}-adam"
-            yield _landscape(run, source, size, data, "SGD_AND_ADAM", ["--skip_search"], tuned, "adam", encoder)
+            yield _convergence(tuned, SOURCES[name], size, data, rows, model=model)
+            measured = f"{start}-{name}-adam"
+            yield _landscape(measured, SOURCES[name], size, data, rows, ["--skip_search"], tuned, optimizer, model)
 
 
 # ---- command lines -------------------------------------------------------------------------------------------------
@@ -207,14 +225,14 @@ def _convergence(
     data: Path | None,
     rows: str,
     more: Sequence[str] = (),
-    encoder: str | None = None,
+    model: Model = toy,
 ) -> Run:
     examples = min(size.compared, source.examples)
     flags = [
         *_task(source, data, examples), "--batch_size", str(examples // size.batches), "--num_epochs", str(size.epochs),
         *_list(rows), *_tuning(size.epochs, size), *_seeds(size), *more,
     ]  # fmt: skip
-    return Run(name, "run_convergence.py", lambda study: [*flags, *_model(study, encoder)])
+    return Run(name, "run_convergence.py", lambda study: [*flags, "--model", model(study)])
 
 
 def _landscape(
@@ -226,17 +244,17 @@ def _landscape(
     more: Sequence[str],
     tuned: str | None = None,
     optimizer: str = "adam",
-    encoder: str | None = None,
+    model: Model = toy,
 ) -> Run:
     """`tuned`: the run whose chosen rate of `optimizer` this one trains with, unless the paper gives one."""
-    examples = min(size.compared if rows == "SGD_AND_ADAM" else size.examples, source.examples)
+    examples = min(size.compared if rows in ("SGD_AND_ADAM", "FINE_TUNING") else size.examples, source.examples)
     flags = [
         *_task(source, data, examples), "--batch_size", str(examples // size.batches), "--num_epochs", str(size.epochs),
         "--test_epochs", *map(str, size.test_epochs), "--num_sample_sharpness", str(size.points),
         "--test_batch_size", str(size.test_batch), *_list(rows), *_seeds(size), *more,
     ]  # fmt: skip
     rate = _constant(flags) if tuned is None else _with_rate(flags, tuned, optimizer)
-    return Run(name, "run_landscape.py", lambda study: [*rate(study), *_model(study, encoder)])
+    return Run(name, "run_landscape.py", lambda study: [*rate(study), "--model", model(study)])
 
 
 def _task(source: Source, data: Path | None, examples: int) -> list[str]:
@@ -247,14 +265,6 @@ def _task(source: Source, data: Path | None, examples: int) -> list[str]:
 
 def _file(source: Source, data: Path) -> Path:
     return data / (source.file or "")
-
-
-def _model(study: Path | None = None, encoder: str | None = None) -> list[str]:
-    """The toy model of the task, or the model that an earlier run of the study kept."""
-    if encoder is None or study is None:
-        return ["--model", "toy"]
-    (kept,) = sorted((study / encoder / "model").iterdir())
-    return ["--model", str(kept)]
 
 
 def _list(name: str) -> list[str]:

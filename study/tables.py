@@ -79,6 +79,11 @@ def _finished(losses: Mapping[int, float]) -> list[float]:
     return [loss for loss in losses.values() if loss < math.inf]
 
 
+def _mean(rows: Sequence[dict], column: str, algorithm: str | None = None) -> float:
+    """Over points, of one algorithm or of all."""
+    return statistics.fmean(row[column] for row in rows if algorithm in (None, row["algorithm"]))
+
+
 def _scanned_pairs(folder: Path) -> Iterator[tuple[bool, bool, bool]]:
     """(flatter, predicted to fall further, fell further) of every clipped row and its partner where both were scanned.
 
@@ -196,6 +201,10 @@ class Study:
         for name in self._names("zipf*-convergence"):
             zipf, run = name.removeprefix("zipf").removesuffix("-convergence"), name.replace("convergence", "adam")
             yield dict(zipf=zipf) | self._quantity("loss of SGD less that of Adam", self._gaps(name), of_numbers)
+            trained = [f"zipf{zipf}-{optimizer}" for optimizer in ("sgd", TUNED_ADAM)]
+            if all(map(self.has, trained)):
+                for quantity, by_seed in self._class_gaps(*trained).items():
+                    yield dict(zipf=zipf) | self._quantity(quantity, by_seed, of_numbers)
             if self.has(run):
                 for quantity, by_seed in self._class_ratios(run).items():
                     yield dict(zipf=zipf) | self._quantity(quantity, by_seed, of_ratios)
@@ -270,26 +279,43 @@ class Study:
         numbers["gap"] = numbers.pop("mean")
         return {label: of_numbers(_finished(losses[label]))["mean"] for label in ("sgd", "adam")} | numbers
 
+    def _class_gaps(self, by_sgd: str, by_adam: str) -> dict[str, list[float]]:
+        """Loss per token along SGD's trajectory less that along Adam's, on the test batch: a number per seed."""
+        sgd, adam = map(self._outer_classes, (by_sgd, by_adam))
+        return {
+            f"the same per token, {which} tokens": [
+                _mean(rows, "token_loss") - _mean(adam[which][seed], "token_loss") for seed, rows in by_seed.items()
+            ]
+            for which, by_seed in sgd.items()
+        }
+
     def _class_ratios(self, name: str) -> dict[str, list[float]]:
-        """Sharpness of Adam's step over SGD's, of the whole loss and of the most and least frequent class of tokens, in
-        the last measured epoch: a number per seed."""
-        rows = read_table(self.folder / name / "classes.csv")
-        last, classes = max(row["epoch"] for row in rows), max(row["class"] for row in rows)
-        sharpness = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-        for row in rows:
-            if row["epoch"] == last and row["class"] in (1, classes):
-                which = "frequent" if row["class"] == 1 else "rare"
-                sharpness[f"Adam's ratio, {which} tokens"][row["seed"]][row["algorithm"]].append(row["sharpness"])
+        """Sharpness of Adam's step over SGD's, of classes of tokens and of the whole loss, in the last measured epoch:
+        a number per seed."""
         ratios = {
-            quantity: [statistics.fmean(of["adam"]) / statistics.fmean(of["sgd"]) for of in by_seed.values()]
-            for quantity, by_seed in sharpness.items()
+            f"Adam's ratio, {which} tokens": [
+                _mean(rows, "sharpness", "adam") / _mean(rows, "sharpness", "sgd") for rows in by_seed.values()
+            ]
+            for which, by_seed in self._outer_classes(name).items()
         }
         means = read_table(self.folder / name / "ratios.csv")
+        last = max(row["epoch"] for row in means)
         ratios["Adam's ratio, all tokens"] = [
             row["mean_ratio"] for row in means
             if (row["epoch"], row["algorithm"], row["measured_on"]) == (last, "adam", "test")
         ]  # fmt: skip
         return ratios
+
+    def _outer_classes(self, name: str) -> dict[str, dict[int, list[dict]]]:
+        """The rows of the most and of the least frequent class of tokens in the last measured epoch, by seed."""
+        rows = read_table(self.folder / name / "classes.csv")
+        last, classes = max(row["epoch"] for row in rows), max(row["class"] for row in rows)
+        outer = {1: "frequent", classes: "rare"}
+        found = {which: defaultdict(list) for which in outer.values()}
+        for row in rows:
+            if row["epoch"] == last and row["class"] in outer:
+                found[outer[row["class"]]][row["seed"]].append(row)
+        return found
 
     @staticmethod
     def _quantity(quantity: str, values: Sequence[float], mean) -> dict[str, Any]:

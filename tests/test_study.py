@@ -1,6 +1,7 @@
 """The study's runs are command lines that the scripts accept, and its tables follow from the folders."""
 
 import csv
+import itertools
 import math
 import re
 import subprocess
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_convergence
 from convergence.flags import make_parser as convergence_parser
@@ -17,9 +19,12 @@ from runs.config import described, mark_finished, write_config
 from runs.tables import Table, read_table
 from study import __main__ as runner
 from study import lists
+from study.encoders import fresh_copy
 from study.page import page, read, replaced
 from study.plan import FULL, SMALL, SOURCES, chosen_rate, missing, runs
 from study.tables import Study, of_numbers, of_ratios
+from tasks import load_task
+from tests.helpers.task_examples import same, toy
 from torch_optimizer import Algorithm
 
 ROOT = Path(__file__).parent.parent
@@ -202,6 +207,61 @@ def test_class_ratios_are_of_the_last_epoch_and_of_the_outer_classes(tmp_path):
         "Adam's ratio, rare tokens": [0.125],
         "Adam's ratio, all tokens": [0.25],
     }
+
+
+def test_class_gaps_are_of_two_trajectories_in_the_last_epoch(tmp_path):
+    for name, losses in {"zipf1-sgd": {1: 3.0, 2: 5.0, 3: 9.0}, "zipf1-adam_tuned": {1: 2.5, 2: 1.0, 3: 7.0}}.items():
+        table = Table(tmp_path / name / "classes.csv", ["seed", "epoch", "algorithm", "class", "token_loss"])
+        for epoch, label, number in itertools.product((1, 2), ("sgd", "adam"), losses):
+            table.append(
+                seed=4, epoch=epoch, algorithm=label, **{"class": number}, token_loss=losses[number] * (epoch - 1)
+            )
+        (tmp_path / name).mkdir()
+        table.save()
+    assert Study(tmp_path)._class_gaps("zipf1-sgd", "zipf1-adam_tuned") == {
+        "the same per token, frequent tokens": [0.5],
+        "the same per token, rare tokens": [2.0],
+    }
+
+
+# ---- a pretrained encoder of one's own or of the hub -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A saved toy encoder with its tokenizer."""
+    folder = tmp_path_factory.mktemp("encoder") / "kept"
+    toy("masked_language_modeling", model_seed=5).save_model(folder)
+    return str(folder)
+
+
+def test_an_encoder_is_fine_tuned_with_its_weights_and_with_fresh_ones(encoder, data, tmp_path):
+    by_name = {run.name: run for run in runs(FULL, data, encoder)}
+    kinds = ("convergence", "adam")
+    starts = {"pretrained": encoder, "fresh": str(tmp_path / "fresh_encoder")}
+    assert set(by_name) == {f"{start}-{name}-{kind}" for start in starts for name in ("snli", "imdb") for kind in kinds}
+    for name, run in by_name.items():
+        if run.script == "run_convergence.py":
+            tuned(tmp_path / name, sgd=0.5, adam=0.25)
+        settings = PARSERS[run.script]().parse_args(run.flags(tmp_path))
+        assert settings.model == starts[name.split("-")[0]]
+        assert settings.algorithm_list == "study/lists.py:FINE_TUNING"
+        assert name.endswith("convergence") or settings.lr == 0.25
+
+
+def test_a_fresh_copy_has_the_architecture_and_words_but_weights_of_its_seed(encoder, tmp_path):
+    def loaded(folder):
+        return load_task("binary_classification", model=str(folder), dataset="toy", dataset_size=8)
+
+    def weights(folder):
+        return torch.cat([p.detach().flatten() for p in loaded(folder).model.base_model.parameters()])
+
+    first = fresh_copy(encoder, tmp_path / "a")
+    again, other = fresh_copy(encoder, tmp_path / "b"), fresh_copy(encoder, tmp_path / "c", seed=1)
+    assert torch.equal(weights(first), weights(again)) and weights(first).shape == weights(encoder).shape
+    assert not any(torch.allclose(weights(first), weights(folder)) for folder in (other, encoder))
+    assert same(*(loaded(folder).examples[0] for folder in (first, encoder)))
+    assert fresh_copy(encoder, tmp_path / "a", seed=1) == first and torch.equal(weights(first), weights(again))
 
 
 @pytest.mark.slow
