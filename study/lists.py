@@ -1,19 +1,13 @@
 """The algorithm lists of the study. The rates are places to start from: run_convergence.py --tune_lr moves them."""
 
+import algorithm_list
+from algorithm_list import FROM_ZERO
 from torch_optimizer import Algorithm
 
-FROM_ZERO = dict(momentum=0.9, dampening=0.9, zero_start=True)  # m <- 0.9 m + 0.1 g from m = 0, as in the paper
+RATES = {"sgd": 1.0, "adam": 3e-3, "normalized_sgd": 3e-3}  # for small fresh models
 
 # The seven rows of the workshop paper, with its clipping at 5 %.
-WORKSHOP = [
-    Algorithm("sgd", lr=1.0, **FROM_ZERO),
-    Algorithm("sgd", lr=1.0, **FROM_ZERO, coordinate_clip=0.05),
-    Algorithm("adam", lr=3e-3),
-    Algorithm("adafactor", relative_step=True),
-    Algorithm("adafactor", relative_step=True, coordinate_clip=0.05),
-    Algorithm("normalized_sgd", lr=3e-3, **FROM_ZERO),
-    Algorithm("normalized_sgd", lr=3e-3, **FROM_ZERO, coordinate_clip=0.05),
-]
+WORKSHOP = [row.with_options(lr=RATES[row.name]) if row.name in RATES else row for row in algorithm_list.WORKSHOP]
 
 # What the objections are about: the gap between SGD and Adam.
 SGD_AND_ADAM = [

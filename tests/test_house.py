@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "figures": {"runs", "hessian"},
     "reporting": {"runs", "figures", "claims"},
     "report": {"runs", "reporting"},
-    "study": {"claims", "figures", "runs", "tasks", "torch_optimizer"},
+    "study": {"algorithm_list", "claims", "figures", "runs", "tasks", "torch_optimizer"},
     "known_cases": CORE | {"landscape_utils", "hessian", "runs"},
     "check_known_cases": {"known_cases", "runs"},
     "compare_with_paper": {"claims", "figures", "runs"},
