@@ -17,6 +17,7 @@ from runs.files import write_whole
 from study.lists import WORKSHOP
 from study.page import DATA, Tables, read
 from study.plan import SOURCES, TUNED_ADAM
+from study.tables import CLASSES, GAP
 from torch_optimizer.rows import labeled
 
 SMALLEST = 1e-3  # ratios nearer to zero are drawn on a linear scale
@@ -139,14 +140,13 @@ def _of_batch_size(tables: Tables) -> tuple[str, Lines]:
 
 
 def _of_imbalance(tables: Tables) -> tuple[str, Lines]:
-    said = {"loss of SGD less that of Adam": "training loss"}
-    said |= {f"the same per token, {which} tokens": f"test loss, {which} tokens" for which in ("frequent", "rare")}
+    said = {GAP: "training loss"} | {f"{GAP}, per {which} token": f"test loss, {which} tokens" for which in CLASSES}
     rows = [row for row in tables["class_imbalance"] if row["quantity"] in said]
     return "Zipf exponent of the words", _lines(rows, lambda row: said[row["quantity"]], lambda row: str(row["zipf"]))
 
 
 def _of_start(tables: Tables) -> tuple[str, Lines]:
-    rows = [row for row in tables["pretraining"] if row["quantity"] == "loss of SGD less that of Adam"]
+    rows = [row for row in tables["pretraining"] if row["quantity"] == GAP]
     return "weights to start from", _lines(rows, lambda row: DATA[row["data"]], lambda row: row["start"])
 
 

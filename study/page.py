@@ -16,7 +16,7 @@ from claims.checks import CLAIMS
 from runs.files import write_whole
 from runs.tables import markdown_table, read_table
 from study.plan import SOURCES, TUNED_ADAM
-from study.tables import ALL, COLUMNS, TUNED
+from study.tables import ALL, CLASSES, COLUMNS, GAP, TUNED
 
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 DATA = {
@@ -29,6 +29,7 @@ DATA = {
     ALL: "all",
 }
 RUNS = {"adam": "Adam's run", TUNED_ADAM: "Adam's tuned run", "sgd": "SGD's run"}
+SAID = "SGD's loss less Adam's"
 Tables = dict[str, list[dict[str, Any]]]
 
 
@@ -185,23 +186,40 @@ def _gap_sentence(rows: Sequence[dict[str, Any]], equal: str) -> str:
     same = [row for row in rows if row["equal"] == equal]
     if not same:
         return ""
-    gaps = ", ".join(f"{number(row['gap'])} at batch size {row['batch_size']}" for row in same)
-    return f"At equally many {equal} SGD's loss less Adam's is {gaps}."
+    gaps = _listed(same, "gap", lambda row: f"at batch size {row['batch_size']}")
+    return f"At equally many {equal} {SAID} is {gaps}."
 
 
 def class_imbalance(tables: Tables) -> str:
-    text = crossed(tables["class_imbalance"], "quantity", lambda row: f"Zipf exponent {row['zipf']}", "value")
-    return f"### (b) Class imbalance\n\n{text}"
+    rows = tables["class_imbalance"]
+    text = crossed(rows, "quantity", lambda row: f"Zipf exponent {row['zipf']}", "value")
+    said = []
+    for whose in ("", *(f", per {which} token" for which in CLASSES)):
+        chosen = [row for row in rows if row["quantity"] == f"{GAP}{whose}"]
+        if chosen:
+            gaps = _listed(chosen, "value", lambda row: f"at exponent {row['zipf']}")
+            said.append(f"{SAID}{whose}{whose and ','} is {gaps}.")
+    return f"### (b) Class imbalance\n\n{text}\n\n{' '.join(said)}"
 
 
 def parameter_scaling(tables: Tables) -> str:
-    text = crossed(tables["parameter_scaling"], "algorithm", lambda row: f"epoch {row['epoch']}", "ratio")
-    return f"### (c) Adafactor with and without parameter scaling\n\n{text}"
+    rows = tables["parameter_scaling"]
+    text = crossed(rows, "algorithm", lambda row: f"epoch {row['epoch']}", "ratio")
+    last = max(row["epoch"] for row in rows)
+    by = {row["algorithm"]: number(row["ratio"]) for row in rows if row["epoch"] == last}
+    said = (
+        f"In epoch {last} Adafactor's ratio is {by['adafactor']} with parameter scaling and "
+        f"{by['adafactor, scale_parameter=False']} without. Adam's is {by['adam']}."
+    )
+    return f"### (c) Adafactor with and without parameter scaling\n\n{text}\n\n{said}"
 
 
 def pretraining(tables: Tables) -> str:
-    name = lambda row: f"{DATA[row['data']]}, {row['start']}"  # noqa: E731
-    return f"### (d) Pretrained against fresh weights\n\n{crossed(tables['pretraining'], 'quantity', name, 'value')}"
+    rows = tables["pretraining"]
+    text = crossed(rows, "quantity", lambda row: f"{DATA[row['data']]}, {row['start']}", "value")
+    gaps = [row for row in rows if row["quantity"] == GAP]
+    said = _listed(gaps, "value", lambda row: f"on {DATA[row['data']]} from {row['start']} weights")
+    return f"### (d) Pretrained against fresh weights\n\n{text}\n\n{SAID} is {said}."
 
 
 def batches_compared(tables: Tables) -> str:
@@ -209,7 +227,15 @@ def batches_compared(tables: Tables) -> str:
     last = max(row["epoch"] for row in rows)
     shown = [row for row in rows if row["epoch"] == last]
     text = crossed(shown, "algorithm", lambda row: RUNS[row["trajectory"]], "train_over_test")
-    return f"### (e) Sharpness on the training batch over that on the test batch, epoch {last}\n\n{text}"
+    with_one = sum(row["low"] <= 1 <= row["high"] for row in shown if row["low"] is not None)
+    return (
+        f"### (e) Sharpness on the training batch over that on the test batch, epoch {last}\n\n{text}\n\n"
+        f"The interval holds 1, where both batches agree, in {with_one} of {len(shown)} cells."
+    )
+
+
+def _listed(rows: Sequence[dict[str, Any]], value: str, where: Callable[[dict], str]) -> str:
+    return ", ".join(f"{number(row[value])} {where(row)}" for row in rows)
 
 
 # ---- Markdown --------------------------------------------------------------------------------------------------------

@@ -38,6 +38,8 @@ COLUMNS = {
     "batches_compared": ["trajectory", "epoch", "algorithm", "train_over_test", *INTERVAL],
 }
 ALL = "all"
+GAP = "loss of SGD less that of Adam"
+CLASSES = ("frequent", "rare")  # of tokens: the first and the last
 TUNED = f"translation-{TUNED_ADAM}"
 
 
@@ -200,7 +202,7 @@ class Study:
     def class_imbalance(self) -> Iterator[dict]:
         for name in self._names("zipf*-convergence"):
             zipf, run = name.removeprefix("zipf").removesuffix("-convergence"), name.replace("convergence", "adam")
-            yield dict(zipf=zipf) | self._quantity("loss of SGD less that of Adam", self._gaps(name), of_numbers)
+            yield dict(zipf=zipf) | self._quantity(GAP, self._gaps(name), of_numbers)
             trained = [f"zipf{zipf}-{optimizer}" for optimizer in ("sgd", TUNED_ADAM)]
             if all(map(self.has, trained)):
                 for quantity, by_seed in self._class_gaps(*trained).items():
@@ -218,7 +220,7 @@ class Study:
             for start in ("pretrained", "fresh"):
                 name, run = f"{start}-{data}-convergence", f"{start}-{data}-adam"
                 if self.has(name):
-                    gap = self._quantity("loss of SGD less that of Adam", self._gaps(name), of_numbers)
+                    gap = self._quantity(GAP, self._gaps(name), of_numbers)
                     yield dict(data=data, start=start) | gap
                     losses = final_losses(read_folder(self.folder / name))
                     for label in ("sgd", "adam"):
@@ -283,7 +285,7 @@ class Study:
         """Loss per token along SGD's trajectory less that along Adam's, on the test batch: a number per seed."""
         sgd, adam = map(self._outer_classes, (by_sgd, by_adam))
         return {
-            f"the same per token, {which} tokens": [
+            f"{GAP}, per {which} token": [
                 _mean(rows, "token_loss") - _mean(adam[which][seed], "token_loss") for seed, rows in by_seed.items()
             ]
             for which, by_seed in sgd.items()
@@ -310,8 +312,8 @@ class Study:
         """The rows of the most and of the least frequent class of tokens in the last measured epoch, by seed."""
         rows = read_table(self.folder / name / "classes.csv")
         last, classes = max(row["epoch"] for row in rows), max(row["class"] for row in rows)
-        outer = {1: "frequent", classes: "rare"}
-        found = {which: defaultdict(list) for which in outer.values()}
+        outer = dict(zip((1, classes), CLASSES, strict=True))
+        found = {which: defaultdict(list) for which in CLASSES}
         for row in rows:
             if row["epoch"] == last and row["class"] in outer:
                 found[outer[row["class"]]][row["seed"]].append(row)

@@ -219,8 +219,8 @@ def test_class_gaps_are_of_two_trajectories_in_the_last_epoch(tmp_path):
         (tmp_path / name).mkdir()
         table.save()
     assert Study(tmp_path)._class_gaps("zipf1-sgd", "zipf1-adam_tuned") == {
-        "the same per token, frequent tokens": [0.5],
-        "the same per token, rare tokens": [2.0],
+        "loss of SGD less that of Adam, per frequent token": [0.5],
+        "loss of SGD less that of Adam, per rare token": [2.0],
     }
 
 
@@ -299,6 +299,22 @@ def test_sentences_of_the_page_are_those_of_the_tables_cells():
     pairs, flatter, predicted, fell, agree = (sum(int(row[name]) for row in cells("scans")) for name in names)
     assert f"Of {pairs} clipped steps {flatter} are flatter than their partner's, and {predicted} should" in text
     assert f"{fell} do along the scan. In {agree} of {pairs} pairs scan and model agree." in text
+    for row in cells("class_imbalance"):
+        whose, comma, token = row["quantity"].removeprefix("loss of SGD less that of Adam").partition(", per ")
+        if not whose:
+            said = rf"less Adam's{comma}{token}{',' * bool(comma)} is [^.]*(\.\d+[^.]*)*"
+            assert re.search(rf"{said}{float(row['value']):.3g} at exponent {row['zipf']}\b", text), row
+    for row in cells("pretraining"):
+        if row["quantity"] == "loss of SGD less that of Adam":
+            data = {"imdb": "IMDb", "snli": "SNLI"}[row["data"]]
+            assert f"{float(row['value']):.3g} on {data} from {row['start']} weights" in text
+    scaling = cells("parameter_scaling")
+    for row in scaling:
+        if row["epoch"] == scaling[-1]["epoch"] and row["algorithm"] == "adafactor":
+            assert f"Adafactor's ratio is {float(row['ratio']):.3g} with parameter scaling" in text
+    batches = cells("batches_compared")
+    both = [float(row["low"]) <= 1 <= float(row["high"]) for row in batches if row["epoch"] == batches[-1]["epoch"]]
+    assert f"both batches agree, in {sum(both)} of {len(both)} cells" in text
     losses = {(row["data"], row["algorithm"]): float(row["loss"]) for row in cells("losses")}
     data = {name for name, _ in losses}
     ahead = sum(losses[name, "adam"] < losses[name, "sgd"] for name in data)
