@@ -39,7 +39,7 @@ from convergence.one_run import Losses, RunPlan
 from reporting.writing import draw_all
 from runs.flags import check_seeds, default_output, fill_in, task_arguments
 from runs.jobs import turn
-from runs.lifecycle import Job, execute
+from runs.lifecycle import PreparedRun, execute
 from runs.live import LiveLog
 from runs.ranks import current
 from runs.resuming import Earlier, in_earlier_order
@@ -60,7 +60,7 @@ SUMMARY = ["algorithm", "lr", "final_loss_mean", "final_loss_std", "best_loss", 
 # ---- from the command line to a plan --------------------------------------------------------------------------------
 
 
-def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
+def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> PreparedRun:
     """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
     if settings.save_model or settings.num_epoch_to_save:
         quiet_libraries()  # saving shows a bar
@@ -85,7 +85,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     plan = plan_of(settings).training
     planned = partial(estimate, task, settings, algorithms, plan)
     ends = FloatingPointError, Refused
-    return Job(settings, work, planned, algorithms, reads, notes, ends_in_one_line=ends, in_jobs=True)
+    return PreparedRun(settings, work, planned, algorithms, reads, notes, ends_in_one_line=ends, in_jobs=True)
 
 
 def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:

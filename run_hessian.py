@@ -40,10 +40,11 @@ from hessian.tables import BLOCKS, HETEROGENEITY, MEAN, heterogeneity_rows, mean
 from hessian.tensor_names import selected
 from reporting.writing import draw_all
 from runs.config import CONFIG_FILE, read_config
-from runs.flags import DTYPES, default_output, fill_in, task_arguments
+from runs.flag_types import DTYPES
+from runs.flags import default_output, fill_in, task_arguments
 from runs.folder import is_run_folder
 from runs.jobs import turn
-from runs.lifecycle import Job, execute
+from runs.lifecycle import PreparedRun, execute
 from runs.live import LiveLog
 from runs.machine import recommend_float64
 from runs.resuming import Earlier
@@ -300,7 +301,7 @@ def log_unconverged(rows: list[dict], settings: argparse.Namespace) -> None:
         )
 
 
-def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
+def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> PreparedRun:
     """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
     resolve(settings)
     task = load_task(settings.task, seed=settings.seed, **task_arguments(settings))
@@ -329,7 +330,7 @@ def prepare(settings: argparse.Namespace, earlier: Earlier | None) -> Job:
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     ends = FloatingPointError, Refused
     planned = partial(estimate, task, settings, names, batches)
-    return Job(settings, work, planned, reads=reads, ends_in_one_line=ends, says_estimate=False, in_jobs=True)
+    return PreparedRun(settings, work, planned, reads=reads, ends_in_one_line=ends, says_estimate=False, in_jobs=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

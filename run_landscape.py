@@ -48,7 +48,7 @@ from landscape_utils import PseudoUpdates
 from reporting.writing import draw_all
 from runs.checkpoints import fitting
 from runs.flags import Parser, task_arguments
-from runs.lifecycle import Job, execute
+from runs.lifecycle import PreparedRun, execute
 from runs.live import LiveLog
 from runs.machine import recommend_float64
 from runs.messages import TimeLeft, progress, say
@@ -67,7 +67,9 @@ from training.loop import BATCH_NORM, Training, micro_batches
 # ---- from the command line to a plan --------------------------------------------------------------------------------
 
 
-def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespace, earlier: Earlier | None) -> Job:
+def prepare(
+    parser: Parser, arguments: Sequence[str], settings: argparse.Namespace, earlier: Earlier | None
+) -> PreparedRun:
     """Check everything and load the task. Raises ValueError naming the flag that does not fit."""
     if settings.from_points and earlier is None:
         settings = settings_of_points(parser, arguments, settings.from_points)
@@ -109,7 +111,9 @@ def prepare(parser: Parser, arguments: Sequence[str], settings: argparse.Namespa
     reads = local_paths(settings.dataset, settings.model, settings.eval_dataset)
     notes = task.training_notes(settings.micro_batch_size)
     planned = partial(estimate, task, plan)
-    return Job(settings, work, planned, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused))
+    return PreparedRun(
+        settings, work, planned, algorithms, reads, notes, ends_in_one_line=(FloatingPointError, Refused)
+    )
 
 
 # ---- the run --------------------------------------------------------------------------------------------------------

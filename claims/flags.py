@@ -1,6 +1,7 @@
 """The flags of `compare_with_paper.py`; they need no torch."""
 
-from runs.flags import Parser, folder_name
+from runs.flag_types import folder_name
+from runs.flags import Parser
 
 
 def make_parser(description: str = "") -> Parser:

@@ -4,19 +4,8 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from algorithm_list import ALGORITHM_LISTS
-from runs.flags import (
-    TASK_NEEDS,
-    Need,
-    Parser,
-    add_machine_flags,
-    add_task_flags,
-    add_training_flags,
-    number,
-    one_of,
-    positive_float,
-    positive_int,
-    seed_number,
-)
+from runs.flag_types import number, one_of, positive_float, positive_int, seed_number
+from runs.flags import TASK_NEEDS, Need, Parser, add_machine_flags, add_task_flags, add_training_flags
 from runs.resuming import add_resume_flags
 from tasks import TASKS, check_local
 from training.schedules import SCHEDULERS

@@ -12,7 +12,7 @@ from curvature.gradient_graph import GradientGraph
 from curvature.memory import is_out_of_memory
 from curvature.objective import Batch, Objective, objective_at
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
-from runs.flags import DTYPES
+from runs.flag_types import DTYPES
 from tasks.base import Task
 from training.loop import groups_of, micro_batches
 from training.timing import Clock, kept_bytes, middle, model_bytes, seconds, trial_of

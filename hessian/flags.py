@@ -3,13 +3,9 @@
 from argparse import Namespace
 from pathlib import Path
 
-from runs.flags import (
+from runs.flag_types import (
     DTYPES,
     SMALLEST,
-    TASK_NEEDS,
-    Parser,
-    add_machine_flags,
-    add_task_flags,
     folder_name,
     nonempty,
     number,
@@ -17,6 +13,7 @@ from runs.flags import (
     positive_int,
     seed_number,
 )
+from runs.flags import TASK_NEEDS, Parser, add_machine_flags, add_task_flags
 from runs.resuming import add_resume_flags
 from tasks import TASKS, check_local
 

@@ -17,7 +17,7 @@ from curvature.objective import Batch, objective_at
 from hessian.blocks import block_curvature, gradient_graph
 from hessian.tables import block_row
 from runs.checkpoints import fitting
-from runs.flags import DTYPES
+from runs.flag_types import DTYPES
 from runs.jobs import BEFORE, MINE, Job, Jobs
 from runs.live import LiveLog
 from runs.messages import TimeLeft, progress

@@ -5,14 +5,8 @@ import argparse
 from algorithm_list import ALGORITHM_LISTS
 from hessian.tensor_names import GROUPINGS
 from runs.config import read_config
-from runs.flags import (
+from runs.flag_types import (
     DTYPES,
-    TASK_NEEDS,
-    Need,
-    Parser,
-    add_machine_flags,
-    add_task_flags,
-    add_training_flags,
     device,
     folder_name,
     nonempty,
@@ -21,6 +15,7 @@ from runs.flags import (
     positive_int,
     seed_number,
 )
+from runs.flags import TASK_NEEDS, Need, Parser, add_machine_flags, add_task_flags, add_training_flags
 from runs.resuming import add_resume_flags
 from tasks import TASKS, check_local
 from torch_optimizer import OPTIMIZERS

@@ -12,7 +12,7 @@ from landscape.clip_sweep import SweptRow, swept_rows
 from landscape.measurements import MeasurementPlan
 from landscape.saved_points import MeasuredPoint, iteration_of, point_files
 from landscape.training_row import parts_of
-from runs.flags import DTYPES
+from runs.flag_types import DTYPES
 from runs.tables import TRAINING
 from tasks.base import Task
 from torch_optimizer import Algorithm

@@ -1,6 +1,6 @@
 """The life of a run, the same for every script: settings, preparation, folder, work, end.
 
-def prepare(settings, earlier) -> Job: ...       # checks everything, writes nothing
+def prepare(settings, earlier) -> PreparedRun: ...       # checks everything, writes nothing
 sys.exit(execute("run_x.py", parser, prepare))
 """
 
@@ -42,7 +42,7 @@ PATIENCE = 10.0  # seconds: torchrun passes a signal on that Slurm has sent to e
 
 
 @dataclass(frozen=True)
-class Job:
+class PreparedRun:
     """What a script has prepared: everything is checked, nothing is written yet."""
 
     settings: argparse.Namespace  # as config.json records them; with `output_dir`, `overwrite` and `allow_changes`
@@ -59,7 +59,7 @@ class Job:
 def execute(
     script: str,
     parser: Parser,
-    prepare: Callable[[argparse.Namespace, Earlier | None], Job],
+    prepare: Callable[[argparse.Namespace, Earlier | None], PreparedRun],
     arguments: Sequence[str] | None = None,
     together: bool = False,
 ) -> int:
@@ -85,14 +85,14 @@ def execute(
             return 0
         live_log = logger_named(settings.log if ranks.leads else None)
         prepare_machine()
-        job = prepared(prepare, settings, earlier, ranks)
+        run = prepared(prepare, settings, earlier, ranks)
         if settings.dry_run:
-            ranks.leading(lambda: say(job.estimate().report()))
+            ranks.leading(lambda: say(run.estimate().report()))
             return 0
-        folder, first = Path(job.settings.output_dir), []
-        ranks.leading(lambda: first.append(open_folder(job, earlier)))
+        folder, first = Path(run.settings.output_dir), []
+        ranks.leading(lambda: first.append(open_folder(run, earlier)))
     with log_file(folder / LOG_FILE) if ranks.leads else nullcontext():
-        status, text = to_its_end(folder, script, job, live_log, ranks, first != [False])
+        status, text = to_its_end(folder, script, run, live_log, ranks, first != [False])
     if status == 1 and ranks.world > 1:
         end_at_once(status)
     disconnect()
@@ -106,39 +106,39 @@ def execute(
 
 
 def prepared(
-    prepare: Callable[[argparse.Namespace, Earlier | None], Job],
+    prepare: Callable[[argparse.Namespace, Earlier | None], PreparedRun],
     settings: argparse.Namespace,
     earlier: Earlier | None,
     ranks: Ranks,
-) -> Job:
+) -> PreparedRun:
     """What `prepare` gives. Of several ranks the first of each machine comes before the others where data or model may
     come from the hub: it downloads and tokenizes, and they read what it stored.
 
     Raises: what `prepare` raises, on all ranks if it does on one."""
     apart = ranks.world > 1 and needs_the_hub(settings)
-    job, trouble = None, None
+    run, trouble = None, None
     for first in (True, False) if apart else (is_first_here(),):
         if first == is_first_here():
             try:
-                job = prepare(settings, earlier)
+                run = prepare(settings, earlier)
             except (ValueError, OSError) as error:
                 trouble = error
         said = ranks.agree(None if trouble is None else str(trouble) or repr(trouble))
         if said is not None:
             raise trouble or ValueError(said)
-    assert job is not None
-    return job
+    assert run is not None
+    return run
 
 
-def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog, ranks: Ranks) -> str:
+def done(folder: Path, run: PreparedRun, stop: StopRequest, live: LiveLog, ranks: Ranks) -> str:
     """Do the work, or the share of it that other processes leave to this one, to the end of the run.
 
     Returns: what to print; "" where another process ended the run."""
-    if not job.in_jobs:
-        return job.work(folder, stop, live)
+    if not run.in_jobs:
+        return run.work(folder, stop, live)
     if is_finished(folder):  # by processes that this one would have joined
         return ""
-    last_step = job.work(folder, stop, live)
+    last_step = run.work(folder, stop, live)
     said = []
 
     def finish() -> None:
@@ -154,7 +154,7 @@ def done(folder: Path, job: Job, stop: StopRequest, live: LiveLog, ranks: Ranks)
 def to_its_end(
     folder: Path,
     script: str,
-    job: Job,
+    run: PreparedRun,
     live_log: Callable[[Path, dict[str, Any]], LiveLog],
     ranks: Ranks = ALONE,
     says_estimate: bool = True,
@@ -162,18 +162,18 @@ def to_its_end(
     """(exit status, what to print): 0 when the work came to its end, 128 + the signal that stopped it, else 1."""
     python = "python" if ranks.world == 1 else f"torchrun --nproc_per_node={ranks.world}"
     again = f"continue with: {python} {script} --resume {shlex.quote(str(folder))}"
-    if name := own_list(job.settings):  # a file that would run is never taken from a folder
+    if name := own_list(run.settings):  # a file that would run is never taken from a folder
         again += f" --algorithm_list {shlex.quote(name)}"
     try:
         with StopRequest(patience=PATIENCE if world_size() > 1 else 0.0) as stop, watching(again):
-            with closing(live_log(folder, recorded(job.settings))) as live:
-                if job.says_estimate and says_estimate:
-                    ranks.leading(lambda: log.info("%s", job.estimate(memory=False).line()))
-                text = done(folder, job, stop, live, ranks)
-            ranks.leading(lambda: end_of(folder, job))
+            with closing(live_log(folder, recorded(run.settings))) as live:
+                if run.says_estimate and says_estimate:
+                    ranks.leading(lambda: log.info("%s", run.estimate(memory=False).line()))
+                text = done(folder, run, stop, live, ranks)
+            ranks.leading(lambda: end_of(folder, run))
         return 0, text
     except Exception as error:
-        status, line = ending(error, job, folder, again)
+        status, line = ending(error, run, folder, again)
         if line is None:
             if ranks.world == 1:
                 raise
@@ -188,7 +188,7 @@ def to_its_end(
         unlock(folder)
 
 
-def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, str | None]:
+def ending(error: Exception, run: PreparedRun, folder: Path, again: str) -> tuple[int, str | None]:
     """(exit status, the line that says why the run ended); no line for an error that nobody foresaw."""
     done = f"what was done before is in {folder}"
     if isinstance(error, Stopped):
@@ -199,18 +199,18 @@ def ending(error: Exception, job: Job, folder: Path, again: str) -> tuple[int, s
         return 1, f"stopped: {error}; {done}; to try them again, {again}"
     if isinstance(error, RankLost):
         return 1, f"stopped: another process of this run has ended; {done}; {again}"
-    if isinstance(error, (CannotRead, DoesNotFit, LeaderFailed, *job.ends_in_one_line)):
+    if isinstance(error, (CannotRead, DoesNotFit, LeaderFailed, *run.ends_in_one_line)):
         return 1, f"stopped: {error}; {done}"
     if is_out_of_memory(error):
-        return 1, f"stopped: out of memory ({one_line(error)}); {less_memory(job.settings)}; {done}; {again}"
+        return 1, f"stopped: out of memory ({one_line(error)}); {less_memory(run.settings)}; {done}; {again}"
     return 1, None
 
 
-def end_of(folder: Path, job: Job) -> None:
+def end_of(folder: Path, run: PreparedRun) -> None:
     """The results are complete: the last process to leave the folder removes what only a stopped run needs. Raises:
     CannotWrite if the last checkpoint could not be written."""
     background.wait()
-    if not job.in_jobs:
+    if not run.in_jobs:
         mark_finished(folder)
     unlock(folder, partial(clear, folder))
 

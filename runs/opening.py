@@ -21,7 +21,7 @@ from runs.resuming import FREE, Earlier, refuse_changes
 from runs.start_up import BEGAN
 
 if TYPE_CHECKING:
-    from runs.lifecycle import Job
+    from runs.lifecycle import PreparedRun
 
 
 def clean_up(folder: Path) -> None:
@@ -42,7 +42,7 @@ def clear(folder: Path) -> None:
     remove_checkpoints(folder)
 
 
-def open_folder(job: "Job", earlier: Earlier | None) -> bool:
+def open_folder(run: "PreparedRun", earlier: Earlier | None) -> bool:
     """Take the run folder (`unlock` it): a new one, or that of the earlier run.
 
     Returns: whether this process is the first one in it, rather than one that joins others.
@@ -50,31 +50,31 @@ def open_folder(job: "Job", earlier: Earlier | None) -> bool:
     Raises: ValueError, in one line: another process is at work there, something has changed and `--allow_changes` is
         not given, or the folder cannot be had.
     """
-    settings, data, machine = job.settings, _hashes(job.reads), machine_state()
+    settings, data, machine = run.settings, _hashes(run.reads), machine_state()
     machine |= {} if step() is None else {"step": step()}
-    rows = numbered(described(job.algorithms), earlier and earlier.config)
+    rows = numbered(described(run.algorithms), earlier and earlier.config)
     folder = Path(settings.output_dir)
     if settings.overwrite:
-        _refuse_to_remove(job.reads, folder)
+        _refuse_to_remove(run.reads, folder)
     if not folder.is_dir():
         create_run_folder(folder)
-    is_first = _take(folder, job) and not (earlier is None and began_with_this_process(folder, job))
+    is_first = _take(folder, run) and not (earlier is None and began_with_this_process(folder, run))
     try:
         if not is_first:
             _refuse_another_run(folder, settings, plain(rows), data, machine)
         elif earlier is None:
             create_run_folder(folder, settings.overwrite)
             remove_leftovers(folder)
-            write_config(folder, recorded(settings), rows, data, machine, job.notes)
+            write_config(folder, recorded(settings), rows, data, machine, run.notes)
         else:
             changes = [*earlier.changes, *_changes_since(earlier.config, plain(rows), data, machine)]
             refuse_changes(settings, changes)
-            if job.in_jobs:
+            if run.in_jobs:
                 _refuse_old_checkpoints(folder, earlier.config)
             remove_leftovers(folder)
             forget_failures(folder)
             record_resumption(folder, recorded(settings), rows, data, changes, machine)
-        if job.in_jobs and not _do_all_together(settings):
+        if run.in_jobs and not _do_all_together(settings):
             share(folder)
     except BaseException:
         unlock(folder)
@@ -82,7 +82,7 @@ def open_folder(job: "Job", earlier: Earlier | None) -> bool:
     return is_first
 
 
-def _take(folder: Path, job: "Job") -> bool:
+def _take(folder: Path, run: "PreparedRun") -> bool:
     """Take the folder for this process alone: True. Or take part in what others do there: False.
 
     Raises: ValueError, in one line, if others are at work there whom this process may not join; CannotWrite."""
@@ -90,28 +90,28 @@ def _take(folder: Path, job: "Job") -> bool:
         lock(folder)
         return True
     except Busy as busy:
-        if not job.in_jobs:
+        if not run.in_jobs:
             raise
-        joins = bool(job.settings.join) or world_size() > 1 and not _do_all_together(job.settings)
+        joins = bool(run.settings.join) or world_size() > 1 and not _do_all_together(run.settings)
         if not joins:
             raise Busy(f"{busy}; --join {shlex.quote(str(folder))} takes part in its work") from None
         lock(folder, shared=True)
-        if job.settings.join or job.settings.resume or began_with_this_process(folder, job):
+        if run.settings.join or run.settings.resume or began_with_this_process(folder, run):
             return False
         unlock(folder)
         raise
 
 
-def began_with_this_process(folder: Path, job: "Job") -> bool:
+def began_with_this_process(folder: Path, run: "PreparedRun") -> bool:
     """Whether the run there was begun by another process of the same command of torchrun or srun: with the same
     settings, and in the same step of Slurm, or later than this process itself has started."""
-    if world_size() == 1 or _do_all_together(job.settings) or not job.in_jobs or not is_run_folder(folder):
+    if world_size() == 1 or _do_all_together(run.settings) or not run.in_jobs or not is_run_folder(folder):
         return False
     config = read_config(folder)
     begun = datetime.datetime.fromisoformat(config["started"]).timestamp()
     in_this_step = step() is not None and config.get("machine", {}).get("step") == step()
     return (in_this_step or begun >= int(BEGAN)) and _repeatable(config["settings"]) == _repeatable(
-        recorded(job.settings)
+        recorded(run.settings)
     )
 
 

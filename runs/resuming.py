@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runs.config import CONFIG_FILE, plain, read_config
-from runs.flags import Parser, folder_name, positive_int, refuse_foreign_code, refuse_without_effect
+from runs.flag_types import folder_name, positive_int
+from runs.flags import Parser, refuse_foreign_code, refuse_without_effect
 
 OF_THIS_COMMAND = (
     "resume",

@@ -20,7 +20,7 @@ from landscape.estimate import Pace, counted, paced, pseudo_state_bytes
 from landscape.plan import most_of_training_batch
 from landscape_utils import PseudoUpdates
 from runs.estimate import Estimate, Part, free_memory, in_bytes
-from runs.lifecycle import Job
+from runs.lifecycle import PreparedRun
 from runs.messages import TimeLeft, progress
 from runs.resuming import settings_of_run
 from runs.tables import read_table
@@ -35,7 +35,7 @@ GIVEN = {"landscape": LANDSCAPE, "convergence": CONVERGENCE, "hessian": HESSIAN}
 
 
 def prepared(script, *flags):
-    """The job that a command line asks for, on the tiny task."""
+    """The run that a command line asks for, on the tiny task."""
     parser, arguments = SCRIPTS[script].make_parser(), [*GIVEN[script], *map(str, flags)]
     settings, _ = settings_of_run(parser, arguments)
     if script == "landscape":
@@ -139,11 +139,11 @@ def test_a_dry_run_writes_nothing_and_says_so(tiny, script, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_the_estimate_leaves_parameters_buffers_gradients_modes_and_random_state(tiny, script):
-    job = prepared(script)
+    run = prepared(script)
     before, random = copy.deepcopy(tiny.model.state_dict()), torch.get_rng_state()
     tiny.model[3].eval()
     modes = [module.training for module in tiny.model.modules()]
-    job.estimate()
+    run.estimate()
     assert all(torch.equal(before[name], tensor) for name, tensor in tiny.model.state_dict().items())
     assert all(p.grad is None for p in tiny.model.parameters())
     assert torch.equal(torch.get_rng_state(), random)
@@ -154,7 +154,7 @@ def test_the_estimate_leaves_parameters_buffers_gradients_modes_and_random_state
 def test_a_run_says_its_estimate_once_and_is_the_same_without(tiny_task, script, tmp_path, monkeypatch):
     flags = COMMANDS[script]
     assert tiny_run.main(script, [*flags, "--output_dir", str(tmp_path / "a")]) == 0
-    monkeypatch.setattr(Job, "__init__", without_estimate(Job.__init__))
+    monkeypatch.setattr(PreparedRun, "__init__", without_estimate(PreparedRun.__init__))
     assert tiny_run.main(script, [*flags, "--output_dir", str(tmp_path / "b")]) == 0
     logs = [(tmp_path / name / "log.txt").read_text() for name in "ab"]
     said = [len(re.findall(r"INFO (?:About|At least) .* in all: .* updates", log)) for log in logs]
@@ -162,7 +162,7 @@ def test_a_run_says_its_estimate_once_and_is_the_same_without(tiny_task, script,
 
 
 def without_estimate(init):
-    return lambda job, *args, **options: init(job, *args, **{**options, "says_estimate": False})
+    return lambda run, *args, **options: init(run, *args, **{**options, "says_estimate": False})
 
 
 def test_a_resumed_run_has_no_dry_run(tiny_task, tmp_path, capfd):
@@ -210,8 +210,8 @@ def test_the_pace_is_that_of_the_clock(tiny):
 
 
 def test_the_time_of_convergence_runs_adds_up(tiny):
-    job = prepared("convergence")
-    task, settings, algorithms, plan = job.estimate.args
+    run = prepared("convergence")
+    task, settings, algorithms, plan = run.estimate.args
     steps = {label: 10.0 * (i + 1) for i, label in enumerate(algorithms)}
     seconds_of = {part.what: part.seconds for part in counted_runs(task, settings, algorithms, plan, 0.5, steps)}
     assert seconds_of["updates"] == 2 * 2 * (6 * 20 * 0.5 + 5 * (10 + 20 + 30 + 40 + 50 + 60))

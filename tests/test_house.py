@@ -58,7 +58,7 @@ FLAGS = {
     "algorithm_list",
     "torch_optimizer",
     "training",
-}  # of a wing's flags.py and estimate.py
+}  # of a flags.py, flag_types.py and estimate.py
 SCRIPTS = {"run_landscape", "run_convergence", "run_hessian", "check_known_cases", "compare_with_paper", "report"}
 GROUND_FLOOR = {"algorithm_list", "landscape_probe", "landscape_utils", *SCRIPTS}
 
@@ -99,7 +99,7 @@ def forbidden(module, path, root=ROOT):
         if room(target) == room(module):
             continue
         known = room(target) in MAY_IMPORT or room(target) in ("tests", "benchmarks")
-        below = MAY_IMPORT[room(module)] | (FLAGS if module.endswith((".flags", ".estimate")) else set())
+        below = MAY_IMPORT[room(module)] | (FLAGS if module.endswith((".flags", ".flag_types", ".estimate")) else set())
         if known and room(target) not in below:
             yield f"{path.relative_to(root)}:{line} imports {target}"
 

@@ -10,27 +10,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from runs import flags
-from runs.flags import (
+from runs import flag_types
+from runs.flag_types import (
     DTYPES,
-    Need,
-    Parser,
-    default_output,
     device,
-    fill_in,
     folder_name,
     name_or_path,
-    needs_the_hub,
     number,
     one_of,
     positive_float,
     positive_int,
-    refuse_without_effect,
     seed_number,
+)
+from runs.flags import (
+    Need,
+    Parser,
+    default_output,
+    fill_in,
+    needs_the_hub,
+    refuse_without_effect,
     task_arguments,
 )
 
-ROOT = Path(flags.__file__).parent.parent
+ROOT = Path(flag_types.__file__).parent.parent
 
 
 @pytest.mark.parametrize("kind, low, high, good, bad", [
@@ -58,7 +60,7 @@ def test_the_least_and_the_largest_float_are_numbers_of_float32():
     assert torch.tensor(low).item() > 0 and torch.tensor(high).isfinite()
 
 
-@pytest.mark.parametrize("kind", [name_or_path, folder_name, flags.nonempty])
+@pytest.mark.parametrize("kind", [name_or_path, folder_name, flag_types.nonempty])
 @pytest.mark.parametrize("text", ["", "  "])
 def test_an_unset_variable_of_the_shell_is_not_a_name(kind, text):
     with pytest.raises(argparse.ArgumentTypeError, match="expected a name, got nothing"):
@@ -109,8 +111,9 @@ def test_number_types_are_torchs():
 
 def test_flags_messages_tables_and_folders_need_no_torch():
     code = (
-        "import sys, runs.flags, runs.messages, runs.resuming, runs.lock, runs.stopping, runs.folder, runs.tables\n"
-        "runs.flags.positive_int('3'); 'float32' in runs.flags.DTYPES\n"
+        "import sys, runs.flag_types, runs.flags, runs.messages, runs.resuming, runs.lock, runs.stopping, runs.folder\n"
+        "import runs.tables\n"
+        "runs.flag_types.positive_int('3'); 'float32' in runs.flag_types.DTYPES\n"
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from runs.flags import device
+from runs.flag_types import device
 from runs.processes import local_rank, rank, world_size
 
 TORCHRUN = {"WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "1"}

@@ -4,21 +4,23 @@
 # ruff: noqa: E501
 MUTANTS = {
     ("runs/flags.py", "runs_flags"): [
-        ("not low <= value <= high", "not low < value <= high", "the smallest value of a flag is refused"),
-        ("positive_int = number(int, 1)", "positive_int = number(int, 0)", "--batch_size 0 is accepted"),
-        ("seed_number = number(int, 0, 2**31 - 1)", "seed_number = number(int, 0)", "a seed above 10**9 is refused"),
         ("\"model\", \"dataset_size\", \"hf_key\"", "\"model\", \"hf_key\"",
          "--dataset_size does not reach the task"),
         ("if getattr(settings, field.name, 0) is None:", "if not getattr(settings, field.name, 0):", "a flag of 0 is replaced by the default"),
         ("if need.flag in given and not need.is_met(settings)", "if need.flag in given and need.is_met(settings)", "flags that act are refused"),
         ("action.default in (None, False, argparse.SUPPRESS)", "action.default is None", "--help tells the default of switches"),
-        ("get_close_matches(text, known, n=1)", "[]", "a misspelled name gets no hint"),
         ("word.replace(\"/\", \"-\") for word", "word for word", "the folder of glue/rte is a folder in a folder"),
         ("self.exit(2, ", "self.exit(1, ", "wrong input ends with status 1"),
         ("allow_abbrev=False", "allow_abbrev=True", "--seed is taken for --seeds"),
         ("return \"toy\" if settings.task in (None, \"toy\") else \"hub\"", "return \"toy\"", "--hf_key is refused for a task of the hub"),
-        ("if not text.strip():", "if False:", "an unset variable as a name is accepted"),
         ("settings.device = settings.device or device(\"auto\")", "settings.device = device(\"auto\")", "--device has no effect"),
+    ],
+    ("runs/flag_types.py", "runs_flags"): [
+        ("not low <= value <= high", "not low < value <= high", "the smallest value of a flag is refused"),
+        ("positive_int = number(int, 1)", "positive_int = number(int, 0)", "--batch_size 0 is accepted"),
+        ("seed_number = number(int, 0, 2**31 - 1)", "seed_number = number(int, 0)", "a seed above 10**9 is refused"),
+        ("get_close_matches(text, known, n=1)", "[]", "a misspelled name gets no hint"),
+        ("if not text.strip():", "if False:", "an unset variable as a name is accepted"),
     ],
     ("runs/config.py", "runs; runs_resuming"): [
         ("SECRET_SETTINGS = (\"hf_key\",)", "SECRET_SETTINGS = ()", "config.json holds the hub's token"),
@@ -61,7 +63,7 @@ MUTANTS = {
     ],
     ("runs/lifecycle.py", "runs_resuming; runs; runs_interrupted"): [
         ("return 128 + error.number", "return error.number", "a stopped run's status is the signal's number"),
-        ("    if not job.in_jobs:\n        mark_finished(folder)\n", "", "a complete run can be resumed"),
+        ("    if not run.in_jobs:\n        mark_finished(folder)\n", "", "a complete run can be resumed"),
         ("    unlock(folder, partial(clear, folder))\n", "    unlock(folder)\n", "the checkpoints of a complete run stay"),
         ("--resume {shlex.quote(str(folder))}", "--resume {folder}", "the line to continue with breaks at a space"),
     ],
