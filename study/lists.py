@@ -1,7 +1,7 @@
 """The algorithm lists of the study. The rates are places to start from: run_convergence.py --tune_lr moves them."""
 
 import algorithm_list
-from algorithm_list import FROM_ZERO
+from algorithm_list import FROM_ZERO, MOMENTUM
 from torch_optimizer import Algorithm
 
 RATES = {"sgd": 1.0, "adam": 3e-3, "normalized_sgd": 3e-3}  # for small fresh models
@@ -12,6 +12,12 @@ WORKSHOP = [row.with_options(lr=RATES[row.name]) if row.name in RATES else row f
 # What the objections are about: the gap between SGD and Adam.
 SGD_AND_ADAM = [
     Algorithm("sgd", lr=1.0, **FROM_ZERO),
+    Algorithm("adam", lr=3e-3),
+]
+
+# The same as run_landscape.py --train_optimizer trains: SGD's momentum starts from the first gradient.
+TRAINERS = [
+    Algorithm("sgd", lr=1.0, **MOMENTUM),
     Algorithm("adam", lr=3e-3),
 ]
 

@@ -183,7 +183,7 @@ def _class_imbalance(size: Size) -> Iterator[Run]:
     source = Source("machine_translation", None, 64, size.compared)
     for exponent in ("0", "0.5", "1"):
         tuned = f"zipf{exponent}-convergence"
-        yield _convergence(tuned, source, size, None, "SGD_AND_ADAM", ["--zipf", exponent])
+        yield _convergence(tuned, source, size, None, "TRAINERS", ["--zipf", exponent])
         measured = ["--zipf", exponent, "--frequency_classes", "5", "--skip_search"]
         for optimizer in ("adam", TUNED_ADAM, "sgd"):
             train = [*measured, "--train_optimizer", optimizer.removesuffix("_tuned")]
