@@ -97,7 +97,9 @@ def resolve(settings: argparse.Namespace) -> dict[str, Algorithm]:
     if settings.only:
         unknown = [label for label in settings.only if label not in algorithms]
         if unknown:
-            raise ValueError(f"--only {unknown[0]!r} is no label of the list; it has {'; '.join(algorithms)}")
+            raise ValueError(
+                f"--only {unknown[0]!r} is not a label of the list; its labels are {'; '.join(algorithms)}"
+            )
         algorithms = {label: algorithms[label] for label in settings.only}
     if all(row.lr is None for row in algorithms.values()) and (schedule_given or settings.tune_lr):
         flag = "tune_lr" if settings.tune_lr else "lr_scheduler"

@@ -79,7 +79,7 @@ def resolve(settings: argparse.Namespace) -> None:
         try:
             re.compile(settings.parameters)
         except re.error as error:
-            raise ValueError(f"--parameters {settings.parameters!r} is no regular expression: {error}") from error
+            raise ValueError(f"--parameters {settings.parameters!r} is not a regular expression: {error}") from error
 
 
 def saved_model(folder: Path) -> Path:

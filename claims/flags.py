@@ -15,8 +15,11 @@ def make_parser(description: str = "") -> Parser:
         help="run folders of any of the three scripts, all counted together",
     )
     parser.add_argument(
-        "--output_dir", type=folder_name, metavar="FOLDER", help="write tables and figure here; by default they are not"
+        "--output_dir",
+        type=folder_name,
+        metavar="FOLDER",
+        help="write the tables and the figure here; by default they are only printed",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the tables and the figure in --output_dir")
-    parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
+    parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     return parser

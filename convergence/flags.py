@@ -29,41 +29,65 @@ def shares_batches(arguments: Sequence[str]) -> bool:
 def make_parser(description: str = "") -> Parser:
     parser = Parser(description, NEEDS)
     group = add_task_flags(parser, TASKS, ALGORITHM_LISTS)
-    group.add_argument("--only", nargs="+", metavar="LABEL", help="only these rows of the list, each quoted")
+    group.add_argument(
+        "--only",
+        nargs="+",
+        metavar="LABEL",
+        help="train only these rows of the list, by label, such as sgd 'adam, lr=0.001'",
+    )
     group = add_training_flags(parser)
     group.add_argument(
         "--seeds",
         type=seed_number,
         nargs="+",
         default=[0],
-        help="one run per seed, of data order, dropout, new weights; generated data and --tune_lr take the first",
-    )
-    group.add_argument("--lr_scheduler", type=one_of("schedule", SCHEDULERS), help="one of " + ", ".join(SCHEDULERS))
-    group.add_argument(
-        "--warmup_ratio", type=number(float, 0, 1), help="share of the updates, or epochs, that warm up; default 0.1"
+        help="seeds of data order, dropout and new weights: one run per row and seed; generated data and --tune_lr "
+        "take the first",
     )
     group.add_argument(
-        "--max_grad_norm", type=number(float, 0), metavar="NORM", help="scale longer gradients to this norm; 0: never"
+        "--lr_scheduler",
+        type=one_of("schedule", SCHEDULERS),
+        help="schedule of the learning rate, one of " + ", ".join(SCHEDULERS),
+    )
+    group.add_argument(
+        "--warmup_ratio",
+        type=number(float, 0, 1),
+        help="fraction of the updates (of epoch_warmup: of the epochs) in which the learning rate rises; default 0.1",
+    )
+    group.add_argument(
+        "--max_grad_norm",
+        type=number(float, 0),
+        metavar="NORM",
+        help="scale a gradient with a larger norm down to this one; 0: never",
     )
     group.add_argument(
         "--dtype",
         type=one_of("dtype", ["float32", "bfloat16"]),
         default="float32",
-        help="float32, or bfloat16 for matrix products (autocast)",
+        help="number type of the training: float32, or bfloat16 for matrix products (autocast)",
     )
-    group.add_argument("--compile", action="store_true", help="torch.compile the model; pays on long runs")
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="train the model through torch.compile: minutes to start, faster after that",
+    )
     group = parser.add_argument_group("learning rates")
-    group.add_argument("--tune_lr", action="store_true", help="search each row's learning rate, then train with it")
+    group.add_argument(
+        "--tune_lr", action="store_true", help="search the best learning rate of each row, then train with it"
+    )
     group.add_argument(
         "--lr_grid",
         type=positive_float,
         nargs="+",
         metavar="FACTOR",
-        help="the row's lr times each of these is tried, by default 0.1 to 10 in half decades; while the best is at an "
-        "end of the grid, up to 12 more are tried beyond it",
+        help="factors of the row's lr that --tune_lr tries, by default 0.1 to 10 in half decades; while the best is at "
+        "an end of the grid, up to 12 more are tried beyond it",
     )
     group.add_argument(
-        "--tune_epochs", type=positive_int, metavar="N", help="length of a trial; by default a third of --num_epochs"
+        "--tune_epochs",
+        type=positive_int,
+        metavar="N",
+        help="epochs of each trial of --tune_lr; by default a third of --num_epochs",
     )
     group = add_machine_flags(parser)
     group.add_argument("--num_epoch_to_save", type=positive_int, metavar="N", help="keep the model every N epochs")
@@ -73,7 +97,7 @@ def make_parser(description: str = "") -> Parser:
         "--parallel",
         type=one_of("way to share the work", ["jobs", "data"]),
         metavar="WAY",
-        help="what the processes of torchrun or srun share: jobs (each takes whole runs; the default), or data (all "
-        "train each run together, each on its share of every batch)",
+        help="how several processes of torchrun or srun share the work: jobs (each takes whole runs; the default), or "
+        "data (all train each run together, each on its share of every batch)",
     )
     return parser

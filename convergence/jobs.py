@@ -113,7 +113,7 @@ class Trainings:
         epochs += sum(s.tune_epochs * trials_at_least(self.algorithms[label], s.lr_grid) for label in self.searches)
         for label in self.algorithms if s.tune_lr else ():
             if label not in self.searches:
-                log.info("%s sets its own learning rate; not tuned", label)
+                log.info("%s sets its own learning rate and is not tuned", label)
         with progress(total=self.per_epoch * epochs, desc="training") as bar:
             self.left = TimeLeft(bar.total, bar=bar)
             self.jobs.work(partial(self._ended, save))

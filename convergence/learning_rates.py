@@ -74,5 +74,7 @@ def tell(label: str, lr: float, losses: Mapping[float, float]) -> None:
             "%s diverged at every learning rate from %g to %g; it stays at %g", label, min(losses), max(losses), lr
         )
         return
-    note = ", the edge of the grid" if best in (min(losses), max(losses)) else ""
-    log.info("%s: lr %g of %d trials%s, loss %.4g", label, best, len(losses), note, losses[best])
+    note = ", at the edge of the grid" if best in (min(losses), max(losses)) else ""
+    log.info(
+        "%s: learning rate %g is the best of %d tried%s; its loss is %.4g", label, best, len(losses), note, losses[best]
+    )

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("folder", nargs="?", help="a run folder, such as output/toy: holds config.json and the tables")
+    chosen.add_argument("folder", nargs="?", help="a run folder, such as output/landscape-toy-adam")
     chosen.add_argument(
         "--overlay",
         nargs="+",
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--names", nargs="+", metavar="NAME", help="what to call the overlaid runs, one name per folder"
     )
-    parser.add_argument("--output_dir", metavar="FOLDER", help="where the overlay goes; by default here")
+    parser.add_argument("--output_dir", metavar="FOLDER", help="folder of the overlay; by default the current one")
     settings = parser.parse_args(arguments)
     if settings.folder and settings.output_dir:
         parser.error("--output_dir is for --overlay; the figures of a run go into its own folder")

@@ -40,7 +40,9 @@ def check_paths(settings: Namespace) -> None:
 
 def check_folder(checkpoint: Path) -> None:
     if not checkpoint.is_dir():
-        raise ValueError(f"--checkpoint {checkpoint} is no folder; it takes a run with --save_model, or a model in it")
+        raise ValueError(
+            f"--checkpoint {checkpoint} is not a folder; it takes a run with --save_model, or a model in it"
+        )
 
 
 def make_parser(description: str = "") -> Parser:
@@ -52,7 +54,9 @@ def make_parser(description: str = "") -> Parser:
         metavar="FOLDER",
         help="a run with --save_model, or a model in it; task, data and seed are that run's unless given",
     )
-    group.add_argument("--seed", type=seed_number, help="seed of batches, start vectors, new data and new weights")
+    group.add_argument(
+        "--seed", type=seed_number, help="seed of batches, start vectors, generated data and new weights; by default 0"
+    )
     parser.set_defaults(task=None)  # "toy", or the checkpoint's
     group = parser.add_argument_group("measuring")
     group.add_argument(
@@ -74,12 +78,16 @@ def make_parser(description: str = "") -> Parser:
         "--batch_size", type=positive_int, metavar="N", help="examples per batch; by default the task's, at most 32"
     )
     group.add_argument(
-        "--micro_batch_size", type=positive_int, metavar="N", help="examples in one gradient graph; changes no result"
+        "--micro_batch_size",
+        type=positive_int,
+        metavar="N",
+        help="examples per gradient graph: bounds memory, changes no result",
     )
     group.add_argument(
         "--rebuild_graphs",
         action="store_true",
-        help="rebuild the graphs for every product: the memory of one micro-batch, two to three times the time",
+        help="rebuild the graphs for every Hessian-vector product: the memory of one micro-batch, two to three times "
+        "the time",
     )
     group.add_argument(
         "--tolerance",
@@ -88,20 +96,24 @@ def make_parser(description: str = "") -> Parser:
         help="largest residual of a converged eigenvalue, relative to the eigenvalue",
     )
     group.add_argument(
-        "--max_iterations", type=positive_int, default=100, metavar="N", help="most Hessian products per tensor"
+        "--max_iterations",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="at most so many Hessian-vector products per tensor and batch",
     )
     group.add_argument(
         "--robust_smoothness",
         type=positive_int,
         metavar="N",
-        help="also measure, over N examples of a task of two classes, the largest eigenvalue of the Gauss-Newton "
-        "matrix without its steepest coordinates, as the code released with Pan & Li does",
+        help="also measure, on N examples of a task with two classes, the largest eigenvalue of the Gauss-Newton "
+        "matrix without its steepest coordinates, as Pan & Li's released code does",
     )
     group.add_argument(
         "--dtype",
         type=one_of("dtype", DTYPES),
         default="float32",
-        help="dtype of the measurement: float32 or float64",
+        help="number type of the measurement, float32 or float64",
     )
     add_machine_flags(parser)
     add_resume_flags(parser, "tensors", "few tensors", jobs="tensors")

@@ -6,5 +6,7 @@ from runs.flags import Parser
 def make_parser(description: str = "") -> Parser:
     """The command line of the script."""
     parser = Parser(description)
-    parser.add_argument("--slow", action="store_true", help="also the published training runs, minutes on two cores")
+    parser.add_argument(
+        "--slow", action="store_true", help="also repeat the published training runs: minutes on two cores"
+    )
     return parser

@@ -41,7 +41,7 @@ def examples_at_once(task: Task, settings: Namespace, dtype: torch.dtype) -> int
         return settings.micro_batch_size
     length = max(1, task.length(longest))
     tokens = min(length * (budget // max(1, MEANWHILE * used)), max(RECORDED_TOKENS, length))
-    log.info("measuring %d tokens at once, of which an example has up to %d", HALVES * tokens, length)
+    log.info("measuring up to %d tokens at once; the longest example has %d", HALVES * tokens, length)
     return lambda of_longest: HALVES * max(1, tokens // max(1, of_longest))
 
 

@@ -64,44 +64,68 @@ def make_parser(description: str = "") -> Parser:
     parser = Parser(description, NEEDS)
     add_task_flags(parser, TASKS, ALGORITHM_LISTS)
     group = add_training_flags(parser)
-    group.add_argument("--seed", type=seed_number, default=0, help="of data order, dropout, test batch, new weights")
+    group.add_argument(
+        "--seed", type=seed_number, default=0, help="seed of data order, dropout, test batch and new weights"
+    )
     group.add_argument(
         "--seeds",
         type=seed_number,
         nargs="+",
         metavar="SEED",
-        help="instead of --seed: one trajectory per seed, means with intervals; generated data take the first",
+        help="instead of --seed: one trajectory per seed, and means over the seeds with intervals; generated data are "
+        "those of the first seed",
     )
     group.add_argument(
-        "--train_optimizer", type=one_of("optimizer", OPTIMIZERS), default="adam", help="what moves the parameters"
+        "--train_optimizer",
+        type=one_of("optimizer", OPTIMIZERS),
+        default="adam",
+        help="the optimizer that trains the model",
     )
-    group.add_argument("--lr", type=positive_float, help="its learning rate")
+    group.add_argument(
+        "--lr", type=positive_float, help="learning rate of the training optimizer; by default the task's"
+    )
     group.add_argument(
         "--momentum",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="momentum 0.9 (with dampening 0.9 where it has that) for an optimizer of the SGD family; on by default",
+        help="momentum 0.9 for a training optimizer of the SGD family, with dampening 0.9 where it has that; on by "
+        "default",
     )
     group = parser.add_argument_group("measuring")
-    group.add_argument("--test_batch_size", type=positive_int, metavar="N", help="training examples measured on")
-    group.add_argument("--test_seed", type=seed_number, help="of the examples measured on; by default --seed")
-    group.add_argument("--test_epochs", type=positive_int, nargs="+", metavar="E", help="epochs to measure in, from 1")
     group.add_argument(
-        "--num_sample_sharpness", type=positive_int, metavar="N", help="random batches measured in each such epoch"
+        "--test_batch_size",
+        type=positive_int,
+        metavar="N",
+        help="size of the test batch: training examples that every step is measured on",
+    )
+    group.add_argument("--test_seed", type=seed_number, help="seed that draws the test batch; by default --seed")
+    group.add_argument(
+        "--test_epochs",
+        type=positive_int,
+        nargs="+",
+        metavar="E",
+        help="epochs in which points are measured, counted from 1, such as 1 5 10",
+    )
+    group.add_argument(
+        "--num_sample_sharpness",
+        type=positive_int,
+        metavar="N",
+        help="how many points are measured in each of these epochs, at random batches",
     )
     group.add_argument(
         "--sample_iterations",
         type=positive_int,
         nargs="+",
         metavar="B",
-        help="measure at these batches of each such epoch, from 1, instead of random ones; the first is scanned (in "
-        "Pan & Li's code the flag means iterations, counted over all epochs)",
+        help="measure at these batches of each of these epochs, counted from 1, instead of at random ones; the first "
+        "is scanned. In Pan & Li's code the flag counts iterations over all epochs",
     )
     group.add_argument(
         "--step_size",
         type=positive_float,
         metavar="S",
-        help="distance between the points of every scan; by default the row's, or chosen from the curvature",
+        help="distance between neighboring points of every scan, in the norm of the parameters; by default the row's, "
+        "or chosen from the curvature",
     )
     group.add_argument(
         "--reference",
@@ -113,8 +137,8 @@ def make_parser(description: str = "") -> Parser:
         "--scan",
         type=one_of("kind of scan", SCANS),
         default="few",
-        help="few: evaluate the loss where it matters, about 8 of 20 points, and interpolate between (errors about 1 "
-        "percent of the depth); full: evaluate every point",
+        help="few: evaluate the loss at about 8 of the 20 points of a scan and interpolate the others (errors of about "
+        "1 percent of the scan's depth); full: evaluate every point",
     )
     group.add_argument(
         "--measure_on",
@@ -137,30 +161,33 @@ def make_parser(description: str = "") -> Parser:
         help="also measure loss, slope and sharpness of N classes of target tokens (or labels), from frequent to rare: "
         "N times the time of the sharpness",
     )
-    group.add_argument("--skip_search", action="store_true", help="no loss scans")
-    group.add_argument("--skip_sharpness", action="store_true", help="no sharpness; measure only where a scan is made")
+    group.add_argument("--skip_search", action="store_true", help="leave out the loss scans")
+    group.add_argument(
+        "--skip_sharpness", action="store_true", help="leave out slope and sharpness: only scan the loss"
+    )
     group.add_argument(
         "--top_eigenvalues",
         action="store_true",
-        help="at the scanned points also the largest eigenvalues of H and of P^-1 H, P the training optimizer's "
-        "preconditioner: tens of Hessian products each",
+        help="at the scanned points also measure the largest eigenvalues of the Hessian H and of P^-1 H, where P is "
+        "the training optimizer's preconditioner: tens of Hessian-vector products for each",
     )
     group.add_argument(
         "--clip_sweep",
         action="store_true",
-        help="at the scanned points also SGD, Adam, Adafactor and Lion at clip fractions from 0 to 0.9, and how much "
-        "of SGD's curvature its largest coordinates carry: about five times the time of the sharpness there",
+        help="at the scanned points also measure SGD, Adam, Adafactor and Lion at clip fractions from 0 to 0.9, and "
+        "how much of SGD's curvature its largest coordinates carry: about five times the time of the sharpness there",
     )
     group.add_argument(
         "--check_sharpness",
         action="store_true",
-        help="compare with the full Hessian of a tiny model, and at the first point with float64 central differences",
+        help="before the run compare the sharpness with the full Hessian of a tiny model, and at the first point with "
+        "central differences in float64",
     )
     group.add_argument(
         "--dtype",
         type=one_of("dtype", DTYPES),
         default="float32",
-        help="of the measurement: float32 or float64; training is in float32",
+        help="number type of the measurement, float32 or float64; training is in float32",
     )
     group.add_argument(
         "--save_points",
@@ -171,17 +198,20 @@ def make_parser(description: str = "") -> Parser:
         "--from_points",
         type=folder_name,
         metavar="FOLDER",
-        help="measure the saved points of that run again, with its settings, without training: another --dtype, "
-        "--test_batch_size, --test_seed, --step_size",
+        help="measure the saved points of that run again, with its settings and without training; --dtype, "
+        "--test_batch_size, --test_seed and --step_size may differ",
     )
     group = add_machine_flags(parser)
     group.add_argument(
         "--shard",
         action="store_true",
-        help="of several processes, let each keep the states and directions of some rows only; for large models",
+        help="with several processes: each keeps the optimizer states and directions of some rows only, which saves "
+        "memory",
     )
     group.add_argument(
-        "--optimizer_device", type=device, help="where the pseudo-updates keep their states; by default with the model"
+        "--optimizer_device",
+        type=device,
+        help="device of the pseudo-updates' states, such as cpu; by default the model's",
     )
     add_resume_flags(parser)
     return parser

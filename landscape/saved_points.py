@@ -62,7 +62,7 @@ def settings_of_points(parser: argparse.ArgumentParser, arguments: Sequence[str]
         if content_hash(Path(path).expanduser()) != before.get(path):
             changes.append(f"{path} has another content")
     if changes:
-        raise ValueError(f"the points of {folder} are of another run: {'; '.join(changes)}")
+        raise ValueError(f"the points of {folder} belong to another run: {'; '.join(changes)}")
     return settings
 
 
@@ -152,9 +152,9 @@ def load_points(paths: Iterable[Path], model: nn.Module, labels: Container[str])
             stability = None if state.get("stability") is None else Stability(**state["stability"])
             of_model = [*state["directions"].values(), *filter(None, [stability and stability.inverse])]
             if any({name: t.shape for name, t in v.items()} != shapes for v in of_model):
-                raise ValueError("its directions are not of this model")
+                raise ValueError("its directions do not fit this model")
             point = Point(**state["point"])
             if not all(isinstance(value, (int, float)) for value in asdict(point).values()):
-                raise ValueError("its place in the run is not told in numbers")
+                raise ValueError("its epoch, batch and iteration are not all numbers")
             measured = MeasuredPoint(**state | dict(point=point, directions=directions, stability=stability))
         yield measured

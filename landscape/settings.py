@@ -55,7 +55,7 @@ def choose_reference(label: str | None, algorithms: dict[str, Algorithm]) -> str
     if label is None:
         return plain_sgd(algorithms)
     if label not in algorithms:
-        raise ValueError(f"--reference {label!r} is no row of the list; its labels are {', '.join(algorithms)}")
+        raise ValueError(f"--reference {label!r} is not a row of the list; its labels are {', '.join(algorithms)}")
     return label
 
 
@@ -66,7 +66,7 @@ def refuse_another_reference(reference: str | None, settings: argparse.Namespace
         before = earlier.config["settings"].get("reference") or plain_sgd(rows)
         if before != reference:
             both = f"{before or 'none'} and {reference or 'none'}"
-            raise ValueError(f"the ratios in {settings.output_dir} would be to two different rows, {both}")
+            raise ValueError(f"the ratios in {settings.output_dir} would be relative to two different rows, {both}")
 
 
 def training_row(settings: argparse.Namespace) -> Algorithm:

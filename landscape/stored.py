@@ -96,7 +96,7 @@ class SeedProgress:
             return left
         with fitting(f"checkpoint {self.newest[0]}"):
             if at_work not in left:
-                raise ValueError(f"it is of seed {at_work}")
+                raise ValueError(f"it belongs to seed {at_work}")
         return [at_work, *(seed for seed in left if seed != at_work)]
 
     def take_up(self, stored: Stored) -> int:

@@ -129,7 +129,7 @@ class PointTables:
                 evaluated=int(evaluated),
             )
         if m.scan and not m.scan[1].loss <= m.scan[0].loss:
-            log.info("%s: uphill in %s", m.label, where)
+            log.info("%s: its step leads uphill in %s", m.label, where)
 
     def add_contributions(
         self, point: Point, contributions: Iterable[Contribution], grouping: str, measured_on: str = TEST

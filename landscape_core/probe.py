@@ -124,7 +124,7 @@ class LandscapeProbe:
         self.rows = rows_of(DEFAULT_ROWS if algorithms is None else algorithms)
         self.reference = plain_sgd(self.rows) if reference is None else reference
         if self.reference is not None and self.reference not in {*self.rows, TRAINING}:
-            raise ValueError(f"reference {reference!r} is no row; the rows are {', '.join(self.rows)}")
+            raise ValueError(f"reference {reference!r} is not a row; the rows are {', '.join(self.rows)}")
         self.ranks = ranks
         self.measures_here = all_ranks or ranks.world > 1 or rank() == 0
         self.updates = PseudoUpdates(self.params, self.rows, optimizer_device, at_least=torch.float32)
@@ -285,7 +285,7 @@ class LandscapeProbe:
         rows = {label: repr(row) for label, row in self.rows.items()}
         if state["rows"] != rows:
             theirs, ours = ", ".join(state["rows"].values()), ", ".join(rows.values())
-            raise ValueError(f"the state is of other rows: it has {theirs}; the probe has {ours}")
+            raise ValueError(f"the state belongs to other rows: it has {theirs}; the probe has {ours}")
         for label in self.updates.optimizers.keys() - state["states"].keys():  # it was not finite
             self.updates.drop(label)
         self._observed = self._directions = None

@@ -8,9 +8,17 @@ def make_parser(description: str = "") -> Parser:
     parser = Parser(description)
     parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a run folder, such as output/landscape-toy-adam")
     parser.add_argument(
-        "--output", metavar="FILE", help="where the page goes; by default report.html, of one run in its own folder"
+        "--output",
+        metavar="FILE",
+        help="file of the page; by default report.html in the run folder, or in the current folder for several runs",
     )
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--latex", action="store_true", help="the tables as LaTeX instead, printed without --output")
-    kinds.add_argument("--markdown", action="store_true", help="the tables as Markdown instead, printed likewise")
+    kinds.add_argument(
+        "--latex", action="store_true", help="write the tables as LaTeX instead of the page; printed without --output"
+    )
+    kinds.add_argument(
+        "--markdown",
+        action="store_true",
+        help="write the tables as Markdown instead of the page; printed without --output",
+    )
     return parser

@@ -56,7 +56,7 @@ class Checkpoints:
             if not self.waits:
                 self.waits = True
                 size = in_bytes(size_of(state))
-                log.info("no room for a copy of %s: the run waits while a checkpoint is written", size)
+                log.info("not enough memory to copy %s: the run waits while a checkpoint is written", size)
             self._write(number, state)
 
     def _write(self, number: int, state: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def load_tensors(path: Path) -> dict[str, Any]:
     try:
         expected = json.loads(path.with_suffix(".json").read_bytes())
         if not isinstance(expected, dict) or content_hash(path) != expected.get("sha256"):
-            raise ValueError("its checksum is another")
+            raise ValueError("its checksum does not match")
         return torch.load(path, map_location="cpu", weights_only=True)
     except (PermissionError, MemoryError) as error:
         raise CannotRead(f"cannot read {path}: {one_line(error)}") from error

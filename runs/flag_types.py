@@ -105,7 +105,7 @@ def name_or_path(text: str) -> str:
         try:
             Path(text).expanduser()
         except RuntimeError:
-            raise argparse.ArgumentTypeError(f"{text!r} is in no user's home") from None
+            raise argparse.ArgumentTypeError(f"{text!r} names the home of no user of this machine") from None
     return text
 
 

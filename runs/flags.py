@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
         args = sys.argv[1:] if args is None else list(args)
         for word in args:
             if word == "--" or word.endswith("=--"):  # argparse drops it, and then misses the value
-                self.error(f"{word.removesuffix('=--')}: '--' is no value")
+                self.error(f"{word.removesuffix('=--')}: '--' is not a value")
         if line := bridge.answer(args, self._option_string_actions):
             self.error(line)
         return super().parse_known_args(args, namespace)
@@ -65,51 +65,63 @@ def add_task_flags(parser: Parser, tasks: Any, lists: Any = None, verb: str = "t
     """`lists`: the algorithm lists to choose from, for a script that takes one. `verb`: what is done with the task."""
     group = parser.add_argument_group(f"what is {verb} (a flag left out takes the task's default)")
     group.add_argument("--task", type=one_of("task", tasks), default="toy", help="one of " + ", ".join(tasks))
-    group.add_argument("--dataset", type=name_or_path, help="hub id, local file or folder of data, or 'toy'")
+    group.add_argument("--dataset", type=name_or_path, help="hub id, local file or folder of data, or 'toy': generated")
     group.add_argument(
         "--columns",
         type=nonempty,
         nargs="+",
         metavar="ROLE=COLUMN",
-        help="what the data call the task's fields: input=TEXT target=LABEL, and input2=TEXT for the second of a pair",
+        help="which columns hold the task's fields: input=TEXT target=LABEL, and input2=TEXT for the second text of a "
+        "pair",
     )
     group.add_argument("--config", type=nonempty, metavar="NAME", help="configuration of a hub data set")
     group.add_argument(
         "--split", type=nonempty, metavar="NAME", help="train on this split of a hub data set or a saved folder"
     )
     group.add_argument(
-        "--eval_dataset", type=name_or_path, metavar="DATA", help="held-out examples, for tasks that have scores"
+        "--eval_dataset",
+        type=name_or_path,
+        metavar="DATA",
+        help="held-out data, given as --dataset is, for tasks that have scores",
     )
     group.add_argument(
-        "--model", type=name_or_path, help="hub id, folder of a saved model, or 'toy': the architecture, small and new"
+        "--model",
+        type=name_or_path,
+        help="hub id, folder of a saved model, or 'toy': the task's architecture, small and with new weights",
     )
     group.add_argument("--dataset_size", type=positive_int, metavar="N", help="use the first N examples")
-    group.add_argument("--max_length", type=positive_int, metavar="TOKENS", help="longest input and target, of texts")
+    group.add_argument(
+        "--max_length",
+        type=positive_int,
+        metavar="TOKENS",
+        help="longest input and longest target of a text task, in tokens",
+    )
     group.add_argument(
         "--windows_per_file",
         type=number(int, 0),
         metavar="N",
-        help="the first N windows of each file are examples, 0: all; of the autoregressive task",
+        help="of the autoregressive task: the first N windows of --max_length tokens of each file are examples; 0: all",
     )
     group.add_argument(
         "--zipf",
         type=number(float, 0, 10),
         metavar="S",
-        help="in generated data, the words of a kind (translation) or the labels (classification) have frequencies "
+        help="exponent of generated data: words of a kind (translation) or labels (classification) have frequencies "
         "proportional to rank^-S; 0: all alike",
     )
     group.add_argument(
         "--hf_key",
         type=nonempty,
         metavar="KEY",
-        help="hub access token for gated data; rather set HF_TOKEN, since other users can see flags",
+        help="hub access token for gated data; better set HF_TOKEN, since other users of the machine can see flags",
     )
     if lists is not None:
         group.add_argument(
             "--algorithm_list",
             type=list_name(lists),
             metavar="LIST",
-            help="a list of your own, FILE.py:NAME, or one of algorithm_list.py: " + ", ".join(lists),
+            help="the optimizers to compare: a list of your own, FILE.py:NAME, or one of algorithm_list.py: "
+            + ", ".join(lists),
         )
     return group
 
@@ -125,14 +137,14 @@ def task_arguments(settings: argparse.Namespace) -> dict[str, Any]:
 
 def add_training_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("training")
-    group.add_argument("--num_epochs", type=positive_int, metavar="N")
-    group.add_argument("--batch_size", type=positive_int, metavar="N", help="examples of one update")
+    group.add_argument("--num_epochs", type=positive_int, metavar="N", help="passes over the training data")
+    group.add_argument("--batch_size", type=positive_int, metavar="N", help="examples per update")
     group.add_argument(
         "--micro_batch_size",
         type=positive_int,
         metavar="N",
-        help="examples held at once: bounds memory; in training, batch norm sees as many; on a GPU, run_landscape.py "
-        "measures on as many as its memory holds",
+        help="examples per forward and backward pass: bounds memory. In training, batch norm averages over as many. On "
+        "a GPU, run_landscape.py measures on as many as its memory holds",
     )
     group.add_argument("--save_model", action="store_true", help="keep the trained model in FOLDER/model")
     return group
@@ -141,25 +153,31 @@ def add_training_flags(parser: Parser) -> Any:
 def add_machine_flags(parser: Parser) -> Any:
     group = parser.add_argument_group("machine and output")
     group.add_argument(
-        "--device", type=device, help="cpu, cuda, cuda:1, ...; auto: CUDA if any, one per process of torchrun or srun"
+        "--device",
+        type=device,
+        help="cpu, cuda, cuda:1, mps or auto: a GPU if there is one, of several processes each its own; by default "
+        "auto",
     )
     group.add_argument(
-        "--output_dir", type=folder_name, metavar="FOLDER", help="where the results go; by default a name under output/"
+        "--output_dir",
+        type=folder_name,
+        metavar="FOLDER",
+        help="run folder of the results; by default a name under output/",
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run in that folder, if there is one")
     group.add_argument(
         "--dry_run",
         action="store_true",
-        help="say what would be done, how long it would take and how much memory it needs; write nothing",
+        help="print what would be done, how long it would take and how much memory it needs; write nothing",
     )
     group.add_argument(
         "--log",
         type=nonempty,
         metavar="LOGGER",
-        help="send the numbers as they come to tensorboard, wandb, trackio, or a dotted path to anything with log or "
-        "add_scalar",
+        help="also send the numbers while they are measured: to tensorboard, wandb or trackio, or to your own object "
+        "with a method log or add_scalar, such as package.module.name",
     )
-    group.add_argument("--verbose", action="store_true", help="log more; with an error, its traceback")
+    group.add_argument("--verbose", action="store_true", help="log more, and show the traceback of an error")
     return group
 
 
@@ -205,7 +223,9 @@ def own_list(settings: argparse.Namespace) -> str | None:
 def refuse_foreign_code(settings: argparse.Namespace, given: Mapping[str, Any]) -> None:
     """Raises: ValueError, in one line, if a config.json, which may come from elsewhere, names a Python file to run."""
     if (name := own_list(settings)) and "algorithm_list" not in given:
-        raise ValueError(f"the run's algorithm list is a Python file: give it again, --algorithm_list {name}")
+        raise ValueError(
+            f"the run's algorithm list is in a Python file, which is run only if it is given: --algorithm_list {name}"
+        )
 
 
 def fill_in(settings: argparse.Namespace, defaults: Any) -> None:

@@ -72,8 +72,8 @@ def create_run_folder(path: str | Path, overwrite: bool = False) -> Path:
                 )
             if not is_run_folder(folder):
                 raise ValueError(
-                    f"output folder {folder} holds no run of ours ({CONFIG_FILE} is "
-                    "missing or foreign), so --overwrite leaves it alone; "
+                    f"output folder {folder} is not a run folder ({CONFIG_FILE} is "
+                    "missing or was not written by a run), so --overwrite does not replace it; "
                     "choose another with --output_dir"
                 )
             remove_run(folder)

@@ -92,7 +92,7 @@ def _library(name: str) -> Any:
     try:
         return import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
-        raise ValueError(f"--log {name} needs a package that is not here: pip install {PACKAGES[name]}") from error
+        raise ValueError(f"--log {name} needs a package that is not installed: pip install {PACKAGES[name]}") from error
 
 
 def _target(name: str, library: Any, folder: Path, settings: dict[str, Any]) -> Any:
@@ -106,7 +106,7 @@ def _named(path: str) -> Any:
     module, dot, thing = path.rpartition(".")
     known = f"known: {', '.join(PACKAGES)}, or a dotted path"
     if not dot:
-        raise ValueError(f"--log {path} is no logger; {known}")
+        raise ValueError(f"--log {path} is not a logger; {known}")
     try:
         return getattr(import_module(module), thing)
     except (ImportError, AttributeError) as error:

@@ -135,7 +135,7 @@ def _refuse_another_run(
     changes = [f"--{name} is {ours[name]}, was {theirs.get(name)}" for name in ours if ours[name] != theirs.get(name)]
     changes += _changes_since(config, rows, data, machine)
     if changes:
-        raise ValueError(f"the processes in {folder} work otherwise: {'; '.join(changes)}")
+        raise ValueError(f"the processes in {folder} have other settings: {'; '.join(changes)}")
 
 
 def _refuse_old_checkpoints(folder: Path, config: Mapping[str, Any]) -> None:

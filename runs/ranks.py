@@ -73,8 +73,8 @@ def _agree_on_a_place() -> None:
     missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise ValueError(
-            f"{world_size()} processes were started, and {' and '.join(missing)} do not say where they meet; start "
-            "them by torchrun, or export both as docs/many_gpus.md shows"
+            f"{world_size()} processes were started without {' and '.join(missing)}, so they cannot connect; "
+            "start them by torchrun, or export both as docs/many_gpus.md shows"
         )
 
 

@@ -53,10 +53,13 @@ def add_resume_flags(
         "--checkpoint_every",
         type=positive_int,
         metavar="N",
-        help=f"store the run every N {unit}, besides every {always}",
+        help=f"store a checkpoint every N {unit}, in addition to every {always}",
     )
     group.add_argument(
-        "--resume", type=folder_name, metavar="FOLDER", help="continue the run in that folder, with its settings"
+        "--resume",
+        type=folder_name,
+        metavar="FOLDER",
+        help="continue the stopped run in that folder, with its settings",
     )
     if jobs:
         group.add_argument(
@@ -68,7 +71,7 @@ def add_resume_flags(
     group.add_argument(
         "--allow_changes",
         action="store_true",
-        help="with --resume: continue though flags, rows, data or library versions are not those of the run",
+        help="with --resume: continue although flags, rows, data or library versions differ from those of the run",
     )
 
 
@@ -97,7 +100,7 @@ def settings_of_run(parser: Parser, arguments: Sequence[str]) -> tuple[argparse.
     if flag == "join" and settings.resume:
         raise ValueError("--join continues the run as --resume does: give one of them")
     if settings.dry_run:
-        raise ValueError(f"--dry_run tells of a whole run, not of what is left of one: leave out --{flag}")
+        raise ValueError(f"--dry_run estimates a whole run, not the rest of one: leave out --{flag}")
     if settings.overwrite or settings.output_dir:
         raise ValueError(f"--{flag} continues in its own folder: leave out --overwrite and --output_dir")
     settings, config, changes = on_top_of(folder, parser, arguments, own=OF_THIS_COMMAND, free=FREE)
@@ -206,5 +209,6 @@ def refuse_changes(settings: argparse.Namespace, changes: Sequence[str]) -> None
     """Raises: ValueError, in one line, if there are changes and `--allow_changes` is not given."""
     if changes and not settings.allow_changes:
         raise ValueError(
-            f"{settings.output_dir} was begun otherwise: {'; '.join(changes)}; --allow_changes continues all the same"
+            f"{settings.output_dir} was started with other settings: {'; '.join(changes)}; "
+            "--allow_changes continues anyway"
         )

@@ -20,7 +20,9 @@ ROOT = Path(__file__).parent.parent
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="with en_fr_tatoeba, imdb, snli, cifar10 in it")
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="a folder that holds en_fr_tatoeba/, imdb/, snli/ and cifar10/"
+    )
     parser.add_argument("--small", action="store_true", help="tiny runs on generated data, in minutes")
     parser.add_argument(
         "--encoder",
@@ -28,12 +30,18 @@ def main() -> int:
         help="a pretrained encoder of the hub, such as FacebookAI/roberta-base, or a folder: make only the runs that "
         "fine-tune it, and the same from fresh weights; give it an --output_dir of its own",
     )
-    parser.add_argument("--output_dir", type=Path, default=Path("output/study"), metavar="FOLDER")
-    parser.add_argument("--only", default="", metavar="TEXT", help="runs with this text in their name")
-    parser.add_argument("--list", action="store_true", help="print the names of the runs and make none")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        default=Path("output/study"),
+        metavar="FOLDER",
+        help="where the run folders go (default: output/study)",
+    )
+    parser.add_argument("--only", default="", metavar="TEXT", help="make only the runs whose name contains this text")
+    parser.add_argument("--list", action="store_true", help="print the names of the runs, and make none")
     settings = parser.parse_args()
     if not settings.small and settings.data is None:
-        parser.error("--data FOLDER is wanted, with the real data; --small takes generated data")
+        parser.error("--data FOLDER is needed, the folder of the real data; --small makes the runs on generated data")
     data = None if settings.small else settings.data.resolve()
     planned = runs(SMALL if settings.small else FULL, data, settings.encoder)
     chosen = [run for run in planned if settings.only in run.name]

@@ -92,7 +92,7 @@ def text_of(row: dict) -> str | None:
 def check_row(row: dict) -> None:
     """Refuse a row without text. An empty file is allowed; it gives no window."""
     if not isinstance(text_of(row), str):
-        raise ValueError(f"field content (or text) is missing or no text; the row has {', '.join(row)}")
+        raise ValueError(f"field content (or text) is missing or not text; the row has {', '.join(row)}")
 
 
 def windows(tokenizer, texts: Iterable[str], length: int, per_text: int, cached: bool) -> Iterator[list[int]]:

@@ -103,7 +103,7 @@ def with_label_field(source: str, splits: Mapping[str, Any]) -> dict[str, Any]:
     names = splits["train"].column_names
     field = next((name for name in LABEL_FIELDS if name in names), None)
     if field is None:
-        raise Refused(f"{source} has the fields {', '.join(names)}; wanted label (or {', '.join(LABEL_FIELDS[1:])})")
+        raise Refused(f"{source} has the fields {', '.join(names)}; expected label (or {', '.join(LABEL_FIELDS[1:])})")
     if field == "label":
         return dict(splits)
     return {k: v.rename_column(field, "label") if field in v.column_names else v for k, v in splits.items()}
@@ -134,13 +134,13 @@ def assign_splits(source: str, splits: Mapping[str, Any], test: str) -> Splits:
             left_out.append(f"{_counted(splits, name)} without labels")
         elif role is None or role in split_of:
             raise Refused(
-                f"{source} has the splits {', '.join(splits)}; of {name} it is not known whether to train or to test "
-                f"on it. Save the rows that you want as a file and give it with --dataset FILE"
+                f"{source} has the splits {', '.join(splits)}; it is not known whether {name} is for training or for "
+                f"testing. Save the rows that you want as a file and give it with --dataset FILE"
             )
         else:
             split_of[role] = name
     if "train" not in split_of:
-        raise Refused(f"{source} has the splits {', '.join(splits)}; wanted one that is called train")
+        raise Refused(f"{source} has the splits {', '.join(splits)}; one of them must be called train")
     roles = ["train"] if test == "validation" else ["train", "validation"]
     used = [split_of[role] for role in roles if role in split_of]
     official = split_of.get(test)

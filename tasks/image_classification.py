@@ -120,8 +120,8 @@ def encoded(image: dict, folder: Path | None, index: int) -> bytes:
     path = None if folder is None or not name or "://" in name else (folder / name).resolve()
     if path is None or not path.is_relative_to(folder.resolve()):
         raise Refused(
-            f"the picture in row {index + 1} is given as {name[:80]!r}; wanted its bytes, or the name of a file in the "
-            f"folder of the data"
+            f"the picture in row {index + 1} is given as {name[:80]!r}; expected its bytes, or the name of a file in "
+            "the folder of the data"
         )
     try:
         return path.read_bytes()
@@ -226,7 +226,7 @@ def labeled_pictures(request: Request, spec: Spec):
         names = splits["train"].column_names if "train" in splits else []
         field = next((name for name in ("image", "img") if name in names), None)
         if names and field is None:
-            raise Refused(f"{source} has the fields {', '.join(names)}; wanted image (or img), and label")
+            raise Refused(f"{source} has the fields {', '.join(names)}; expected image (or img), and label")
         if field is not None:  # without it `assign_splits` refuses
             splits = {k: v.cast_column(field, datasets.Image(decode=False)) for k, v in splits.items()}
         splits, words = numbered_labels(with_label_field(source, splits))

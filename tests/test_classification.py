@@ -77,9 +77,9 @@ def test_a_validation_split_is_known_by_each_of_its_names(name, alias):
 
 
 @pytest.mark.parametrize("splits, message", [
-    ({"train": 5, "extra": 2}, "a/b has the splits train, extra; of extra it is not known"),
-    ({"train": 5, "val": 2, "dev": 2}, "a/b has the splits train, val, dev; of dev it is not known"),
-    ({"test": 5}, "a/b has the splits test; wanted one that is called train"),
+    ({"train": 5, "extra": 2}, "a/b has the splits train, extra; it is not known whether extra"),
+    ({"train": 5, "val": 2, "dev": 2}, "a/b has the splits train, val, dev; it is not known whether dev"),
+    ({"test": 5}, "a/b has the splits test; one of them must be called train"),
 ])  # fmt: skip
 def test_a_split_of_unknown_use_is_refused_by_name(splits, message):
     with pytest.raises(Refused, match=message):
@@ -195,7 +195,7 @@ def test_a_label_is_known_by_each_of_its_names(field, tmp_path):
 
 def test_a_label_of_another_name_is_refused_with_the_names_there_are(tmp_path):
     path = picture_file(tmp_path / "a.parquet", "image", label="manufacturer")
-    with pytest.raises(Refused, match=r"a.parquet has the fields image, manufacturer; wanted label \(or labels, "):
+    with pytest.raises(Refused, match=r"a.parquet has the fields image, manufacturer; expected label \(or labels, "):
         load_task("aircraft", dataset=path, model="toy")
 
 
@@ -361,7 +361,7 @@ def test_pictures_are_read_from_the_folder_of_the_data_and_from_nowhere_else(tmp
                  "http://127.0.0.1:1/x.png", "https://a.b/x.png", f"file://{folder}/0.png", "hf://datasets/a/b/x.png",
                  "zip://0.png::http://a.b/x.zip"]  # fmt: skip
     for name in elsewhere:
-        with pytest.raises(ValueError, match="row 20 is given as .*; wanted its bytes, or the name of a file in the"):
+        with pytest.raises(ValueError, match="row 20 is given as .*; expected its bytes, or the name of a file in the"):
             load(name)
     for name in ("absent.png", "pictures", "."):
         with pytest.raises(ValueError, match="row 20 cannot be read"):

@@ -320,7 +320,7 @@ def test_join_continues_a_run_as_resume_does_though_others_are_there(script, run
         fcntl.flock(other, fcntl.LOCK_SH)
         assert f"--join {folder} takes part in its work" in run(script, f"--resume {folder}").err
         assert (
-            "work otherwise: --batch_size is 5, was 4"
+            "have other settings: --batch_size is 5, was 4"
             in run(script, f"--join {folder} --batch_size 5 --allow_changes").err
         )
         assert run(script, f"--join {folder}").status == 0 and "finished" in read_config(folder)

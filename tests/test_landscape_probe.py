@@ -444,7 +444,7 @@ def test_a_run_goes_on_from_the_state_of_the_probe(tmp_path):
         part.load_state_dict(state[name])
     assert train(model, optimizer, probe, 2, 3, first=2, dtype=torch.float32)[0] == whole[1]
     with pytest.raises(
-        ValueError, match=r"^the state is of other rows: it has Algorithm\('sgd'\).*the probe has [^\n]+$"
+        ValueError, match=r"^the state belongs to other rows: it has Algorithm\('sgd'\).*the probe has [^\n]+$"
     ):
         LandscapeProbe(model, losses_of_batch, algorithms=["sgd"]).load_state_dict(state["probe"])
 

@@ -30,7 +30,9 @@ OPTIONS = {
     "algorithms is a list of rows, .* got 'sgd'": lambda m: dict(algorithms="sgd"),
     "'algorithms' is empty": lambda m: dict(algorithms=[]),
     "row 2: .* is the same as row 1": lambda m: dict(algorithms=["sgd", "sgd"]),
-    "reference 'sgdd' is no row; the rows are sgd, adam": lambda m: dict(algorithms=["sgd", "adam"], reference="sgdd"),
+    "reference 'sgdd' is not a row; the rows are sgd, adam": lambda m: dict(
+        algorithms=["sgd", "adam"], reference="sgdd"
+    ),
     "labeled 'training', which is the optimizer that trains": lambda m: dict(
         algorithms=[Algorithm(type("Training", (torch.optim.SGD,), {}), lr=0.1)]
     ),

@@ -156,7 +156,7 @@ def test_a_step_without_length_is_warned_of_once_and_an_uphill_scan_is_noted(tmp
         tables.add(POINT, [measurement("zero", math.nan, math.nan)])
     tables.add(POINT, [measurement(label, 1.0, scan=scan) for label, scan in scans.items()])
     assert [message.split(":")[0] for message in caplog.messages] == ["zero", "up"]
-    assert caplog.messages[1] == "up: uphill in epoch 3, batch 2"
+    assert caplog.messages[1] == "up: its step leads uphill in epoch 3, batch 2"
 
 
 def test_stored_tables_are_restored_row_by_row(tmp_path):

@@ -111,9 +111,9 @@ def test_a_function_of_the_folder_makes_the_logger(module, tmp_path):
 
 
 @pytest.mark.parametrize("name, answer", [
-    ("tensorboard", "needs a package that is not here: pip install tensorboard"),
-    ("wandb", "needs a package that is not here: pip install wandb"),
-    ("trackio", "needs a package that is not here: pip install trackio"),
+    ("tensorboard", "needs a package that is not installed: pip install tensorboard"),
+    ("wandb", "needs a package that is not installed: pip install wandb"),
+    ("trackio", "needs a package that is not installed: pip install trackio"),
     ("tensorbord", "known: tensorboard, wandb, trackio, or a dotted path"),
     ("a_module_of_loggers.metricks", "has no attribute 'metricks'"),
     ("no_such_module.thing", "No module named 'no_such_module'"),

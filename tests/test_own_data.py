@@ -127,7 +127,7 @@ def test_a_kind_of_task_runs_on_generated_data_too(name):
 
 WRONG = [
     ({"columns": ["input=tekst"]}, "has no column 'tekst'; it has text, label; did you mean 'text'"),
-    ({"columns": ["input2=text"]}, "--columns input2=... has no place in the task text_classification; it has input"),
+    ({"columns": ["input2=text"]}, "--columns input2=...: no such field in the task text_classification; it has input"),
     ({"columns": ["text"]}, "--columns takes input=COLUMN, input2=COLUMN, target=COLUMN, got 'text'"),
     ({"columns": ["input=a", "input=b"]}, "--columns names input twice, as 'a' and 'b'"),
     ({"split": "train"}, "--split has no effect on .*mine.csv, which is one file"),
@@ -172,7 +172,7 @@ def test_labels_of_other_kinds_are_refused_by_name(label, answer, tmp_path):
 def test_a_label_that_training_has_not_is_refused(tmp_path):
     train = write_csv(tmp_path / "train.csv", ["text", "label"], [(t, WORDS[y]) for t, y in SENTIMENTS])
     held_out = write_csv(tmp_path / "test.csv", ["text", "label"], [("words", "bored")] * 3)
-    with pytest.raises(ValueError, match="the split test has the label 'bored'; those of train are angry, glad"):
+    with pytest.raises(ValueError, match="the split test has the label 'bored'; the labels of train are angry, glad"):
         load("text_classification", train, eval_dataset=held_out)
 
 

@@ -58,7 +58,12 @@ def test_a_list_in_a_file_is_measured_resumed_and_kept_with_its_groups(own_file,
     assert rows[2]["groups"] == [{"params": "bias", "weight_decay": 0.0}] and "groups" not in rows[0]
     assert {"sgd", "signed", "adamw"} < {row["algorithm"] for row in read_table(folder / "sharpness.csv")}
     assert f"--resume {folder} --algorithm_list {name}\n" in capfd.readouterr().err
-    refused(["--resume", folder], f"is a Python file: give it again, --algorithm_list {name}", folder, capfd)
+    refused(
+        ["--resume", folder],
+        f"is in a Python file, which is run only if it is given: --algorithm_list {name}",
+        folder,
+        capfd,
+    )
     own_file.write_text(FILE.replace('"weight_decay": 0.0', '"weight_decay": 0.25'))
     answer = r"row 'adamw' is \(.*'weight_decay': 0.25.*was .*'weight_decay': 0.0"
     refused(["--resume", folder, "--algorithm_list", name], answer, folder, capfd)
@@ -98,7 +103,7 @@ def test_a_file_that_a_config_names_is_never_run(own_file, tmp_path, capfd):
     config["settings"]["algorithm_list"] = f"{own_file}:MINE"
     (folder / "config.json").write_text(json.dumps(config))
     capfd.readouterr()
-    refused(["--resume", folder], "give it again", folder, capfd)
+    refused(["--resume", folder], "run only if it is given", folder, capfd)
     assert not (tmp_path / "it has run").exists()
 
 
@@ -174,7 +179,7 @@ def test_the_direction_of_a_row_with_groups_is_that_of_the_optimizer_built_by_ha
     ({"params": "bias"}, r"groups is a list like \[\{"),
     ([{"params": "bias"}], "a group is a pattern and an option"),
     ([{"weight_decay": 0.1}], "a group is a pattern and an option"),
-    ([{"params": "(", "lr": 0.1}], r"'\(' of groups is no regular expression"),
+    ([{"params": "(", "lr": 0.1}], r"'\(' of groups is not a regular expression"),
     ([{"params": "bias", "weigth_decay": 0.1}], "has no option 'weigth_decay'; did you mean 'weight_decay'"),
     ([{"params": "bias", "weight_decay": -0.1}], "cannot be used: .*weight_decay"),
 ])  # fmt: skip

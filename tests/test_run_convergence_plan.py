@@ -63,7 +63,9 @@ def test_a_schedule_warms_up_for_a_tenth_unless_told_otherwise():
 
 def test_only_chooses_rows_in_the_order_that_it_names_them():
     assert list(resolved("--only", "adam", "sgd")[1]) == ["adam", "sgd"]
-    with pytest.raises(ValueError, match="--only 'lion' is no label of the list; it has sgd; adam; adafactor"):
+    with pytest.raises(
+        ValueError, match="--only 'lion' is not a label of the list; its labels are sgd; adam; adafactor"
+    ):
         resolved("--only", "adam", "lion")
 
 

@@ -472,7 +472,7 @@ def test_a_model_outside_of_a_run_hands_on_no_settings(tmp_path):
 
 
 def test_checkpoints_that_are_none_or_many_are_named(trained, tmp_path):
-    with pytest.raises(ValueError, match="nowhere is no folder"):
+    with pytest.raises(ValueError, match="nowhere is not a folder"):
         saved_model(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="holds no saved model; --save_model keeps one"):
         saved_model(tmp_path)

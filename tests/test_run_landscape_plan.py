@@ -109,7 +109,7 @@ def test_the_reference_is_the_first_unclipped_sgd_row_unless_another_is_named():
     rows = labeled([Algorithm("adam", lr=1.0), Algorithm("sgd", lr=1.0, coordinate_clip=0.1), Algorithm("sgd", lr=1.0)])
     assert choose_reference(None, rows) == "sgd" and choose_reference("adam", rows) == "adam"
     assert choose_reference(None, {"adam": rows["adam"]}) is None
-    with pytest.raises(ValueError, match="--reference 'lion' is no row of the list; its labels are adam, sgd"):
+    with pytest.raises(ValueError, match="--reference 'lion' is not a row of the list; its labels are adam, sgd"):
         choose_reference("lion", rows)
 
 

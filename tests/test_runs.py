@@ -207,7 +207,7 @@ def test_overwrite_never_touches_a_folder_that_no_run_wrote(tmp_path, config):
     if config is not None:
         write_whole(tmp_path / "config.json", config)
     before = names_in(tmp_path)
-    with pytest.raises(ValueError, match="holds no run of ours .*--output_dir"):
+    with pytest.raises(ValueError, match="is not a run folder .*--output_dir"):
         create_run_folder(tmp_path, overwrite=True)
     assert names_in(tmp_path) == before
 

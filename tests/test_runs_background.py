@@ -140,7 +140,7 @@ def test_without_room_for_a_copy_the_state_itself_is_written_at_once(tmp_path, m
         checkpoints.save(number, {"big": big, "same": big.view(7, -1)})
         assert stored(tmp_path)[-1] == number
     assert [r.message for r in caplog.records] == [
-        "no room for a copy of 4 kB: the run waits while a checkpoint is written"
+        "not enough memory to copy 4 kB: the run waits while a checkpoint is written"
     ]
     assert snapshot.has_room({"small": big[:1000].clone(), "same": None})
     free = None

@@ -167,7 +167,7 @@ def test_processes_that_do_not_know_where_to_meet_are_told_so(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     monkeypatch.setenv("MASTER_PORT", "1")
-    with pytest.raises(ValueError, match="2 processes were started, and MASTER_ADDR do not say where they meet; "):
+    with pytest.raises(ValueError, match="2 processes were started without MASTER_ADDR, so they cannot connect; "):
         runs.ranks.connect()
 
 

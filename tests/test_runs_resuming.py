@@ -95,7 +95,7 @@ def test_an_algorithm_that_is_not_finite_is_marked_and_dropped_and_the_others_go
 
 
 @pytest.mark.parametrize("flags, answer", [
-    (["--lr", "0.5"], r"was begun otherwise: --lr is 0.5, was 0.001; --allow_changes continues"),
+    (["--lr", "0.5"], r"was started with other settings: --lr is 0.5, was 0.001; --allow_changes continues"),
     (["--task", "toy"], "--task is toy, was tiny"),
     (["--test_epochs", "2", "3"], r"--test_epochs is \[2, 3\], was \[2, 4\]"),
     (["--num_epochs", "5", "--seed", "1"], "--num_epochs is 5, was 4; --seed is 1, was 0"),
@@ -229,7 +229,7 @@ def test_the_model_of_one_row_is_never_written_over_by_that_of_another(tmp_path,
 
 def test_the_row_that_ratios_are_to_must_stay(stopped, monkeypatch, capfd):
     monkeypatch.setattr(tiny_run, "ROWS", tiny_run.ROWS[1:])
-    answer = "the ratios in .* would be to two different rows, sgd and none"
+    answer = "the ratios in .* would be relative to two different rows, sgd and none"
     refused(["--resume", stopped, "--allow_changes"], answer, stopped, capfd)
     monkeypatch.setattr(tiny_run, "ROWS", [*tiny_run.ROWS, Algorithm("sgd", lr=0.1)])
     answer = "would be to two different rows, sgd and lion"
@@ -296,7 +296,7 @@ def test_a_run_of_before_a_flag_existed_is_resumed_only_when_that_is_allowed(sto
     config = json.loads(path.read_text())
     del config["settings"]["scan"]
     path.write_text(json.dumps(config))
-    refused(["--resume", stopped], "was begun otherwise: --scan did not exist then", stopped, capfd)
+    refused(["--resume", stopped], "was started with other settings: --scan did not exist then", stopped, capfd)
     assert landscape("--resume", stopped, "--allow_changes") == 0
     assert tables(stopped) == reference
 

@@ -110,7 +110,7 @@ def test_measuring_points_again_can_be_stopped_and_taken_up(with_points, tmp_pat
 
 
 @pytest.mark.parametrize(("flags", "answer"), [
-    (["--lr", "3"], "the points of .* are of another run: --lr is 3.0, was 0.001"),
+    (["--lr", "3"], "the points of .* belong to another run: --lr is 3.0, was 0.001"),
     (["--save_points"], "--save_points has no effect with --from_points"),
     (["--save_model"], "--save_model has no effect with --from_points, which trains nothing"),
     (["--optimizer_device", "cpu"], "--optimizer_device has no effect with --from_points"),
@@ -132,7 +132,7 @@ def test_a_damaged_point_is_named(with_points, tmp_path, capfd):
     path.write_bytes(path.read_bytes()[:-100])
     assert landscape("--from_points", copy, "--output_dir", tmp_path / "again") == 1
     error = capfd.readouterr().err
-    assert f"{path} cannot be used: its checksum is another" in error and "Traceback" not in error
+    assert f"{path} cannot be used: its checksum does not match" in error and "Traceback" not in error
     assert len(read_table(tmp_path / "again" / "sharpness.csv")) == 9
 
 
@@ -142,14 +142,14 @@ def test_a_damaged_point_is_named(with_points, tmp_path, capfd):
     (lambda s: s.update(more=1), "more"),
     (lambda s: s["point"].update(more=1), "more"),
     (lambda s: s["point"].pop("epoch"), "epoch"),
-    (lambda s: s["point"].update(epoch="two"), "its place in the run is not told in numbers"),
+    (lambda s: s["point"].update(epoch="two"), "its epoch, batch and iteration are not all numbers"),
     (lambda s: s.update(point=[1, 2]), "does not fit"),
     (lambda s: s.update(directions=[1, 2]), "does not fit"),
     (lambda s: s.update(lost=3), "does not fit"),
     (lambda s: s["directions"].update(mine=s["directions"]["sgd"]), "config.json has no row 'mine'"),
     (lambda s: s.update(lost=["mine"]), "config.json has no row 'mine'"),
-    (lambda s: s["directions"]["sgd"].popitem(), "its directions are not of this model"),
-    (lambda s: s["directions"].update(sgd={k: v[:1] for k, v in s["directions"]["sgd"].items()}), "not of this model"),
+    (lambda s: s["directions"]["sgd"].popitem(), "its directions do not fit this model"),
+    (lambda s: s["directions"].update(sgd={k: v[:1] for k, v in s["directions"]["sgd"].items()}), "fit this model"),
     (lambda s: s.update(model={"x": torch.zeros(1)}), "Error.s. in loading state_dict"),
     (lambda s: s.clear(), "does not fit"),
 ])  # fmt: skip

@@ -195,7 +195,7 @@ class Algorithm:
             try:
                 re.compile(group["params"])
             except re.error as error:
-                raise ValueError(f"{group['params']!r} of groups is no regular expression: {error}") from error
+                raise ValueError(f"{group['params']!r} of groups is not a regular expression: {error}") from error
 
     def __repr__(self) -> str:
         options = {**self.options, **({} if self.step_size is None else {"step_size": self.step_size})}

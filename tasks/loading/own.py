@@ -41,7 +41,9 @@ def splits_of(request: Request, fields: Mapping[str, str], count: int | None = N
         return splits
     unknown = [role for role in request.columns if role not in fields]
     if unknown:
-        raise Refused(f"--columns {unknown[0]}=... has no place in the task {request.name}; it has {', '.join(fields)}")
+        raise Refused(
+            f"--columns {unknown[0]}=...: no such field in the task {request.name}; it has {', '.join(fields)}"
+        )
     named = {fields[role]: column for role, column in request.columns.items()}
     return {split: _with_columns(request.dataset, data, named) for split, data in splits.items()}
 
@@ -86,7 +88,7 @@ def numbered_labels(splits: Mapping[str, Any]) -> tuple[dict[str, Any], list[str
     for split, data in splits.items():
         strange = [label for label in _labels(data) if label not in numbers]
         if strange:
-            raise Refused(f"the split {split} has the label {strange[0]!r}; those of train are {', '.join(words)}")
+            raise Refused(f"the split {split} has the label {strange[0]!r}; the labels of train are {', '.join(words)}")
     return {split: _relabeled(data, numbers) for split, data in splits.items()}, words
 
 

@@ -41,7 +41,9 @@ def load_rows(
     with explained(source):
         by_name = splits()
         if "train" not in by_name:
-            raise Refused(f"{source} has the splits {', '.join(by_name)}; wanted one called train, or --split NAME")
+            raise Refused(
+                f"{source} has the splits {', '.join(by_name)}; none is called train: choose one with --split NAME"
+            )
         data = by_name["train"]
         rows = data.select(range(min(count, len(data)))).to_list()  # text is decoded here, and may be refused
     if len(rows) < (count if fewest is None else fewest):
@@ -172,7 +174,7 @@ def existing_file(source: str) -> Path:
         return path
     if path.is_dir() or _format(path.name) is None:
         kind = "a folder" if path.is_dir() else "no data file"
-        raise Refused(f"{path} is {kind}; wanted a file ending in {', '.join(FORMATS)}")
+        raise Refused(f"{path} is {kind}; expected a file ending in {', '.join(FORMATS)}")
     return path
 
 

@@ -41,4 +41,4 @@ def docstrings(count: int, seed: int, fewest_words: int = 8) -> list[str]:
                     texts.append(" ".join(words))
         if len(texts) >= count:
             return texts[:count]
-    raise ValueError(f"Python's library holds {len(texts)} docstrings; --dataset_size {len(texts)} would do")
+    raise ValueError(f"Python's library holds only {len(texts)} docstrings; --dataset_size {len(texts)} would do")
