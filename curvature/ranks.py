@@ -13,6 +13,8 @@ on W, not in its last bit. A plain all-reduce adds in another order for every W.
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from typing import Any, TypeVar
 
 import torch
@@ -29,6 +31,11 @@ DIMENSIONS = 4  # of a row, at most
 
 class RankLost(RuntimeError):
     """Another process of the run has ended, or does not answer."""
+
+
+def whole(item: T) -> Sequence[T]:
+    """An item as its only part."""
+    return [item]
 
 
 class Ranks:
@@ -59,16 +66,27 @@ class Ranks:
             raise ValueError("there is nothing to compute: no micro-batch was given")
         return torch.stack([compute(item) for item in progress(items)])
 
-    def accumulate(self, backward: Callable[[T], Tensor], items: Sequence[T], params: Iterable[Tensor]) -> Tensor:
-        """backward(item) for every item, each by one rank. It adds to the `.grad` of `params`, which are None before,
-        and returns a number. On return `.grad` holds the sum over all items, added in their order.
+    def accumulate(
+        self,
+        backward: Callable[[Any], Tensor],
+        items: Sequence[T],
+        params: Iterable[Tensor],
+        parts: Callable[[T], Sequence[Any]] = whole,
+        everywhere: bool = True,
+    ) -> Tensor:
+        """backward(part) for every part of every item, each item by one rank. It adds to the `.grad` of `params`, which
+        are None before, and returns a number. On return `.grad` holds the sum over all parts, added in their order.
 
-        Returns: the numbers, [items] in float64.
+        parts: of an item, whose gradients are computed one after the other.
+        everywhere: False leaves the sum on the rank of the last item, `owner(items - 1)`, which saves one message of
+            its size; `.grad` is of no use on the others.
+
+        Returns: a number per item, the sum of its parts', [items] in float64.
         Raises: as `rows`.
         """
         if not len(items):
             raise ValueError("there is nothing to compute: no micro-batch was given")
-        return torch.stack([backward(item).double() for item in items])
+        return torch.stack([reduce(add, [backward(part).double() for part in parts(item)]) for item in items])
 
     def owner(self, place: int) -> int:
         """The rank that holds the thing of this number, where things are too large for every rank to hold all."""
@@ -149,7 +167,14 @@ class Connected(Ranks):
 
     # ---- gradients --------------------------------------------------------------------------------------------------
 
-    def accumulate(self, backward: Callable[[T], Tensor], items: Sequence[T], params: Iterable[Tensor]) -> Tensor:
+    def accumulate(
+        self,
+        backward: Callable[[Any], Tensor],
+        items: Sequence[T],
+        params: Iterable[Tensor],
+        parts: Callable[[T], Sequence[Any]] = whole,
+        everywhere: bool = True,
+    ) -> Tensor:
         if not len(items):
             raise ValueError("there is nothing to compute: no micro-batch was given")
         total = _OrderedSum(self, list(params), len(items))
@@ -158,7 +183,9 @@ class Connected(Ranks):
             place, number, failed = first + self.rank, 0.0, ""
             if place < len(items):
                 try:
-                    number = backward(items[place]).item()
+                    for part in parts(items[place]):
+                        number += backward(part).item()
+                        total.take()
                 except (MemoryError, RuntimeError) as error:
                     if not is_out_of_memory(error):
                         raise
@@ -167,7 +194,7 @@ class Connected(Ranks):
             self._all_out_of_memory([bool(head[0]) for head in heads], failed)
             numbers += [head[1] for head in heads]
             total.add(place)
-        total.finish()
+        total.finish(everywhere)
         return torch.stack(numbers[: len(items)])
 
     def _all_out_of_memory(self, failed: Sequence[bool], own: str) -> None:
@@ -247,9 +274,9 @@ class Connected(Ranks):
 
 
 class _OrderedSum:
-    """((g_0 + g_1) + g_2) + ..., where g_j is in the hands of rank j mod W.
+    """((g_0 + g_1) + g_2) + ..., where each micro-batch j gives some of these, in the hands of rank j mod W.
 
-    The sum so far goes from rank to rank, in pieces, so that all ranks add at once. Each holds its own gradient and a
+    The sum so far goes from rank to rank, in pieces, so that all ranks add at once. Each holds its own gradients and a
     piece. Rank 0 gets the sum of a round, one micro-batch of each rank, before the next round begins.
     """
 
@@ -259,53 +286,60 @@ class _OrderedSum:
         kinds = dict.fromkeys((p.dtype, p.device) for p in params)
         self.groups = [[i for i, p in enumerate(params) if (p.dtype, p.device) == kind] for kind in kinds]
         self.sums: list[Tensor | None] = [None] * len(self.groups)  # flat, of each group
+        self.later: list[list[list[Tensor]]] = [[] for _ in self.groups]  # own gradients that a sum has yet to get
+
+    def take(self) -> None:
+        """The gradient of the next part of this rank's micro-batch is complete: it leaves `.grad`."""
+        for number, group in enumerate(self.groups):
+            own, total = [self._taken(i) for i in group], self.sums[number]
+            if total is None:
+                self.sums[number] = torch.cat(own)
+            elif self.ranks.leads:  # it has all that comes before
+                for here, g in zip(total.split([g.numel() for g in own]), own, strict=True):
+                    here += g
+            else:
+                self.later[number].append(own)
+
+    def _taken(self, i: int) -> Tensor:
+        """The gradient of a parameter, flat."""
+        p = self.params[i]
+        grad, p.grad = p.grad, None
+        self.has[i] |= grad is not None
+        # x + -0.0 is x, also for x = -0.0: as if nothing had been added
+        absent = torch.full((1,), -0.0, dtype=p.dtype, device=p.device)
+        return absent.expand(p.numel()) if grad is None else grad.reshape(-1)
 
     def add(self, place: int) -> None:
-        """Add the gradient of micro-batch `place`, this rank's own in this round. All ranks call it in each round; a
-        `place` past the last is nobody's."""
+        """Add what this rank has taken of micro-batch `place`, its own in this round. All ranks call it in each round;
+        a `place` past the last is nobody's."""
         ranks = self.ranks
-        for number, group in enumerate(self.groups):
-            before = (ranks.rank - 1) % ranks.world
-            if place < self.count:
-                arrives = place > 0 and ranks.rank > 0  # the leader has the sum of the round before
-                own = self._with_own(group, self.sums[number])
-                self.sums[number] = own
-                self._pass_on(own, before if arrives else None, place + 1 < self.count)
+        for number, own in enumerate(self.sums):
+            if place < self.count and own is not None:
+                self._pass_on(own, self.later[number], onward=place + 1 < self.count)
             after = place - ranks.rank + ranks.world  # the leader's next micro-batch
-            total = self.sums[number]
-            if ranks.leads and after < self.count and total is not None:
-                self._receive(total, ranks.world - 1)
+            if after < self.count and own is not None:
+                self.later[number] = []
+                if ranks.leads:
+                    self._receive(own, ranks.world - 1)
+                else:
+                    self.sums[number] = None
 
-    def _with_own(self, group: list[int], total: Tensor | None) -> Tensor:
-        """This rank's gradient of these parameters, flat, added to `total` where this is the leader's."""
-        pieces, params = [], self.params
-        for i in group:
-            grad, params[i].grad = params[i].grad, None
-            self.has[i] |= grad is not None
-            # x + -0.0 is x, also for x = -0.0: as if nothing had been added
-            absent = torch.full((1,), -0.0, dtype=params[i].dtype, device=params[i].device)
-            pieces.append(absent.expand(params[i].numel()) if grad is None else grad.reshape(-1))
-        if total is None or not self.ranks.leads:
-            return torch.cat(pieces)
-        start = 0
-        for piece in pieces:
-            total[start : start + piece.numel()] += piece
-            start += piece.numel()
-        return total
-
-    def _pass_on(self, own: Tensor, source: int | None, onward: bool) -> None:
-        """Add what comes from `source` to `own`, piece by piece, and pass each on."""
-        target, under_way = (self.ranks.rank + 1) % self.ranks.world, []
+    def _pass_on(self, own: Tensor, later: list[list[Tensor]], onward: bool) -> None:
+        """Put own gradients on what comes from the rank before, piece by piece, and pass each on. The leader's own are
+        part of `own` already."""
+        ranks, under_way = self.ranks, []
         buffer = torch.empty_like(own[:PIECE])
-        with self.ranks.waiting():
-            for piece in own.split(PIECE):
-                if source is not None:
+        with ranks.waiting():
+            for piece, *more in zip(own.split(PIECE), *map(_in_pieces, later), strict=True):
+                if not ranks.leads:
                     arrived = buffer[: piece.numel()]
-                    dist.recv(arrived, source)
+                    dist.recv(arrived, ranks.rank - 1)
                     torch.add(arrived, piece, out=piece)
+                for each in more:
+                    piece += each
                 if onward:
-                    under_way.append(dist.isend(piece, target))
-                    self.ranks.sent["gradients"] += piece.nbytes
+                    under_way.append(dist.isend(piece, (ranks.rank + 1) % ranks.world))
+                    ranks.sent["gradients"] += piece.nbytes
             for each in under_way:
                 each.wait()
 
@@ -314,17 +348,21 @@ class _OrderedSum:
             for piece in total.split(PIECE):
                 dist.recv(piece, source)
 
-    def finish(self) -> None:
-        """Give the sum to all ranks, as `.grad` of the parameters; None where no micro-batch had a gradient."""
-        last = (self.count - 1) % self.ranks.world
+    def finish(self, everywhere: bool) -> None:
+        """Give the sum to all ranks, or leave it on one, as `.grad` of the parameters; None where no micro-batch had a
+        gradient."""
+        last = self.ranks.owner(self.count - 1)
         self.has = torch.stack(self.ranks._gathered(self.has, "words")).amax(0)
-        for group, total in zip(self.groups, self.sums, strict=True):
+        if not everywhere and self.ranks.rank != last:
+            self.sums = []
+        for group, total in zip(self.groups, self.sums, strict=False):
             first = self.params[group[0]]
             size = sum(self.params[i].numel() for i in group)
             total = torch.empty(size, dtype=first.dtype, device=first.device) if total is None else total
-            with self.ranks.waiting():
-                dist.broadcast(total, last)
-            self.ranks.sent["gradients"] += total.nbytes * (self.ranks.rank == last)
+            if everywhere:
+                with self.ranks.waiting():
+                    dist.broadcast(total, last)
+                self.ranks.sent["gradients"] += total.nbytes * (self.ranks.rank == last)
             start = 0
             for i in group:
                 p = self.params[i]
@@ -334,3 +372,18 @@ class _OrderedSum:
                     )
                 start += p.numel()
         self.sums = []
+
+
+def _in_pieces(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+    """torch.cat(tensors).split(PIECE), with one piece at a time in memory."""
+    held, missing = [], PIECE
+    for tensor in tensors:
+        while tensor.numel():
+            part, tensor = tensor[:missing], tensor[missing:]
+            held.append(part)
+            missing -= part.numel()
+            if not missing:
+                yield torch.cat(held)
+                held, missing = [], PIECE
+    if held:
+        yield torch.cat(held)

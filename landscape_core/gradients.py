@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ NOISE = 1e-4  # a float32 gradient this many times larger than the float64 one i
 
 def gradient_norm(objective: Objective) -> float:
     """|grad f| of the mean loss over all examples of the objective's batches."""
-    return norm(gradient(objective))
+    return within_memory(lambda batches: _length(objective, batches), objective.batches, objective.per_example)
 
 
 def gradient(objective: Objective) -> dict[str, Tensor]:
@@ -30,8 +31,22 @@ def gradient(objective: Objective) -> dict[str, Tensor]:
     return within_memory(lambda batches: _gradient(objective, batches), objective.batches, objective.per_example)
 
 
-def _gradient(objective: Objective, batches: Sequence[Batch]) -> dict[str, Tensor]:
+def _length(objective: Objective, batches: Sequence[Batch]) -> float:
+    """Of several ranks one gets the gradient and tells the others its length."""
+    ranks = objective.ranks
+    has_it = ranks.owner(len(batches) - 1)
+    grads = _gradient(objective, batches, everywhere=False)
+
+    def length(rank: int) -> Tensor:
+        return torch.tensor(norm(grads) if rank == has_it else 0.0, dtype=torch.float64)
+
+    return ranks.rows(length, range(ranks.world))[has_it].item()
+
+
+def _gradient(objective: Objective, batches: Sequence[Batch], everywhere: bool = True) -> dict[str, Tensor]:
+    """everywhere: False: of several ranks only the one of the last micro-batch has it; the others get nothing."""
     leaves = {name: p.detach().requires_grad_() for name, p in objective.params.items()}
+    ranks = objective.ranks
 
     @torch.enable_grad()
     def backward(part: Batch) -> Tensor:
@@ -42,8 +57,10 @@ def _gradient(objective: Objective, batches: Sequence[Batch]) -> dict[str, Tenso
             raise ValueError(UNUSED)
         return torch.tensor(len(losses))
 
-    parts = [part for batch in batches for part in halves(batch, objective.per_example)]
-    examples = int(objective.ranks.accumulate(backward, parts, leaves.values()).sum())
+    parts = partial(halves, per_example=objective.per_example)
+    examples = int(ranks.accumulate(backward, batches, leaves.values(), parts, everywhere).sum())
+    if not everywhere and ranks.rank != ranks.owner(len(batches) - 1):
+        return {}
     grads = {name: leaf.grad for name, leaf in leaves.items()}
     return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in grads.items()}
 

@@ -86,6 +86,34 @@ def test_gradients_are_added_in_the_order_of_the_micro_batches(world, count, dty
     assert on_ranks(world, total) == [alone] * world
 
 
+@pytest.mark.parametrize("world", [2, 3])
+def test_parts_are_added_one_by_one_and_a_micro_batch_is_sent_once(world, monkeypatch):
+    monkeypatch.setattr("curvature.ranks.PIECE", 7)
+    generator = torch.Generator().manual_seed(0)
+    items = [[10.0**e * torch.randn(9, generator=generator) for e in es] for es in ((0, 4), (-4, 8, 2), (6,), (1, 5))]
+
+    def total(ranks):
+        a, b = nn.Parameter(torch.zeros(4)), nn.Parameter(torch.zeros(5))
+
+        def backward(part):
+            ((a * part[:4]).sum() + (b * part[4:]).sum()).backward()
+            return torch.tensor(0.5)
+
+        numbers = ranks.accumulate(backward, items, [a, b], parts=lambda item: item, everywhere=False)
+        has_it = ranks.rank == ranks.owner(3)
+        return numbers.tolist(), [hexed(p.grad) for p in (a, b)] if has_it else None, dict(getattr(ranks, "sent", {}))
+
+    by_hand = torch.zeros(9)
+    for part in sum(items, []):
+        by_hand = by_hand + part
+    found = on_ranks(world, total)
+    assert all(numbers == [1.0, 1.5, 0.5, 1.0] for numbers, _, _ in found)
+    assert [grads for _, grads, _ in [*on_ranks(1, total), *found] if grads] == [
+        [hexed(by_hand[:4]), hexed(by_hand[4:])]
+    ] * 2
+    assert sum(sent.get("gradients", 0) for _, _, sent in found) == 3 * 9 * 4  # from each of four to the next
+
+
 def test_a_plain_sum_would_depend_on_the_number_of_ranks():
     values = torch.tensor([1e8, 1.0, -1e8, 1.0])
 
