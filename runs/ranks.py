@@ -5,9 +5,9 @@
     with watching(folder): ... # a rank that is gone, or no longer moves, ends all within a minute
 
 One that raises or is killed closes its connections, and the others notice at their next message (`RankLost`). One that
-is frozen, or waits for ever, is found by its beats: each rank sets a counter in the store where they met. It stops
-where its process neither computes, nor reads or writes a disk, nor waits for another rank. So nothing depends on how
-long a step takes.
+waits for ever finds that its process neither computes, nor reads or writes a disk, nor waits for another rank. So
+nothing depends on how long a step takes. One that is frozen no longer beats: each rank sets a counter in the store
+where they met. A rank of the same machine then kills it, since who started it would first ask it to end, and wait.
 """
 
 import datetime
@@ -57,6 +57,7 @@ def connect() -> Ranks:
     if world_size() > 1 and _current is ALONE:
         _agree_on_a_place()
         _store, number, count = next(iter(rendezvous("env://", rank(), world_size(), timeout=LONGEST_WAIT)))
+        _store.set(f"process/{number}", _name_of(os.getpid()))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=LONGEST_WAIT)
         _end_store = _store.clone()  # now: the process that holds the store may be the one that ends
@@ -135,7 +136,9 @@ def watching(again: str) -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    thread = threading.Thread(target=_watch, args=(_current, _store.clone(), done, again), daemon=True)
+    watched = range(1, _current.world) if _current.leads else [0]
+    processes = {other: _store.get(f"process/{other}").decode() for other in watched}
+    thread = threading.Thread(target=_watch, args=(_current, _store.clone(), processes, done, again), daemon=True)
     thread.start()
     try:
         yield
@@ -144,20 +147,23 @@ def watching(again: str) -> Iterator[None]:
         thread.join(BEAT + 1)
 
 
-def _watch(ranks: Connected, store: Any, done: threading.Event, again: str) -> None:
-    """The leader watches all, the others the leader: what is sent grows with the number of ranks and not its square."""
-    watched = range(1, ranks.world) if ranks.leads else [0]
-    heard = {other: (b"", time.monotonic()) for other in watched}
+def _watch(ranks: Connected, store: Any, processes: dict[int, str], done: threading.Event, again: str) -> None:
+    """The leader watches all, the others the leader: what is sent grows with the number of ranks and not its square.
+
+    processes: of those that this one watches, as `_name_of` names them."""
+    heard = {other: (b"", time.monotonic()) for other in processes}
     life, beats = Progress(lambda: ranks.waits), 0
     while not done.wait(BEAT):
         if life.seconds_without() > STUCK:
             _end(f"rank {ranks.rank} of {ranks.world} has done nothing for {STUCK:.0f} seconds", again)
-        beats += 1
-        frozen = threading.Timer(SILENT, _end, ("the process of rank 0 does not answer", again, False))
+        beats, still = beats + 1, life.seconds_still()
+        frozen = threading.Timer(
+            SILENT, _end, ("the process of rank 0 does not answer", again, False, processes.get(0))
+        )
         frozen.start()
         try:
-            store.set(f"beat/{ranks.rank}", str(beats))
-            now = {other: store.get(f"beat/{other}") for other in watched if store.check([f"beat/{other}"])}
+            store.set(f"beat/{ranks.rank}", f"{beats} {still}")
+            now = {other: store.get(f"beat/{other}") for other in processes if store.check([f"beat/{other}"])}
             over = store.check([OVER])
         except RuntimeError:  # the leader's process, which held the store, has ended
             now, over = {}, True
@@ -167,36 +173,64 @@ def _watch(ranks: Connected, store: Any, done: threading.Event, again: str) -> N
                 heard[other] = beat, time.monotonic()
         silent = [other for other, (_, when) in heard.items() if time.monotonic() - when > SILENT]
         if silent and not done.is_set():
-            _end(f"rank {silent[0]} of {ranks.world} does not answer", again)
+            _end(f"rank {silent[0]} of {ranks.world} does not answer", again, process=processes[silent[0]])
+        others_still = [float(beat.split()[1]) for beat in now.values()]
+        if ranks.leads and len(now) == len(processes) and min(still, *others_still) > STUCK and not done.is_set():
+            _end(f"all {ranks.world} ranks have waited for each other for {STUCK:.0f} seconds", again)
         if over and not done.wait(4 * HEAD_START):  # it may be about to end by itself
             _end("", again)
 
 
-def _end(said: str, again: str, asks: bool = True) -> None:
+def _end(said: str, again: str, asks: bool = True, process: str | None = None) -> None:
     """End this process at once, without a message to the others: who is stuck answers none.
 
     asks: whether the others may have told of the end already, in the store.
+    process: of a rank that does not answer, as `_name_of` names it: it is killed if it runs on this machine.
     """
     if said and (not asks or may_tell_of_the_end()):
         log.error("stopped: %s; %s", said, again)
+    if process:
+        with suppress(OSError, ValueError):  # it has ended
+            number = int(process.split()[0])
+            if _name_of(number) == process:
+                os.kill(number, signal.SIGKILL)
     if asks:
         end_at_once(1)
     os._exit(1)
 
 
+def _name_of(process: int) -> str:
+    """A process by its number, as no other is named, on no other machine; "" where the system does not tell."""
+    with suppress(OSError, IndexError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        numbers = Path("/proc/self/ns/pid").stat().st_ino  # of a container, say
+        began = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{process} {began} {numbers} {boot}"
+    return ""
+
+
 class Progress:
-    """Whether this process moves: it computes, it reads or writes a disk, or it waits for another rank."""
+    """Whether this process moves: it computes, it reads or writes a disk, or it waits for another rank. Ask every few
+    seconds: what happens in between is seen by its CPU time alone."""
 
     def __init__(self, waits: Callable[[], bool], clock=time.monotonic, cpu_time: Callable[[], float] | None = None):
         cpu_time = cpu_time or _cpu_time_of_others
         self.waits, self.clock, self.cpu_time = waits, clock, cpu_time
-        self.moved_at, self.cpu_then = clock(), cpu_time()
+        self.waited_at = self.worked_at = clock()
+        self.cpu_then = cpu_time()
+
+    def seconds_still(self) -> float:
+        """Seconds since it last computed, or read or wrote a disk."""
+        if self.cpu_time() - self.cpu_then > LEAST_WORK or _is_at_a_disk():
+            self.worked_at, self.cpu_then = self.clock(), self.cpu_time()
+        return self.clock() - self.worked_at
 
     def seconds_without(self) -> float:
-        """Seconds since it last moved, as far as was seen; ask every few seconds."""
-        if self.waits() or self.cpu_time() - self.cpu_then > LEAST_WORK or _is_at_a_disk():
-            self.moved_at, self.cpu_then = self.clock(), self.cpu_time()
-        return self.clock() - self.moved_at
+        """Seconds since it last moved."""
+        still = self.seconds_still()
+        if self.waits():
+            self.waited_at = self.clock()
+        return min(still, self.clock() - self.waited_at)
 
 
 def _cpu_time_of_others() -> float:

@@ -2,8 +2,11 @@
 
 import os
 import random
+import shutil
 import signal
 import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +17,7 @@ from landscape.sharded import ShardedUpdates, check_size
 from runs.ranks import Progress
 from runs.stopping import StopRequest
 from tests.helpers import tiny_run
-from tests.helpers.several import Command, on_ranks
+from tests.helpers.several import Command, Torchrun, on_ranks
 from tests.helpers.stored_runs import tables
 from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
@@ -135,8 +138,22 @@ def test_a_rank_that_waits_for_ever_gives_itself_up(tmp_path, monkeypatch):
 def test_a_rank_that_is_frozen_is_given_up_by_the_others(tmp_path, monkeypatch):
     shorter_waits(monkeypatch)
     statuses, said, took, _ = ending(tmp_path, lambda: os.kill(os.getpid(), signal.SIGSTOP), seconds=60)
-    assert statuses == [1, None, 1]  # who started it kills it
+    assert statuses == [1, -signal.SIGKILL, 1]  # the leader kills it
     assert "rank 1 of 3 does not answer" in said
+
+
+@pytest.mark.slow
+def test_ranks_that_wait_for_each_other_end(tmp_path, monkeypatch):
+    shorter_waits(monkeypatch)
+
+    def wait_for_a_message_that_nobody_sends():
+        with runs.ranks.current().waiting():
+            torch.distributed.recv(torch.zeros(1), 0, tag=77)
+
+    statuses, said, took, _ = ending(tmp_path, wait_for_a_message_that_nobody_sends)
+    assert statuses == [1, 1, 1] and 3 < took < 60
+    (line,) = [line for line in said.splitlines() if "stopped" in line]
+    assert line.startswith("stopped: all 3 ranks have waited for each other for 3 seconds; ")
 
 
 def test_what_the_leader_cannot_write_ends_all_with_one_line(tmp_path):
@@ -179,12 +196,12 @@ def test_progress_is_computing_waiting_for_others_or_a_disk(monkeypatch):
     assert life.seconds_without() == 30
     cpu[0] = 0.05  # the watch itself
     assert life.seconds_without() == 30
-    for sign in (cpu, waits, disk):
-        sign[0] = 1.0
+    for sign, works in ((cpu, True), (waits, False), (disk, True)):
+        sign[0], still = 1.0, life.seconds_still()
         assert life.seconds_without() == 0
         waits[0] = disk[0] = False
         now[0] += 7
-        assert life.seconds_without() == 7
+        assert life.seconds_without() == 7 and life.seconds_still() == 7 + still * (not works)
 
 
 def test_a_signal_that_is_passed_on_twice_counts_once(monkeypatch):
@@ -238,43 +255,91 @@ def test_a_model_whose_parameters_must_be_sharded_is_refused_in_one_line():
 # ---- longer ones ----------------------------------------------------------------------------------------------------
 
 
-UPDATES = "--num_epochs 6 --test_epochs 1 3 6 --test_batch_size 11 --micro_batch_size 3"  # 24
-LONG = f"{UPDATES}".split()
+UPDATES = "--num_epochs 6 --test_epochs 1 6 --test_batch_size 11 --micro_batch_size 3"  # 24
+LONG = UPDATES.split()
+
+
+def stopped(world, folder, number, *flags):
+    """A run that a signal to one of its ranks has stopped after that update."""
+    ask = at_iteration(number, lambda: os.kill(os.getpid(), signal.SIGTERM), only_rank=world - 1)
+    command = Command(world, [*FLAGS, *flags, "--output_dir", folder], f"{folder}-begun", before=ask)
+    assert command.statuses() == [128 + signal.SIGTERM] * world, command.errors()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_24_updates_from_two_seeds_give_the_same_tables_on_one_two_and_three_processes(dtype, tiny_task, tmp_path):
+    flags = [*LONG, "--seeds", "0", "1", "--dtype", dtype]
+    alone = finished(1, tmp_path / "alone", *flags)
+    for shard in ([], ["--shard"]):
+        for world in (2, 3):
+            assert finished(world, tmp_path / f"{world}{shard}", *flags, *shard) == alone
+        for world in (1, 3):
+            folder = tmp_path / f"2, then {world}{shard}"
+            stopped(2, folder, 30, *flags, *shard)  # in the second seed
+            assert finished(world, folder, "--resume", folder) == alone
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flags", [
     "--dtype float64 --scan full --top_eigenvalues",
-    "--measure_on both --seeds 0 1",
-    "--train_optimizer sgd --lr 0.1 --measure_on training",
-    "--shard --dtype float64",
+    "--train_optimizer sgd --lr 0.1 --measure_on both",
 ])  # fmt: skip
-def test_24_updates_give_the_same_tables_on_one_two_and_three_processes(flags, tiny_task, tmp_path):
+def test_what_else_is_measured_is_the_same_on_one_two_and_three_processes(flags, tiny_task, tmp_path):
     alone = finished(1, tmp_path / "1", *LONG, *flags.split())
     for world in (2, 3):
         assert finished(world, tmp_path / str(world), *LONG, *flags.split()) == alone
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_places_leave_no_trace_in_the_tables(alone, tmp_path):
-    draw, kills = random.Random(0), 0
+def test_twenty_kills_at_random_places_under_torchrun_leave_no_trace_in_the_tables(alone, tmp_path):
+    draw, kills, longest = random.Random(0), 0, 0.0
     while kills < 20:
-        folder, world = tmp_path / f"run{kills}", draw.choice([2, 3])
-        command = Command(world, [*FLAGS, "--output_dir", folder], tmp_path / "said")
-        while not (folder / "config.json").exists():
-            time.sleep(0.05)
-        while any(process.is_alive() for process in command.processes):
-            time.sleep(draw.uniform(0, 6))
-            victim = draw.choice(command.processes)
-            if not victim.is_alive():
-                command.statuses()
+        folder, said = tmp_path / f"run{kills}", tmp_path / "said"
+        arguments = [*FLAGS, "--output_dir", folder]
+        while True:
+            shutil.rmtree(said, ignore_errors=True)
+            command = Torchrun(draw.choice([1, 2, 3]), arguments, said)
+            while not (folder / "config.json").exists() or len(command.rank_processes()) < command.world:
+                assert command.processes[0].is_alive(), command.errors()
+                time.sleep(0.05)
+            time.sleep(draw.uniform(0, 4))
+            victim = draw.choice([*command.rank_processes().values()])
+            with suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+            began = time.monotonic()
+            (status,) = command.statuses(100)
+            if status == 0:
                 break
-            victim.kill()
-            kills += 1
-            assert None not in command.statuses()
-            world = draw.choice([1, 2, 3])
-            again = ["--resume", folder, *(["--shard"] if draw.random() < 0.3 else [])]
-            command = Command(world, again, tmp_path / "said")
-        if "finished" not in (folder / "config.json").read_text():
-            assert finished(world, folder, "--resume", folder) == alone
+            assert status == 1, command.errors()
+            longest, kills = max(longest, time.monotonic() - began), kills + 1
+            arguments = ["--resume", folder, *(["--shard"] if draw.random() < 0.3 else [])]
         assert tables(folder) == alone
+    assert longest < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", ["raises", "is killed", "waits for ever", "is frozen"])
+def test_torchrun_and_all_ranks_end_within_a_minute(what, rank, alone, tmp_path):
+    folder, mark = tmp_path / "run", tmp_path / "when"
+    action = {
+        "raises": fail,
+        "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+        "waits for ever": lambda: time.sleep(1000),
+        "is frozen": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+    }[what]
+
+    def act():
+        mark.write_text(str(time.time()))
+        action()
+
+    before = at_iteration(3, act, only_rank=rank)
+    command = Torchrun(3, [*FLAGS, "--output_dir", folder], tmp_path / "said", before=before)
+    assert command.statuses() == [1]
+    took = time.time() - float(mark.read_text())
+    lines = [line for line in command.errors().splitlines() if "stopped" in line]
+    print(f"{what}, rank {rank}: {took:.1f} s: {lines}")
+    assert took < 60 and len(lines) == 1
+    assert not [number for number in command.rank_processes().values() if Path(f"/proc/{number}").exists()]
+    assert finished(2, folder, "--resume", folder) == alone

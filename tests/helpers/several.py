@@ -11,6 +11,8 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from curvature.ranks import ALONE, Connected
 from tests.helpers import tiny_run
@@ -58,21 +60,31 @@ class Command:
         self.output, self.before = Path(output), before  # before(rank): in each process, first
         self.output.mkdir(exist_ok=True)
         context = multiprocessing.get_context("fork")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
-        self.processes = [context.Process(target=self._work, args=(rank,)) for rank in range(world)]
+        self.processes = [context.Process(target=target, args=args) for target, args in self._targets()]
         for process in self.processes:
             process.start()
 
-    def _work(self, rank):
+    def _targets(self):
+        """What each process does: (function, arguments)."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        return [(self._as_rank, (rank, place)) for rank in range(self.world)]
+
+    def _as_rank(self, rank, place):
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.world}
-        os.environ.update({name: str(n) for name, n in numbers.items()} if self.world > 1 else {}, **self.place)
-        torch.set_num_threads(1)
-        for number, name in ((1, "out"), (2, "err")):
-            file = os.open(self.output / f"{name}{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(file, number)
+        os.environ.update({name: str(n) for name, n in numbers.items()} if self.world > 1 else {}, **place)
+        self._work(rank)
+
+    def _redirect(self, name):
+        for number, stream in ((1, "out"), (2, "err")):
+            os.dup2(os.open(self.output / f"{stream}{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+
+    def _work(self, rank):
+        torch.set_num_threads(1)
+        self._redirect(rank)
+        (self.output / f"process{rank}").write_text(str(os.getpid()))
         status = 70
         try:
             if self.before is not None:
@@ -101,3 +113,31 @@ class Command:
         """What was written to standard error, by one rank or by all."""
         ranks = range(self.world) if rank is None else [rank]
         return "".join((self.output / f"err{each}").read_text() for each in ranks)
+
+
+class Torchrun(Command):
+    """The same, started by torchrun's own agent, whose process is the only one of `processes`: its status is 1 where a
+    rank's is not 0. The ranks are forks of it."""
+
+    def _targets(self):
+        return [(self._as_torchrun, ())]
+
+    def _as_torchrun(self):
+        self._redirect("agent")
+        place = dict(rdzv_backend="c10d", rdzv_endpoint="localhost:0", run_id=str(os.getpid()))  # of --standalone
+        many = dict(min_nodes=1, max_nodes=1, nproc_per_node=self.world, max_restarts=0)
+        status = 0
+        try:
+            elastic_launch(LaunchConfig(**many, **place, start_method="fork"), self._as_worker)()
+        except ChildFailedError:
+            status = 1
+        os._exit(status)
+
+    def _as_worker(self):
+        self._work(int(os.environ["RANK"]))
+
+    def rank_processes(self):
+        """rank -> the number of its process, of those that have begun."""
+        files = [self.output / f"process{rank}" for rank in range(self.world)]
+        written = {rank: file.read_text() for rank, file in enumerate(files) if file.exists()}
+        return {rank: int(text) for rank, text in written.items() if text}
