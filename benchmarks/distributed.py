@@ -1,15 +1,15 @@
 """What several processes of one run of `run_landscape.py` send each other, by counting, and what that costs.
 
-    python -m benchmarks.distributed                 # bytes by kind and the floor, on 2 processes of gloo
-    python -m benchmarks.distributed --world 4 --memory  # and the memory of each rank
-    python -m benchmarks.distributed --time          # and the time of 2 processes over 1 at equal work for each
+    python -m benchmarks.distributed            # bytes by kind, on 2, 4 and 8 processes of gloo: seconds
+    python -m benchmarks.distributed --time     # 2 processes over 1 at equal work for each: CPU and wall time
+    python -m benchmarks.distributed --memory   # of each rank, with and without --shard
+    python -m benchmarks.distributed --paper    # the same for a large model, by the formula of --dry_run
 
-P is the bytes of the parameters. A rank sends, in float32:
+P is the bytes of the parameters. Of n micro-batches the ranks send in float32, all together:
 
-    an update       P for each of its micro-batches: the sum so far goes to the rank of the next one, and from the last
-                    one to all. With two each that is 8 bytes per parameter
-    a point         as an update of twice as many, half as large micro-batches, for the gradient's norm; and rows of
-                    numbers. With --shard, P for each of its directions
+    an update       n P: the sum so far goes to the rank of the next one, and from the last one to all
+    a point         (n - 1) P for the gradient's norm, which stays on one rank; and rows of numbers. With --shard, P for
+                    each direction
     an evaluation   of a loss scan: one row, 16 bytes per micro-batch, and a head; nothing of the size of the parameters
 """
 
@@ -21,6 +21,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -28,9 +29,11 @@ import torch.distributed as dist
 from torch import nn
 
 from algorithm_list import ALGORITHM_LISTS
+from benchmarks._machine import report
 from curvature.borrowing import measuring
 from curvature.objective import Objective
 from curvature.ranks import ALONE, Connected, Ranks
+from landscape.estimate import held_in_memory
 from landscape.sharded import ShardedUpdates, at_hand
 from landscape_core.gradients import gradient_norm
 from landscape_core.measurement import measure_steps
@@ -39,7 +42,8 @@ from torch_optimizer import Algorithm
 from torch_optimizer.rows import labeled
 
 WIDTH, DEPTH, EXAMPLES = 256, 4, 8  # of the network, and of a micro-batch
-WIDE = 1024  # where memory is measured
+WIDE, TIMED_EXAMPLES = 1024, 64  # where time and memory are measured
+WORLDS, PER_RANK, ROUNDS, TRIES = (2, 4, 8), 4, 3, 3
 ROWS = labeled([Algorithm("sgd", momentum=0.9), Algorithm("adam"), Algorithm("adafactor"), Algorithm("lion")])
 
 
@@ -53,10 +57,10 @@ def losses(model: Any, batch: Any) -> torch.Tensor:
     return nn.functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")
 
 
-def micro_batches(count: int, width: int = WIDTH) -> list[dict[str, torch.Tensor]]:
+def micro_batches(count: int, width: int = WIDTH, examples: int = EXAMPLES) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
-    x = torch.randn(count, EXAMPLES, width, generator=generator)
-    y = torch.randint(10, (count, EXAMPLES), generator=generator)
+    x = torch.randn(count, examples, width, generator=generator)
+    y = torch.randint(10, (count, examples), generator=generator)
     return [{"x": x[i], "y": y[i]} for i in range(count)]
 
 
@@ -107,23 +111,25 @@ def counted(ranks: Connected, count: int) -> dict[str, Counter]:
     return counts
 
 
-def timed(ranks: Ranks, per_rank: int) -> dict[str, float]:
-    """Seconds of each part, the best of several, with `per_rank` micro-batches for each process."""
-    model, batches = network(), micro_batches(per_rank * ranks.world)
-    best = {}
+def timed(ranks: Ranks, per_rank: int) -> dict[str, tuple[float, float]]:
+    """Seconds (of CPU, of the wall clock) of each part with `per_rank` micro-batches for each process, the least of
+    several."""
+    model, batches = network(WIDE), micro_batches(per_rank * ranks.world, WIDE, TIMED_EXAMPLES)
+    least = {}
     for name, part in {
         "update": lambda: update(model, batches, ranks),
         "point": lambda: point(model, batches, ranks, shard=False),
         "evaluation": lambda: evaluation(model, batches, ranks),
     }.items():
-        seconds = []
-        for _ in range(7):
+        part()
+        times = []
+        for _ in range(ROUNDS):
             ranks.largest(0)
-            began = time.perf_counter()
+            began = time.process_time(), time.perf_counter()
             part()
-            seconds.append(time.perf_counter() - began)
-        best[name] = min(seconds)
-    return best
+            times.append((time.process_time() - began[0], time.perf_counter() - began[1]))
+        least[name] = min(cpu for cpu, _ in times), min(wall for _, wall in times)
+    return least
 
 
 def held(ranks: Ranks, shard: bool) -> float:
@@ -134,8 +140,12 @@ def held(ranks: Ranks, shard: bool) -> float:
     optimizer = torch.optim.Adam(model.parameters())
     update(model, batches, ranks)
     optimizer.step()
-    point(model, batches, ranks, shard, labeled(ALGORITHM_LISTS["machine_translation"]))
+    point(model, batches, ranks, shard, paper_rows())
     return (peak() - before) / sum(p.nbytes for p in model.parameters())
+
+
+def paper_rows() -> dict[str, Algorithm]:
+    return labeled(ALGORITHM_LISTS["machine_translation"])
 
 
 def peak() -> int:
@@ -172,32 +182,94 @@ def _process(rank: int, world: int, port: int, work: Callable[[Any], Any], answe
     os._exit(0)
 
 
+# ---- tables ---------------------------------------------------------------------------------------------------------
+
+
+def bytes_table() -> list[dict[str, Any]]:
+    size, rows = 4 * sum(p.numel() for p in network().parameters()), []
+    for world in WORLDS:
+        for count in (world, 4 * world):
+            by_rank = on_processes(world, lambda ranks, count=count: counted(ranks, count))
+            for part in by_rank[0]:
+                total = sum((sent[part] for sent in by_rank), Counter())
+                copies = {kind: total[kind] / size / world for kind in ("gradients", "directions")}
+                small = {kind: total[kind] / world for kind in ("rows", "words")}
+                rows.append(dict(ranks=world, micro_batches=count, part=part) | copies | small)
+    return rows
+
+
+def time_table() -> list[dict[str, Any]]:
+    """The least of several tries of each, in turns."""
+    tries: dict[int, list[dict[str, tuple[float, float]]]] = {1: [], 2: []}
+    for _ in range(TRIES):
+        for world, found in tries.items():
+            found += on_processes(world, lambda ranks: timed(ranks, PER_RANK))
+    rows = []
+    for part in tries[1][0]:
+        cpu, wall = ({w: min(one[part][clock] for one in found) for w, found in tries.items()} for clock in (0, 1))
+        rows.append(
+            dict(part=part, cpu_1=cpu[1], cpu_2=cpu[2], cpu_ratio=cpu[2] / cpu[1])
+            | dict(wall_1=wall[1], wall_2=wall[2], wall_ratio=wall[2] / wall[1])
+        )
+    return rows
+
+
+def memory_table() -> list[dict[str, Any]]:
+    rows = []
+    for world, shard in ((1, False), *((world, shard) for world in WORLDS for shard in (False, True))):
+        copies = on_processes(world, lambda ranks, shard=shard: held(ranks, shard))
+        rows.append(dict(ranks=world, shard=shard, most=max(copies), least=min(copies)))
+    return rows
+
+
+def paper_table() -> list[dict[str, Any]]:
+    """GB at a measured point, by the formula of `run_landscape.py --dry_run`, and what it leaves out: a loss scan's two
+    copies. Without the recording."""
+    rows = []
+    for billions in (0.125, 1.0, 4.0):
+        with torch.device("meta"):
+            side = round((billions * 1e9) ** 0.5)
+            model = nn.Linear(side, side, bias=False)
+        for world, shard in ((1, False), (8, True)):
+            device = torch.device("cuda")
+            settings = SimpleNamespace(device=device, optimizer_device=None, from_points=None, shard=shard)
+            plan = SimpleNamespace(
+                settings=settings,
+                measuring=SimpleNamespace(dtype=torch.float32),
+                ranks=SimpleNamespace(world=world),
+                train_row=Algorithm("adam", lr=1e-3),
+                pseudo_rows=paper_rows(),
+            )
+            parts = {
+                part.what: (part.nbytes or 0) / 1e9 for part in held_in_memory(SimpleNamespace(model=model), plan, None)
+            }
+            parts["loss scan"] = 2 * 4 * side**2 / 1e9
+            rows += [
+                dict(parameters=f"{billions} B", ranks=world, shard=shard, what=what, GB=amount)
+                for what, amount in (parts | {"sum": sum(parts.values())}).items()
+            ]
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", type=int, default=2, help="processes")
-    parser.add_argument("--micro_batches", type=int, default=4, help="of a batch; with --time, of each process")
-    parser.add_argument("--memory", action="store_true", help="measure the memory of each rank, too")
-    parser.add_argument("--time", action="store_true", help="time the parts, too")
+    parser.add_argument("--time", action="store_true", help="time 2 processes and 1")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of each rank")
+    parser.add_argument("--paper", action="store_true", help="calculate the memory for large models")
     settings = parser.parse_args()
-    size = sum(p.numel() for p in network().parameters())
-    print(
-        f"{size:,} parameters, P = {4 * size:,} bytes; {settings.micro_batches} micro-batches, {settings.world} ranks"
-    )
-    for rank, counts in enumerate(on_processes(settings.world, lambda ranks: counted(ranks, settings.micro_batches))):
-        for name, sent in counts.items():
-            kinds = ", ".join(f"{kind} {n:,} ({n / 4 / size:.2f} P)" for kind, n in sent.items() if n)
-            print(f"rank {rank} | {name} | {kinds}")
-    if settings.memory:
-        for world, shard in ((1, False), (settings.world, False), (settings.world, True)):
-            copies = on_processes(world, lambda ranks, shard=shard: held(ranks, shard))
-            name, each = "--shard" if shard else "whole", ", ".join(f"{c:.1f} P" for c in copies)
-            print(f"{world} ranks, {name}: {each} at the peak")
+    torch.set_num_threads(1)
+    size = sum(p.numel() for p in network(WIDE).parameters())
     if settings.time:
-        alone = on_processes(1, lambda ranks: timed(ranks, settings.micro_batches))[0]
-        several = on_processes(settings.world, lambda ranks: timed(ranks, settings.micro_batches))[0]
-        for name, seconds in several.items():
-            ratio = seconds / alone[name]
-            print(f"{name}: {alone[name]:.4f} s alone, {seconds:.4f} s on {settings.world}: {ratio:.2f} times")
+        note = f"{size:,} parameters, {PER_RANK} micro-batches of {TIMED_EXAMPLES} for each process; seconds"
+        report("distributed_time", time_table(), note)
+    elif settings.memory:
+        note = f"{size:,} parameters, 12 rows and Adam; copies of the parameters at the peak of a process"
+        report("distributed_memory", memory_table(), note)
+    elif settings.paper:
+        report("distributed_paper", paper_table(), "12 rows and Adam, float32; GB, without the recording")
+    else:
+        note = "what a rank sends, the mean over ranks: copies of the parameters, and bytes. 4 rows. A broadcast once"
+        report("distributed_bytes", bytes_table(), note)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What run_landscape.py will do, how long that takes and how much memory it needs."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from curvature.quadratic import QuadraticModel
 from landscape.at_once import examples_at_once
 from landscape.clip_sweep import count_of_directions
 from landscape.plan import Plan, most_of_training_batch, planned_parts, test_examples
+from landscape.sharded import AT_HAND
 from landscape_core.gradients import noise_coordinates
 from landscape_core.rounding import rounding_errors
 from landscape_utils import PseudoUpdates, directional_sharpness, mean_loss
@@ -232,6 +234,7 @@ def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
     if wider > 1:
         parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=here))
     count = len(plan.pseudo_rows)
+    of_count, own_rows = f"{count}", count
     if not settings.from_points:
         parts.append(Part("gradients", nbytes=size, device=here))
         tiny = stand_ins(params)
@@ -240,14 +243,33 @@ def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
         own = state_bytes(optimizer, list(tiny.values()), list(params.values()))
         parts.append(Part("state of the optimizer that trains", nbytes=own, device=here))
         states = pseudo_state_bytes(plan, params)
-        name = f"{len(states)} states of {count} rows"
+        own_states, own_bytes, own_rows = of_fullest(plan, params, states)
+        of_states = f"{len(states)}" if own_states == len(states) else f"{own_states} of {len(states)}"
+        of_count = f"{count}" if own_rows == count else f"{own_rows} of {count}"
         mirrors = 0 if here == there else 2 * size  # parameters and gradients are copied there
-        parts.append(Part(name, nbytes=sum(states.values()) + mirrors, device=there))
-    parts.append(Part(f"{count} directions", nbytes=count * size, device=there))
+        parts.append(Part(f"{of_states} states of {count} rows", nbytes=own_bytes + mirrors, device=there))
+    parts.append(Part(f"{of_count} directions", nbytes=own_rows * size, device=there))
+    if own_rows < count:
+        parts.append(Part("directions of other ranks", nbytes=min(AT_HAND, count) * size, device=there))
     parts.append(Part("direction of the optimizer that trains", nbytes=size, device=here))
     if kept is not None:
         parts.append(Part("one recording", nbytes=int(PEAK * kept * wider), device=here))
     return parts
+
+
+def of_fullest(plan: Plan, params: Mapping[str, Tensor], states: Mapping[str, int]) -> tuple[int, int, int]:
+    """(states, their bytes, rows) of the rank that holds most; all of them without --shard.
+
+    states: of `pseudo_state_bytes`."""
+    kept = PseudoUpdates(stand_ins(params), plan.pseudo_rows).states
+    first = {id(kept[label]): label for label in states}
+    rows = Counter(first[id(state)] for state in kept.values())
+    world = plan.ranks.world if plan.settings.shard else 1
+    by_rank: list[list[str]] = [[] for _ in range(world)]
+    for place, label in enumerate(states):
+        by_rank[place % world].append(label)
+    held = [(len(own), sum(states[n] for n in own), sum(rows[n] for n in own)) for own in by_rank]
+    return max(held, key=lambda one: one[1] + one[2] * size_of(params))
 
 
 def pseudo_state_bytes(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from runs import bridge
 from runs.flag_types import device, folder_name, list_name, name_or_path, nonempty, number, one_of, positive_int
+from runs.processes import leave_the_first_word
 from torch_optimizer.rows import is_place
 
 
@@ -49,6 +50,8 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str):
+        if not self.speaks:
+            leave_the_first_word()
         self.exit(2, f"{self.prog}: error: {' '.join(message.split())}\n" if self.speaks else None)
 
 

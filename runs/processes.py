@@ -7,6 +7,7 @@ The answers come from the environment alone, so no process group is needed.
 """
 
 import os
+import time
 
 TORCHRUN = {"world": "WORLD_SIZE", "rank": "RANK", "local": "LOCAL_RANK"}
 SRUN = {"world": "SLURM_STEP_NUM_TASKS", "rank": "SLURM_PROCID", "local": "SLURM_LOCALID"}  # of a step, not of a job
@@ -25,6 +26,12 @@ def rank() -> int:
 def leads() -> bool:
     """Whether this process is the first of them, or the only one."""
     return rank() == 0
+
+
+def leave_the_first_word() -> None:
+    """Of several processes that end alike, let the first one speak: torchrun ends it as soon as another has ended."""
+    if not leads() and "TORCHELASTIC_RUN_ID" in os.environ:
+        time.sleep(1.0)
 
 
 def local_rank() -> int:

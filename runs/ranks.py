@@ -43,6 +43,7 @@ PORTS = 20_000, 20_000  # the first one that a job of Slurm may take, and how ma
 _current: Ranks = ALONE
 _store: Any = None  # where they met; of torch.distributed
 _end_store: Any = None  # a connection to it for the last words
+_over = threading.Event()  # set when this process has seen that another one told of the end
 
 
 def current() -> Ranks:
@@ -82,10 +83,11 @@ def _agree_on_a_place() -> None:
 def end_at_once(status: int) -> None:
     """End this process after a failure, without Python's cleaning up: until the process is gone, the others wait for
     its messages."""
-    with suppress(RuntimeError):  # of a store that is gone
-        _end_store.set(OVER, "")
+    if not _over.is_set():
+        with suppress(RuntimeError):  # of a store that is gone
+            _end_store.set(OVER, "")
     if _current.leads:
-        time.sleep(2 * HEAD_START)  # its process may hold the store, and the others ask there who tells of the end
+        time.sleep(BEAT + HEAD_START)  # its process may hold the store, and the others look there who tells of the end
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()
@@ -99,6 +101,7 @@ def disconnect() -> None:
         with suppress(RuntimeError):  # a connection that is gone already
             dist.destroy_process_group()
     _current, _store = ALONE, None
+    _over.clear()
 
 
 def is_first_here() -> bool:
@@ -117,6 +120,8 @@ def may_tell_of_the_end() -> bool:
     with suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, which ends all when one has ended
     time.sleep(0.0 if _current.leads else HEAD_START)
+    if _over.is_set():
+        return False
     try:
         return _end_store.add("end", 1) == 1
     except RuntimeError:  # the store went with the leader
@@ -156,7 +161,7 @@ def _watch(ranks: Connected, store: Any, processes: dict[int, str], done: thread
     while not done.wait(BEAT):
         if life.seconds_without() > STUCK:
             _end(f"rank {ranks.rank} of {ranks.world} has done nothing for {STUCK:.0f} seconds", again)
-        beats, still = beats + 1, life.seconds_still()
+        beats, still = beats + 1, life.seconds_still() if ranks.waits else 0.0  # in vain, then
         frozen = threading.Timer(
             SILENT, _end, ("the process of rank 0 does not answer", again, False, processes.get(0))
         )
@@ -166,7 +171,10 @@ def _watch(ranks: Connected, store: Any, processes: dict[int, str], done: thread
             now = {other: store.get(f"beat/{other}") for other in processes if store.check([f"beat/{other}"])}
             over = store.check([OVER])
         except RuntimeError:  # the leader's process, which held the store, has ended
-            now, over = {}, True
+            frozen.cancel()
+            if not done.wait(4 * HEAD_START):
+                _end("", again)
+            return
         frozen.cancel()
         for other, beat in now.items():
             if beat != heard[other][0]:
@@ -177,8 +185,10 @@ def _watch(ranks: Connected, store: Any, processes: dict[int, str], done: thread
         others_still = [float(beat.split()[1]) for beat in now.values()]
         if ranks.leads and len(now) == len(processes) and min(still, *others_still) > STUCK and not done.is_set():
             _end(f"all {ranks.world} ranks have waited for each other for {STUCK:.0f} seconds", again)
-        if over and not done.wait(4 * HEAD_START):  # it may be about to end by itself
-            _end("", again)
+        if over:
+            _over.set()
+            if not done.wait(4 * HEAD_START):  # it may be about to end by itself
+                _end("", again)
 
 
 def _end(said: str, again: str, asks: bool = True, process: str | None = None) -> None:

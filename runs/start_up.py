@@ -32,7 +32,9 @@ def is_our_script(path):
 if is_our_script(Path(sys.argv[0])):
     if answer_to(sys.version_info) is not None:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {answer_to(sys.version_info)}")
-    if "RANK" in os.environ:  # a process that ends makes those that are connected to it print pages of C++
+    if (
+        "RANK" in os.environ or "SLURM_PROCID" in os.environ
+    ):  # a process that ends makes those that are connected to it print pages of C++
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is written yet; `StopRequest` takes over when it is

@@ -7,12 +7,14 @@ import signal
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import run_landscape
 import runs.ranks
+from landscape.estimate import of_fullest, pseudo_state_bytes
 from landscape.sharded import ShardedUpdates, check_size
 from runs.ranks import Progress
 from runs.stopping import StopRequest
@@ -243,6 +245,24 @@ def test_a_rank_keeps_the_states_of_its_own_rows_alone():
     found = on_ranks(2, kept)
     assert [own for own, _, _ in found] == [[*states[0::2], signs], states[1::2]]
     assert [at_once for _, at_once, _ in found] == [expected] * 2 and found[0][2] == labels
+
+
+def test_the_memory_of_the_fullest_rank_is_estimated():
+    algorithms = labeled([*tiny_run.ROWS, Algorithm("sign_sgd", lr=0.1, momentum=0.9, dampening=0.9)])
+    labels = list(algorithms)
+    params = {"w": torch.zeros(3, 2)}  # 24 bytes
+    nbytes = dict(zip(labels[:6], [24, 0, 52, 0, 400, 24], strict=True))  # the last row has the first one's state
+    assert pseudo_state_bytes(Plan(algorithms), params).keys() == nbytes.keys()
+    assert of_fullest(Plan(algorithms), params, nbytes) == (6, 500, 7)
+    # the ranks have (states 0, 2, 4 and 4 rows) and (1, 3, 5); (0, 3 and 3 rows), (1, 4) and (2, 5)
+    assert of_fullest(Plan(algorithms, world=2), params, nbytes) == (3, 476, 4)
+    assert of_fullest(Plan(algorithms, world=3), params, nbytes) == (2, 400, 2)
+
+
+class Plan:
+    def __init__(self, algorithms, world=1):
+        self.pseudo_rows, self.ranks = algorithms, SimpleNamespace(world=world)
+        self.settings = SimpleNamespace(shard=world > 1)
 
 
 def test_a_model_whose_parameters_must_be_sharded_is_refused_in_one_line():

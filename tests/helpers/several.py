@@ -74,7 +74,7 @@ class Command:
     def _as_rank(self, rank, place):
         numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.world}
         os.environ.update({name: str(n) for name, n in numbers.items()} if self.world > 1 else {}, **place)
-        self._work(rank)
+        os._exit(self._work(rank))
 
     def _redirect(self, name):
         for number, stream in ((1, "out"), (2, "err")):
@@ -96,7 +96,7 @@ class Command:
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)
+        return status
 
     def statuses(self, seconds=300):
         """Of every process, when all have ended; None for one that had to be killed. A signal's are negative."""
@@ -134,7 +134,9 @@ class Torchrun(Command):
         os._exit(status)
 
     def _as_worker(self):
-        self._work(int(os.environ["RANK"]))
+        status = self._work(int(os.environ["RANK"]))
+        if status:  # the agent waits for what the others return
+            os._exit(status)
 
     def rank_processes(self):
         """rank -> the number of its process, of those that have begun."""
