@@ -23,6 +23,7 @@ from training.loop import (
     batches_per_epoch,
     micro_batches,
     random_stream,
+    seed_generators,
 )
 from training.schedules import SCHEDULERS, make_scheduler
 
@@ -192,6 +193,13 @@ def test_dropout_masks_depend_on_seed_and_iteration_alone():
     assert losses() != losses(seed=1)
     assert len(set(losses())) == 3
     assert losses()[:2] == [p.loss for p in run(Line(dropout=0.5), lr=0.0, batch_size=10, num_epochs=2)]
+
+
+def test_on_the_cpu_a_seed_means_what_it_means_to_torch():
+    seed_generators(7, torch.device("cpu"))
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_what_is_done_between_two_steps_cannot_change_the_run():

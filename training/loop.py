@@ -213,6 +213,14 @@ class Training:
         return retried(gradient, smaller)
 
 
+def seed_generators(seed: int, device: torch.device) -> None:
+    """As `torch.manual_seed`, for a model on `device`. Without a GPU in use that formats the stack four times."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 def gradient_of_batch(
     task: "Task", indices: Sequence[int], iteration: int, plan: TrainingPlan, forward: Callable, ranks: Ranks = ALONE
 ) -> float:
@@ -225,7 +233,7 @@ def gradient_of_batch(
         place, group = numbered
         inputs = micro_batch(task, group, device, None, augmentation_seed)
         # each micro-batch has its own masks, whoever computes it
-        torch.manual_seed(step_seed(plan.seed, iteration, place))
+        seed_generators(step_seed(plan.seed, iteration, place), device)
         with torch.autocast(device.type, dtype=plan.autocast, enabled=plan.autocast is not None):
             part = task.losses(forward, inputs).sum() / len(indices)
         part.backward()
