@@ -3,13 +3,32 @@
 import os
 import shutil
 import signal
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
+from runs import config
+
+MEMORY = Path("/dev/shm")
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores are at work already
     torch.set_num_threads(1)
+
+
+def pytest_configure():
+    """Temporary folders lie in memory where there is room: small runs would wait for the disk most of the time."""
+    if os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > 4e9:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def asked_once():
+    """The commit and the library versions, which hundreds of small runs write into config.json."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("git_state", "versions"):
+            patch.setattr(config, name, cache(getattr(config, name)))
+        yield
 
 
 @pytest.fixture

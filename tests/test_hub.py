@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,19 @@ from tests.helpers.hub_repositories import REPOSITORIES, small_splits
 from tests.helpers.hub_stand_in import HubStandIn
 
 ROOT = Path(__file__).parent.parent
-LOAD = """
-import json, logging, os, sys
+# Imports once, under the hub's address, and answers every request in a fork of itself, which has asked the hub nothing.
+SERVER = """
+import json, logging, os, sys, traceback
+import tasks
+
+for name in ("machine_translation", "masked_language_modeling", "autoregressive", "glue/rte", "image_classification"):
+    tasks.load_task(name, dataset="toy", model="toy", dataset_size=4)  # for its imports
+
 logging.basicConfig(format="LOG %(name)s %(message)s", stream=sys.stdout)
 logging.getLogger("tasks").setLevel(logging.INFO)
-import tasks
-for name, options, environment in json.load(sys.stdin):
+
+
+def answer(name, options, environment):
     os.environ.update(environment)
     try:
         task = tasks.load_task(name, **options)
@@ -29,6 +37,21 @@ for name, options, environment in json.load(sys.stdin):
         print("refused", name, error, flush=True)
     for variable in environment:
         del os.environ[variable]
+
+
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        status = 70
+        try:
+            for case in json.loads(line):
+                answer(*case)
+            status = 0
+        except BaseException:
+            traceback.print_exc(file=sys.stdout)
+        sys.stdout.flush()
+        os._exit(status)
+    _, status = os.waitpid(child, 0)
+    print("END", os.waitstatus_to_exitcode(status), flush=True)
 """
 
 
@@ -88,20 +111,50 @@ def repositories(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def hub(repositories):
+    gated = ("bigcode/the-stack-smol",)
+    with HubStandIn(repositories, gated, {"broken/dropped": "dropped", "broken/truncated": "truncated"}) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def server(hub, tmp_path_factory):
+    """(a process that loads tasks from the hub, the folder of its cache and its login)."""
+    home = tmp_path_factory.mktemp("home") / "hf"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command, pipe = [sys.executable, "-c", SERVER], subprocess.PIPE
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ROOT, env=env, text=True
+    ) as p:
+        yield p, home
+        p.stdin.close()
+
+
 @pytest.fixture
-def ask(repositories, tmp_path):
-    """ask(cases) -> (a line for each case, the hub): every case loads a task in one fresh process of its own cache."""
+def home(server):
+    """The cache and the login of one test, empty at its start."""
+    shutil.rmtree(server[1], ignore_errors=True)
+    server[1].mkdir()
+    return server[1]
+
+
+@pytest.fixture
+def ask(server, hub, home):
+    """ask(cases) -> (a line for each case, what the hub was asked); each call has a process of its own."""
 
     def run(cases: list[tuple[str, dict, dict]]):
-        gated = ("bigcode/the-stack-smol",)
-        with HubStandIn(repositories, gated, {"broken/dropped": "dropped", "broken/truncated": "truncated"}) as hub:
-            env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-            env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(
-                [sys.executable, "-c", LOAD], input=json.dumps(cases), cwd=ROOT, env=env, capture_output=True, text=True
-            )
-        assert done.returncode == 0, done.stderr
-        return [line for line in done.stdout.splitlines() if not line.startswith("LOG")], hub
+        process, _ = server
+        hub.requests.clear()
+        process.stdin.write(json.dumps(cases) + "\n")
+        process.stdin.flush()
+        lines = []
+        while not (line := process.stdout.readline()).startswith("END"):
+            assert line, "the process that loads tasks has ended"
+            lines.append(line.rstrip("\n"))
+        assert line == "END 0\n", lines
+        return [line for line in lines if not line.startswith("LOG")], list(hub.requests)
 
     return run
 
@@ -118,12 +171,12 @@ def small(name: str) -> dict:
 def test_every_task_loads_from_the_hub_by_its_default_names(ask):
     names = [name for name in TASKS if name != "toy"]
     cases = [(name, small(name) | {"hf_key": HubStandIn.key}, {}) for name in names]
-    lines, hub = ask([*cases, ("autoregressive", TOY | {"dataset": "many/files"}, {})])
+    lines, requests = ask([*cases, ("autoregressive", TOY | {"dataset": "many/files"}, {})])
     assert lines.pop().startswith("loaded autoregressive 16")
     assert [line.split()[:3] for line in lines] == [["loaded", name, "16"] for name in names], lines
-    assert all(key == HubStandIn.key for _, path, key in hub.requests if "the-stack-smol" in path and "resolve" in path)
-    assert not any("java" in path for method, path, _ in hub.requests if method == "GET" and "resolve" in path)
-    fetched = {path for method, path, _ in hub.requests if method == "GET" and "many/files/resolve" in path}
+    assert all(key == HubStandIn.key for _, path, key in requests if "the-stack-smol" in path and "resolve" in path)
+    assert not any("java" in path for method, path, _ in requests if method == "GET" and "resolve" in path)
+    fetched = {path for method, path, _ in requests if method == "GET" and "many/files/resolve" in path}
     assert 0 < len(fetched) < 8, "only the first of the 20 files are read"
 
 
@@ -154,20 +207,20 @@ REFUSALS = [  # task, options, what the line says
 ]
 
 
-def test_each_refusal_of_the_hub_is_one_clear_line(ask):
-    lines, hub = ask([(name, options, {}) for name, options, _ in REFUSALS])
+def test_each_refusal_of_the_hub_is_one_clear_line(ask, hub):
+    lines, _ = ask([(name, options, {}) for name, options, _ in REFUSALS])
     for (name, options, message), line in zip(REFUSALS, lines, strict=True):
         assert line.startswith(f"refused {name}"), (options, line)
         assert message.format(url=hub.url) in line, (options, line)
         assert "Without the hub: --" in line, line
 
 
-def test_a_second_start_reads_the_cache_and_a_login_opens_gated_data(ask, tmp_path):
+def test_a_second_start_reads_the_cache_and_a_login_opens_gated_data(ask, home):
     cases = [("autoregressive", TOY, {"HF_TOKEN": HubStandIn.key}), ("binary_classification", TOY, {})]
     lines, _ = ask(cases)
     assert [line.split()[0] for line in lines] == ["loaded", "loaded"], lines
-    (tmp_path / "token").write_text(HubStandIn.key)
-    again, hub = ask([(name, options, {}) for name, options, _ in cases])
+    (home / "token").write_text(HubStandIn.key)
+    again, requests = ask([(name, options, {}) for name, options, _ in cases])
     assert again == lines
-    assert not any(method == "GET" and path.endswith((".parquet", ".json")) for method, path, _ in hub.requests)
-    assert {key for _, path, key in hub.requests if "the-stack-smol/resolve" in path} == {HubStandIn.key}
+    assert not any(method == "GET" and path.endswith((".parquet", ".json")) for method, path, _ in requests)
+    assert {key for _, path, key in requests if "the-stack-smol/resolve" in path} == {HubStandIn.key}

@@ -470,6 +470,7 @@ def test_a_row_that_is_no_longer_finite_has_a_last_row_without_numbers(caplog):
 def test_the_numbers_are_those_of_a_run_with_the_same_model_data_seed_and_optimizer(tmp_path, monkeypatch):
     rows = [Algorithm("sgd", lr=0.1), Algorithm("adam", lr=1e-2), Algorithm("muon", lr=0.02)]
     monkeypatch.setitem(ALGORITHM_LISTS, "mine", rows)
+    monkeypatch.setattr(run_landscape, "draw_all", lambda folder: [])
     flags = "--dataset_size 32 --batch_size 16 --micro_batch_size 16 --test_batch_size 8 --num_epochs 1 --test_epochs 1"
     flags += " --seed 3 --train_optimizer adamw --lr 1e-3 --algorithm_list mine --skip_search --sample_iterations 2"
     assert run_landscape.main([*flags.split(), "--output_dir", str(tmp_path / "run")]) == 0

@@ -73,8 +73,8 @@ def test_a_landscape_run_sends_every_number_of_its_rows(module, tmp_path):
 
 def test_a_convergence_run_sends_its_losses_while_it_trains(module, tmp_path):
     sent = logged(module, "convergence", CONVERGENCE, tmp_path)
-    rows = [r for r in read_table(tmp_path / "losses.csv") if (r["algorithm"], r["seed"]) == ("adam", 1)]
-    losses = [m["losses/loss/adam/seed 1"] for m in sent if "losses/loss/adam/seed 1" in m]
+    rows = [r for r in read_table(tmp_path / "losses.csv") if (r["algorithm"], r["seed"]) == ("nadam", 1)]
+    losses = [m["losses/loss/nadam/seed 1"] for m in sent if "losses/loss/nadam/seed 1" in m]
     assert losses == [row["loss"] for row in rows] and len(losses) > 5
 
 

@@ -20,6 +20,12 @@ from torch_optimizer.rows import labeled
 
 ROWS = {f"{name}: {label}": row for name, rows in ALGORITHM_LISTS.items() for label, row in labeled(rows).items()}
 ROWS = {str(row): row for row in ROWS.values()}  # each once
+FIRST = {
+    (str(row.optimizer), *sorted(row.options)): row for row in reversed(ROWS.values())
+}  # of those with like options
+EACH = [
+    pytest.param(row, id=name, marks=[] if row in FIRST.values() else pytest.mark.slow) for name, row in ROWS.items()
+]
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +119,7 @@ def with_gradients(device):
 
 
 @pytest.mark.parametrize("place", ["there", "on the CPU"])
-@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("row", EACH)
 def test_every_row_of_every_list_makes_the_step_of_the_cpu(row, place):
     def steps(device, optimizer_device=None):
         params = with_gradients(device)

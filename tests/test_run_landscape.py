@@ -12,17 +12,30 @@ import algorithm_list
 import run_landscape
 from landscape.answer import ratio_table
 from runs.tables import on_batch, read_table
+from tests.helpers.tiny_run import silent
 from torch_optimizer import Algorithm
 
 ROOT = Path(run_landscape.__file__).parent
 SMALL = "--dataset_size 40 --batch_size 16 --test_batch_size 12 --num_epochs 2 --test_epochs 2"  # and toy's 2 points
+FIVE = [
+    Algorithm("sgd", lr=1.0),
+    Algorithm("sgd", lr=1.0, coordinate_clip=0.1),
+    Algorithm("adam", lr=1e-3),
+    Algorithm("adafactor", relative_step=True),
+    Algorithm("lion", lr=1e-3),
+]
 TABLES = ["training", "sharpness", "ratios", "scan", "histogram"]
 
 
 def landscape(folder, *flags, drawn=False):
+    """A run of five rows unless the flags name a list."""
+    if "--algorithm_list" not in flags:
+        flags += ("--algorithm_list", "five")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(algorithm_list.ALGORITHM_LISTS, "five", FIVE)
         if not drawn:
             patch.setattr(run_landscape, "draw_all", lambda folder: [])
+            patch.setattr(run_landscape, "prepare", silent(run_landscape.prepare))
         assert run_landscape.main([*SMALL.split(), "--output_dir", str(folder), *flags]) == 0
     return folder
 
@@ -33,13 +46,22 @@ def tables(folder):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return landscape(tmp_path_factory.mktemp("runs") / "first", "--save_model", drawn=True)
+    return landscape(tmp_path_factory.mktemp("runs") / "first", "--save_model")
 
 
 # ---- what a run leaves --------------------------------------------------------------------------------------------
 
 
-def test_landscape_run_leaves_every_file(folder):
+@pytest.fixture
+def three_rows(monkeypatch):
+    """Flags of a list of three rows, measured at one point."""
+    rows = [Algorithm("sgd", lr=1.0), Algorithm("adam", lr=1e-3), Algorithm("lion", lr=1e-3)]
+    monkeypatch.setitem(algorithm_list.ALGORITHM_LISTS, "three", rows)
+    return "--algorithm_list", "three", "--sample_iterations", "1"
+
+
+def test_landscape_run_leaves_every_file(tmp_path, three_rows):
+    folder = landscape(tmp_path / "run", *three_rows, "--save_model", drawn=True)
     figures = {path.name for path in (folder / "figures").iterdir()}
     expected = {"config.json", "log.txt", "figures", "report.html", "model", *(f"{name}.csv" for name in TABLES)}
     assert expected == {path.name for path in folder.iterdir()}
@@ -110,25 +132,31 @@ def test_histogram_counts_every_coordinate_of_every_algorithm(folder):
     for row in read_table(folder / "histogram.csv"):
         counts[row["algorithm"]] = counts.get(row["algorithm"], 0) + row["count"]
     trained = load_file(folder / "model" / "model.safetensors")
-    assert len(counts) == 10 and set(counts.values()) == {sum(tensor.numel() for tensor in trained.values())}
+    assert len(counts) == 6 and set(counts.values()) == {sum(tensor.numel() for tensor in trained.values())}
 
 
 # ---- that it repeats ----------------------------------------------------------------------------------------------
 
 
-def test_same_seed_gives_the_same_bytes_and_another_seed_another_run(folder, tmp_path):
+@pytest.fixture
+def measure_nothing(monkeypatch):
+    def nowhere(settings, num_batches):
+        return {}
+
+    return lambda: monkeypatch.setattr("landscape.plan.sampled_batches", nowhere)
+
+
+def test_same_seed_gives_the_same_bytes_and_another_seed_another_run(folder, tmp_path, measure_nothing):
     again = landscape(tmp_path / "again")
-    other = landscape(tmp_path / "other", "--seed", "1", "--skip_search", "--num_sample_sharpness", "1")
+    measure_nothing()
+    other = landscape(tmp_path / "other", "--seed", "1")
     for name in TABLES:
         assert (again / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes(), name
     assert (other / "training.csv").read_bytes() != (folder / "training.csv").read_bytes()
 
 
-def test_a_measured_run_trains_like_an_unmeasured_one(folder, tmp_path, monkeypatch):
-    def unmeasured(settings, num_batches):
-        return {}
-
-    monkeypatch.setattr("landscape.plan.sampled_batches", unmeasured)
+def test_a_measured_run_trains_like_an_unmeasured_one(folder, tmp_path, measure_nothing):
+    measure_nothing()
     plain = landscape(tmp_path / "plain", "--save_model")
     assert read_table(plain / "sharpness.csv") == []
     assert (plain / "training.csv").read_bytes() == (folder / "training.csv").read_bytes()
@@ -136,21 +164,27 @@ def test_a_measured_run_trains_like_an_unmeasured_one(folder, tmp_path, monkeypa
     assert (plain / weights).read_bytes() == (folder / weights).read_bytes()
 
 
-def test_float64_measures_the_same_run_to_a_thousandth(folder, tmp_path):
-    exact = landscape(tmp_path / "exact", "--dtype", "float64", "--skip_search", "--sample_iterations",
-                      str(read_table(folder / "sharpness.csv")[0]["batch"]))  # fmt: skip
+@pytest.fixture(scope="module")
+def exact(folder, tmp_path_factory):
+    """The first point of that run, measured in float64."""
+    point = str(read_table(folder / "sharpness.csv")[0]["batch"])
+    flags = "--dtype", "float64", "--skip_search", "--sample_iterations", point
+    return landscape(tmp_path_factory.mktemp("runs") / "exact", *flags)
+
+
+def test_float64_measures_the_same_run_to_a_thousandth(folder, exact):
     assert (exact / "training.csv").read_bytes() == (folder / "training.csv").read_bytes()
     single = {(r["batch"], r["algorithm"], r["measured_on"]): r for r in read_table(folder / "sharpness.csv")}
-    for row in read_table(exact / "sharpness.csv"):
+    rows = read_table(exact / "sharpness.csv")
+    assert len(rows) == 7  # training on both batches
+    for row in rows:
         other = single[row["batch"], row["algorithm"], row["measured_on"]]
         for column in ("loss", "slope", "sharpness", "ratio"):
             assert row[column] == other[column] or row[column] == pytest.approx(other[column], rel=1e-3), column
 
 
-def test_rounding_error_bounds_the_distance_to_float64_and_is_small(folder, tmp_path):
+def test_rounding_error_bounds_the_distance_to_float64_and_is_small(folder, exact):
     rows = on_batch(read_table(folder / "sharpness.csv"), "test")
-    exact = landscape(tmp_path / "exact", "--dtype", "float64", "--skip_search", "--sample_iterations",
-                      str(rows[0]["batch"]))  # fmt: skip
     true = {r["algorithm"]: r for r in on_batch(read_table(exact / "sharpness.csv"), "test")}
     assert all(row["sharpness_error"] is None for row in true.values())
     for row in rows:
@@ -200,18 +234,20 @@ def test_direction_of_zero_is_an_empty_cell_and_one_warning(tmp_path, monkeypatc
     assert {row["algorithm"] for row in read_table(tmp_path / "run" / "scan.csv")} == {"sgd", "training"}
 
 
-def test_loss_that_is_not_finite_stops_the_run_with_everything_measured_on_disk(tmp_path, capfd):
+def test_loss_that_is_not_finite_stops_the_run_with_everything_measured_on_disk(tmp_path, capfd, three_rows):
     flags = ["--train_optimizer", "sgd", "--no-momentum", "--lr", "1e30"]
-    flags += ["--test_epochs", "1", "--sample_iterations", "1"]
+    flags += ["--test_epochs", "1", *three_rows]
     folder = tmp_path / "run"
     assert run_landscape.main([*SMALL.split(), *flags, "--output_dir", str(folder)]) == 1
     assert "stopped: the training loss is" in capfd.readouterr().err
-    assert len(read_table(folder / "sharpness.csv")) == 11 and len(read_table(folder / "ratios.csv")) == 11
+    assert len(read_table(folder / "sharpness.csv")) == 5  # three rows on the test batch, training on both
+    assert len(read_table(folder / "ratios.csv")) == 5
     assert 1 <= len(read_table(folder / "training.csv")) < 6
 
 
 def test_check_sharpness_prints_both_comparisons(tmp_path, capsys):
-    landscape(tmp_path / "run", "--check_sharpness", "--algorithm_list", "workshop", "--skip_search")
+    flags = "--check_sharpness", "--algorithm_list", "workshop", "--skip_search", "--num_sample_sharpness", "1"
+    landscape(tmp_path / "run", *flags)
     text = capsys.readouterr().out
     assert "from its full Hessian" in text and "central differences" in text
     errors = [float(line.split()[-1]) for line in text.split("relative error")[1].splitlines()[2:9]]

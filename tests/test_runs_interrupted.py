@@ -59,7 +59,7 @@ def interrupt(start, script, folder, signals, seconds, rng, most):
         arguments = ["--resume", run]
 
 
-SWEEPS = [("landscape", [KILL], 15), ("landscape", ASK, 4), ("convergence", [KILL], 3), ("convergence", ASK, 3),
+SWEEPS = [("landscape", [KILL], 6), ("landscape", ASK, 4), ("convergence", [KILL], 3), ("convergence", ASK, 3),
           ("hessian", [KILL], 3), ("hessian", ASK, 3)]  # fmt: skip
 SLOW = [pytest.param(script, [KILL, *ASK], 100, marks=pytest.mark.slow) for script in COMMANDS]
 

@@ -26,7 +26,7 @@ SMALL = {
     "convergence": [*FEW, "--save_model", "--tune_lr", "--lr_grid", "1", "--tune_epochs", "1"],
     "hessian": [*COMMANDS["hessian"], "--checkpoint_every", "1"],
 }
-LONG = [*FEW, "--num_epochs", "6"]
+LONG = [*FEW, "--num_epochs", "12"]
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +135,7 @@ def test_a_signal_to_all_stores_every_job_and_another_number_of_processes_resume
     run, log = tmp_path / "run", tmp_path / "log"
     processes = ranks(start, 3, "convergence", [*LONG, "--output_dir", run], log)
     wait_until(lambda: len(list(run.glob("checkpoints/*/checkpoint-*.json"))) > 1, processes[0])
+    wait_until(lambda: len(list(run.glob("checkpoints/*/claim"))) > 2, processes[0])  # all are at work
     for process in processes:
         os.kill(process.pid, signal.SIGTERM)
     assert ended(processes) == [128 + signal.SIGTERM] * 3, said(log)

@@ -14,8 +14,9 @@ ROOT = Path(run_landscape.__file__).parent
 LANDSCAPE = [*tiny_run.FLAGS.split(), "--test_batch_size", "8", "--num_epochs", "4", "--test_epochs", "2", "4",
              "--num_sample_sharpness", "2", "--checkpoint_every", "2", "--decompose", "kind",
              "--frequency_classes", "2", "--top_eigenvalues"]  # fmt: skip
-CONVERGENCE = [*tiny_run.FLAGS.split(), "--num_epochs", "2", "--seeds", "0", "1", "--lr_scheduler", "linear",
-               "--tune_lr", "--lr_grid", "0.5", "1", "--tune_epochs", "1", "--checkpoint_every", "3"]  # fmt: skip
+CONVERGENCE = [*tiny_run.FLAGS.split(), "--only", "sgd", "adafactor", "nadam", "--num_epochs", "2",
+               "--seeds", "0", "1", "--lr_scheduler", "linear", "--tune_lr", "--lr_grid", "0.5", "1",
+               "--tune_epochs", "1", "--checkpoint_every", "3"]  # fmt: skip
 HESSIAN = ["--task", "tiny", "--dataset_size", "20", "--batch_size", "10", "--checkpoint_every", "3"]
 COMMANDS = {
     "landscape": [*LANDSCAPE, "--dtype", "float64", "--num_sample_sharpness", "1"],

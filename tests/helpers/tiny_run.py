@@ -4,6 +4,8 @@ A network of two layers with dropout and batch normalization, whose running stat
 """
 
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -60,26 +62,36 @@ class Tiny(Task):
         torch.save(self.model.state_dict(), Path(folder) / "model.pt")
 
 
+SCRIPTS = {"landscape": run_landscape, "convergence": run_convergence, "hessian": run_hessian}
+PREPARE = {name: script.prepare for name, script in SCRIPTS.items()}
 NORMS = {"tiny": nn.BatchNorm1d, "tiny_layers": nn.LayerNorm}  # processes can share the training of the second
 
 
 def undone_by(patch) -> None:
     """Have pytest's `patch` put back what `main` changes."""
-    for script in (run_landscape, run_convergence, run_hessian):
+    for script in SCRIPTS.values():
         patch.setattr(script, "draw_all", None)
+        patch.setattr(script, "prepare", script.prepare)
     patch.setitem(ALGORITHM_LISTS, "tiny", ROWS)
     for name in NORMS:
         patch.setitem(TASKS, name, None)
 
 
-def main(script: str, arguments: list[str]) -> int:
-    """The script's exit status, on the tiny task and without figures, which are drawn from its tables alone."""
+def main(script: str, arguments: list[str], says_estimate: bool = False) -> int:
+    """The script's exit status, on the tiny task. Without figures, which are drawn from its tables alone, and without
+    the line of the estimate, which times the steps before the run begins."""
     for name, norm in NORMS.items():
         TASKS[name] = Entry(lambda r, norm=norm: Tiny(r.dataset_size, r.seed, r.model_seed, norm), TOY, TOY)
     ALGORITHM_LISTS["tiny"] = ROWS
-    module = {"landscape": run_landscape, "convergence": run_convergence, "hessian": run_hessian}[script]
+    module, prepare = SCRIPTS[script], PREPARE[script]
     module.draw_all = lambda folder: []
+    module.prepare = prepare if says_estimate else silent(prepare)
     return module.main(arguments)
+
+
+def silent(prepare: Callable) -> Callable:
+    """The same, without the line of the estimate."""
+    return lambda *arguments: replace(prepare(*arguments), says_estimate=False)
 
 
 if __name__ == "__main__":
