@@ -201,6 +201,8 @@ def train_and_measure(
                 plan.ranks.leading(partial(save_point, folder, measured, task.model, seed=seed))
             measure(measured, task, test_batch, plan, tables)
             left.note(f"epoch {point.epoch}{of_which}, batch {point.batch}: {len(directions)} steps measured")
+            del measured
+        del directions, swept  # before the next gradient
         training.step()
         left.update()
         if point.ends_epoch:
@@ -240,6 +242,7 @@ def measure_saved_points(task: Task, plan: Plan, tables: PointTables, saver: Sav
             measure(measured, task, test_batches[tables.seed], plans[tables.seed], tables)
         left.update()
         left.note(f"point {number} of {len(kept)}: {len(measured.directions)} steps measured")
+        measured.directions.clear()  # before those of the next point are loaded
         place = f"point {number} of {len(kept)}"
         saver.after(number, lambda: {"tables": tables.state_dict()}, milestone=True, place=place)
 

@@ -12,20 +12,22 @@ from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from tasks.base import Task
 from torch_optimizer import Algorithm
 from training.loop import TrainingPlan, batches_per_epoch
-from training.timing import (
-    PEAK,
-    Clock,
-    activation_bytes,
-    gradient_seconds,
-    middle_micro_batch,
+from training.memory import (
     model_bytes,
-    second_time,
+    peak_bytes,
+    peak_of_gradient,
     size_of,
     stand_ins,
     state_bytes,
+    with_random_gradients,
+)
+from training.timing import (
+    Clock,
+    gradient_seconds,
+    middle_micro_batch,
+    second_time,
     trainable,
     trial_of,
-    with_random_gradients,
 )
 
 TIMED = "estimated from one timed micro-batch of {} examples and one step of every row"
@@ -54,8 +56,8 @@ def estimate(
         clock: tells the seconds.
     """
     device, indices = settings.device, middle_micro_batch(task, plan)
-    free = free_for_run([device], model_bytes(task.model)) if memory else {}
-    gradient, steps, kept = None, {}, None
+    free = free_for_run({device, torch.device("cpu")}, model_bytes(task.model)) if memory else {}
+    gradient, steps, moment = None, {}, []
     try:
         with trial_of(task, device) as trial:
             gradient = gradient_seconds(trial, plan, indices, clock) / len(indices)
@@ -63,8 +65,7 @@ def estimate(
             for label, row in algorithms.items():
                 steps[label] = second_time(row.build(params).step, device, clock)
         if memory:
-            with trial_of(task, device) as trial:
-                kept = activation_bytes(trial, plan, indices)
+            moment = held_for_a_moment(task, settings, algorithms, plan)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -74,7 +75,7 @@ def estimate(
         compiled = ", the compiler" if settings.compile else ""
         basis = f"{TIMED.format(len(indices))}, {LEFT_OUT.format(compiled)}"
     parts = counted(task, settings, algorithms, plan, gradient, steps)
-    held = held_in_memory(task, settings, algorithms, kept) if memory else []
+    held = [*held_in_memory(task, settings, algorithms), *moment] if memory else []
     searched = settings.tune_lr and len(set(settings.lr_grid)) > 1
     return Estimate([*parts, *held], free, basis, at_least=bool(searched))
 
@@ -117,12 +118,9 @@ def counted(
 
 
 @torch.random.fork_rng(devices=[])
-def held_in_memory(
-    task: Task, settings: argparse.Namespace, algorithms: Mapping[str, Algorithm], kept: int | None
-) -> list[Part]:
-    """What is held in the middle of an update; of the rows' states, one at a time. `kept`: bytes that a
-    forward pass keeps, None where it did not fit."""
-    params, device = trainable(task.model), str(settings.device)
+def held_in_memory(task: Task, settings: argparse.Namespace, algorithms: Mapping[str, Algorithm]) -> list[Part]:
+    """What is counted without running anything; of the rows' states, one at a time."""
+    params, model, device = trainable(task.model), model_bytes(task.model), str(settings.device)
     states = {}
     for label, row in algorithms.items():
         tiny = stand_ins(params)
@@ -130,10 +128,27 @@ def held_in_memory(
         optimizer.step()
         states[label] = state_bytes(optimizer, list(tiny.values()), list(params.values()))
     largest = max(states, key=states.__getitem__)
-    parts = [
-        Part("model", nbytes=model_bytes(task.model), device=device),
-        Part("model at the start of each run", nbytes=model_bytes(task.model), device=device),
+    return [
+        Part("model", nbytes=model, device=device),
+        Part("model at the start of each run", nbytes=model, device=device),
         Part("gradients", nbytes=size_of(params), device=device),
         Part(f"state of {largest}, the largest", nbytes=states[largest], device=device),
+        Part("copy of model and state for a checkpoint", nbytes=model + states[largest], device="cpu"),
     ]
-    return parts if kept is None else [*parts, Part("one micro-batch", nbytes=int(PEAK * kept), device=device)]
+
+
+def held_for_a_moment(
+    task: Task, settings: argparse.Namespace, algorithms: Mapping[str, Algorithm], plan: TrainingPlan
+) -> list[Part]:
+    """What the part of an update that takes most holds beyond all that. Raises where memory runs out."""
+    device = settings.device
+    with trial_of(task, device) as trial:
+        moments = {"one micro-batch": peak_of_gradient(trial, plan)}
+    with trial_of(task, device) as trial:
+        params = with_random_gradients(trainable(trial.model))
+        for label, row in algorithms.items():
+            optimizer = row.build(params)
+            optimizer.step()
+            moments[f"a step of {label}"] = peak_bytes(optimizer.step, device)
+    most = max(moments, key=moments.__getitem__)
+    return [Part(most, nbytes=moments[most], device=str(device))]

@@ -10,6 +10,7 @@ from torch import Tensor
 from curvature.memory import retried
 
 MISS_CHANCE = 0.01  # of a random start vector that hides an eigenvalue larger than a converged one by `_margin`
+FIRST_ROWS = 8  # vectors that the basis has room for at first
 MARGIN = 25  # tolerances by which no eigenvalue exceeds a converged one; 10 would cost another 7 % of the products
 
 
@@ -84,7 +85,7 @@ def extreme_eigenvalues(
         return ExtremeEigenvalues(0.0, 0.0, True, 0.0, 0.0, True, products=0)
     dtype = torch.promote_types(like.dtype, torch.float32)
     eps = torch.finfo(dtype).eps
-    basis = like.new_empty(min(limit, 8), size, dtype=dtype)  # rows q_1, q_2, ...; grows by doubling
+    basis = like.new_empty(min(limit, FIRST_ROWS), size, dtype=dtype)  # rows q_1, q_2, ...; grows by doubling
     projected = torch.zeros(limit, limit, dtype=torch.float64)  # P
     basis[0] = _random_unit(basis[:0], generator)
     chain_start, breakdowns = 0, 0
@@ -192,9 +193,20 @@ def _extended(basis: Tensor, rows: int) -> Tensor:
 
     def extend() -> Tensor:
         there = basis.to(place)
-        return torch.cat([there, there.new_empty(rows, there.shape[1])])
+        more = there.new_empty(len(there) + rows, there.shape[1])
+        more[: len(there)] = there
+        return more
 
     return retried(extend, on_cpu)
+
+
+def rows_held(steps: int, limit: int) -> tuple[int, int]:
+    """Vectors that the basis has room for after so many steps of at most `limit`, and before it was last extended; then
+    both are held for a moment."""
+    rows, before = min(FIRST_ROWS, limit), 0
+    while rows < min(steps, limit):
+        rows, before = min(2 * rows, limit), rows
+    return rows, before
 
 
 def _margin(tolerance: float) -> float:

@@ -1,7 +1,6 @@
 """What run_hessian.py will do, how long that takes and how much memory it needs."""
 
 import argparse
-import math
 import time
 from collections.abc import Sequence
 
@@ -9,13 +8,15 @@ import torch
 
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
+from curvature.lanczos import rows_held
 from curvature.memory import is_out_of_memory
 from curvature.objective import Batch, Objective, objective_at
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.flag_types import DTYPES
 from tasks.base import Task
 from training.loop import groups_of, micro_batches
-from training.timing import Clock, kept_bytes, middle, model_bytes, seconds, trial_of
+from training.memory import held_and_peak, largest, model_bytes, padded, peak_bytes
+from training.timing import Clock, middle, seconds, trial_of
 
 PRODUCTS = 15  # with H per tensor: 14.5 on the toy task at the default tolerance, from 1 to 24
 TIMED = "estimated from one timed micro-batch of {} examples and one Hessian-vector product, at {} per tensor"
@@ -42,14 +43,15 @@ def estimate(
     groups = groups_of(task, batches[0], settings.micro_batch_size)
     indices = middle(groups)
     free = free_for_run([device], model_bytes(task.model)) if memory else {}
-    graph = product = kept = None
+    graph = product = None
+    graphs: list[Part] = []
     try:
         with trial_of(task, device) as trial:
             inputs: list[Batch] = list(micro_batches(trial, indices, len(indices), device, dtype))
             objective = objective_at(trial.model, trial.losses, inputs, dtype)
             with measuring(objective.model), twice_differentiable():
                 graph, product = pace(objective, list(names), clock)
-                kept = kept_bytes(lambda: graph_of(objective, list(names)), objective.model) if memory else 0
+        graphs = held_by_graphs(task, settings, names, batches) if memory else []
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -68,7 +70,7 @@ def estimate(
         Part("tensors", len(names)),
         Part("tensors measured, of all batches", len(names) * len(batches), took),
     ]
-    held = held_in_memory(task, settings, names, kept, len(groups)) if memory else []
+    held = [*held_in_memory(task, settings, names), *graphs] if memory else []
     return Estimate([*parts, *held], free, basis)
 
 
@@ -87,20 +89,52 @@ def pace(objective: Objective, names: list[str], clock: Clock) -> tuple[float, f
     return first, seconds(lambda: made[0].product(u), device, clock)
 
 
-def held_in_memory(
-    task: Task, settings: argparse.Namespace, names: Sequence[str], kept: int | None, micro_batches: int
-) -> list[Part]:
-    """What is held in the middle of a batch. `kept`: bytes of a micro-batch's graph, None where it did not fit."""
+def held_in_memory(task: Task, settings: argparse.Namespace, names: Sequence[str]) -> list[Part]:
+    """What is counted without running anything."""
     device, wider = str(settings.device), 2 if settings.dtype == "float64" else 1
-    sizes = {name: wider * p.nbytes for name, p in task.model.named_parameters() if name in names}
     parts = [Part("model", nbytes=model_bytes(task.model), device=device)]
     if wider > 1:
         parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=device))
-    parts.append(Part("gradients", nbytes=sum(sizes.values()), device=device))
-    steps = min(settings.max_iterations, math.ceil(max(sizes.values()) / 4))
-    parts.append(Part(f"at most {steps} vectors of the largest tensor", nbytes=steps * max(sizes.values()),
-                      device=device))  # fmt: skip
-    if kept is not None:
-        count = 1 if settings.rebuild_graphs else micro_batches
-        parts.append(Part(f"gradient graphs, micro-batches: {count}", nbytes=count * kept, device=device))
-    return parts
+    (rows, _), vector = vectors(task, settings, names)
+    return [*parts, Part(f"about {rows} vectors of the largest tensor", nbytes=rows * vector, device=device)]
+
+
+def vectors(task: Task, settings: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[int, int], int]:
+    """How many vectors Lanczos' method holds for the largest tensor, as `rows_held`; and the bytes of each."""
+    numel = max(p.numel() for name, p in task.model.named_parameters() if name in names)
+    width = 8 if settings.dtype == "float64" else 4
+    return rows_held(PRODUCTS, min(settings.max_iterations, numel)), width * numel
+
+
+def held_by_graphs(
+    task: Task, settings: argparse.Namespace, names: Sequence[str], batches: Sequence[Sequence[int]]
+) -> list[Part]:
+    """The gradient's graphs of the batch that takes most, and a product with them. The micro-batch that takes most is
+    tried; the others count by their padded tokens. Raises where memory runs out."""
+    device, dtype, names = settings.device, DTYPES[settings.dtype], list(names)
+    of_batches = [groups_of(task, batch, settings.micro_batch_size) for batch in batches]
+    most = max(of_batches, key=lambda groups: sum(padded(group, task.length) for group in groups))
+    tried = largest([group for groups in of_batches for group in groups], task.length)
+    shares = sum(padded(group, task.length) for group in most) / padded(tried, task.length)
+    with trial_of(task, device) as trial:
+        inputs: list[Batch] = list(micro_batches(trial, tried, len(tried), device, dtype))
+        objective = objective_at(trial.model, trial.losses, inputs, dtype)
+        of_size = sorted(names, key=lambda name: objective.params[name].numel())
+        made: list[GradientGraph] = []
+        with measuring(objective.model), twice_differentiable():
+            kept, built = held_and_peak(lambda: made.append(graph_of(objective, names)), device)
+            multiplied = max(
+                peak_bytes(lambda name=name: made[0].product({name: torch.randn_like(objective.params[name])}), device)
+                for name in (names[0], of_size[-1])
+            )
+    (_, before), vector = vectors(task, settings, names)
+    moments = {"a product": multiplied, "building a graph": built - kept, "more room for vectors": before * vector}
+    if settings.rebuild_graphs:
+        moments = {"a product with a new graph": built + multiplied, "more room for vectors": before * vector}
+    what = max(moments, key=moments.__getitem__)
+    moment = Part(what, nbytes=moments[what], device=str(device))
+    gradients = sum(objective.params[name].nbytes for name in names)
+    held = round(shares * (kept - gradients)) + gradients
+    if settings.rebuild_graphs:
+        return [Part("gradients", nbytes=gradients, device=str(device)), moment]
+    return [Part(f"gradient graphs, micro-batches: {len(most)}", nbytes=held, device=str(device)), moment]

@@ -1,12 +1,9 @@
 """What run_landscape.py will do, how long that takes and how much memory it needs."""
 
 import time
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from curvature.borrowing import measuring
 from curvature.direction import Direction
@@ -15,32 +12,25 @@ from curvature.objective import objective_at
 from curvature.quadratic import QuadraticModel
 from landscape.at_once import examples_at_once
 from landscape.clip_sweep import count_of_directions
+from landscape.memory import distinct, held_for_a_moment, held_in_memory
 from landscape.plan import Plan, most_of_training_batch, planned_parts, test_examples
-from landscape.sharded import AT_HAND
 from landscape_core.gradients import noise_coordinates
 from landscape_core.rounding import rounding_errors
 from landscape_utils import PseudoUpdates, directional_sharpness, mean_loss
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.tables import TEST
 from tasks.base import Task
-from torch_optimizer.shadow_step import ShadowStep
 from training.loop import batches_per_epoch, groups_of, micro_batches
+from training.memory import model_bytes, stand_ins, with_random_gradients
 from training.timing import (
-    PEAK,
     Clock,
-    activation_bytes,
     gradient_seconds,
     middle,
     middle_micro_batch,
-    model_bytes,
     second_time,
     seconds,
-    size_of,
-    stand_ins,
-    state_bytes,
     trainable,
     trial_of,
-    with_random_gradients,
 )
 
 EVALUATIONS = {"few": 8, "full": 20}  # of the loss, per scan
@@ -80,17 +70,17 @@ def estimate(task: Task, plan: Plan, memory: bool = True, clock: Clock = time.pe
     held: list[Part] = []
     free = {}
     if memory:
-        devices = dict.fromkeys([settings.device, settings.optimizer_device or settings.device])
+        devices = dict.fromkeys([settings.device, settings.optimizer_device or settings.device, torch.device("cpu")])
         free = free_for_run(devices, model_bytes(task.model))
     try:
         pace = paced(task, plan, indices, clock)
-        kept = kept_by_micro_batch(task, plan) if memory else 0
+        moment = held_for_a_moment(task, plan) if memory else []
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        pace = kept = None
+        pace, moment = None, []
     if memory:
-        held = held_in_memory(task, plan, kept)
+        held = [*held_in_memory(task, plan), *moment]
     if pace is None:
         basis = NO_TIME.format(len(indices), settings.device)
     else:
@@ -205,83 +195,3 @@ def states_seconds(trial: Task, plan: Plan, clock: Clock) -> float:
         total += second_time(lambda own=own: own.advance(False, {}), place, clock)
     optimizer = plan.train_row.build(params)
     return total + second_time(optimizer.step, device, clock)
-
-
-def distinct(updates: PseudoUpdates) -> list[str]:
-    """The first label of each state that is kept."""
-    first = {}
-    for label, state in updates.states.items():
-        first.setdefault(id(state), label)
-    return list(first.values())
-
-
-# ---- memory -------------------------------------------------------------------------------------------------------
-
-
-def kept_by_micro_batch(task: Task, plan: Plan) -> int:
-    """Bytes that a forward pass of the examples which are measured at once keeps."""
-    with trial_of(task, plan.settings.device) as trial:
-        return activation_bytes(trial, plan.training, measured_micro_batch(trial, plan))
-
-
-@torch.random.fork_rng(devices=[])
-def held_in_memory(task: Task, plan: Plan, kept: int | None) -> list[Part]:
-    """What is held at a measured point. `kept`: of `kept_by_micro_batch`; None where it did not fit."""
-    settings, params = plan.settings, trainable(task.model)
-    here, there = str(settings.device), str(settings.optimizer_device or settings.device)
-    size, wider = size_of(params), 2 if plan.measuring.dtype == torch.float64 else 1
-    parts = [Part("model", nbytes=model_bytes(task.model), device=here)]
-    if wider > 1:
-        parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=here))
-    count = len(plan.pseudo_rows)
-    of_count, own_rows = f"{count}", count
-    if not settings.from_points:
-        parts.append(Part("gradients", nbytes=size, device=here))
-        tiny = stand_ins(params)
-        optimizer = plan.train_row.build(tiny)
-        optimizer.step()
-        own = state_bytes(optimizer, list(tiny.values()), list(params.values()))
-        parts.append(Part("state of the optimizer that trains", nbytes=own, device=here))
-        states = pseudo_state_bytes(plan, params)
-        own_states, own_bytes, own_rows = of_fullest(plan, params, states)
-        of_states = f"{len(states)}" if own_states == len(states) else f"{own_states} of {len(states)}"
-        of_count = f"{count}" if own_rows == count else f"{own_rows} of {count}"
-        mirrors = 0 if here == there else 2 * size  # parameters and gradients are copied there
-        parts.append(Part(f"{of_states} states of {count} rows", nbytes=own_bytes + mirrors, device=there))
-    parts.append(Part(f"{of_count} directions", nbytes=own_rows * size, device=there))
-    if own_rows < count:
-        parts.append(Part("directions of other ranks", nbytes=min(AT_HAND, count) * size, device=there))
-    parts.append(Part("direction of the optimizer that trains", nbytes=size, device=here))
-    if kept is not None:
-        parts.append(Part("one recording", nbytes=int(PEAK * kept * wider), device=here))
-    return parts
-
-
-def of_fullest(plan: Plan, params: Mapping[str, Tensor], states: Mapping[str, int]) -> tuple[int, int, int]:
-    """(states, their bytes, rows) of the rank that holds most; all of them without --shard.
-
-    states: of `pseudo_state_bytes`."""
-    kept = PseudoUpdates(stand_ins(params), plan.pseudo_rows).states
-    first = {id(kept[label]): label for label in states}
-    rows = Counter(first[id(state)] for state in kept.values())
-    world = plan.ranks.world if plan.settings.shard else 1
-    by_rank: list[list[str]] = [[] for _ in range(world)]
-    for place, label in enumerate(states):
-        by_rank[place % world].append(label)
-    held = [(len(own), sum(states[n] for n in own), sum(rows[n] for n in own)) for own in by_rank]
-    return max(held, key=lambda one: one[1] + one[2] * size_of(params))
-
-
-def pseudo_state_bytes(plan: Plan, params: Mapping[str, Tensor]) -> dict[str, int]:
-    """First label of each distinct state -> its bytes on `params`."""
-    tiny = stand_ins(params)
-    updates = PseudoUpdates(tiny, plan.pseudo_rows)
-    updates.advance(collect=False)
-    nbytes, full = {}, list(params.values())
-    for label in distinct(updates):
-        state = updates.states[label]
-        if isinstance(state, ShadowStep):  # it steps on copies of parameters and gradients
-            nbytes[label] = state_bytes(state.optimizer, state.copies, full) + 2 * size_of(params)
-        else:
-            nbytes[label] = state_bytes(state, list(tiny.values()), full)
-    return nbytes

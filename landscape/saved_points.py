@@ -157,4 +157,5 @@ def load_points(paths: Iterable[Path], model: nn.Module, labels: Container[str])
             if not all(isinstance(value, (int, float)) for value in asdict(point).values()):
                 raise ValueError("its epoch, batch and iteration are not all numbers")
             measured = MeasuredPoint(**state | dict(point=point, directions=directions, stability=stability))
+            del state, of_model, directions  # the caller alone holds them
         yield measured

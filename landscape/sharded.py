@@ -17,7 +17,7 @@ from curvature.objective import Params
 from curvature.ranks import Ranks
 from landscape_utils import PseudoUpdates
 from torch_optimizer import Algorithm
-from training.timing import stand_ins
+from training.memory import stand_ins
 
 LARGEST = 4e9  # parameters: with more of them, a model and its gradient leave no room on any card
 AT_HAND = 4  # directions that every rank holds at once

@@ -5,6 +5,7 @@ Each wing counts the parts of its own script (landscape/estimate.py, ...). Here 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,8 @@ NO_TIME = "since a micro-batch of {} examples does not fit into the memory of {}
 class Part:
     """A row of the table: a count of something, or something that is held in memory. None: does not apply.
 
-    seconds: of all of them together.  nbytes: on `device`.
+    seconds: of all of them together.  nbytes: on `device`.  during: the only time when it is held; "": always. What is
+    held during one time has its place at another.
     """
 
     what: str
@@ -34,6 +36,7 @@ class Part:
     seconds: float | None = None
     nbytes: int | None = None
     device: str = ""
+    during: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,13 +73,19 @@ class Estimate:
 
     def report(self) -> str:
         """What a dry run prints."""
-        columns = ["what", "number", "time", "memory", "device"]
+        columns = ["what", "number", "time", "memory", "during", "device"]
         table = format_table([_cells(part) for part in self.parts], columns)
         return f"{table}\n\n{self.time()}, {self.basis}. {' '.join(self.fit())} {NOTHING_WRITTEN}"
 
     def needed(self, device: str) -> int:
-        """Bytes of all parts on this device together."""
-        return sum(part.nbytes for part in self.parts if part.nbytes is not None and part.device == device)
+        """Bytes on this device, at the time when most of them are held."""
+        return max(sum(part.nbytes or 0 for part in parts) for parts in self._held(device))
+
+    def _held(self, device: str) -> list[list[Part]]:
+        """The parts on this device that are held at the same time, for every such time."""
+        here = [part for part in self.parts if part.nbytes is not None and part.device == device]
+        times = dict.fromkeys(part.during for part in here if part.during) or [""]
+        return [[part for part in here if part.during in ("", time)] for time in times]
 
     def fit(self) -> list[str]:
         """A sentence per device: how much memory it has, and what would not fit."""
@@ -94,14 +103,16 @@ class Estimate:
 
     def would_not_fit(self, device: str) -> list[str]:
         """The parts that find no room any more, if memory is given out in the order of the table."""
-        room, missing = self.free.get(device), []
-        for part in self.parts:
-            if room is not None and part.nbytes is not None and part.device == device:
-                if part.nbytes > room:
-                    missing.append(part.what)
+        missing: dict[str, None] = {}
+        for parts in self._held(device):
+            room = self.free.get(device, math.inf)
+            for part in parts:
+                size = part.nbytes or 0
+                if size > room:
+                    missing[part.what] = None
                 else:
-                    room -= part.nbytes
-        return missing
+                    room -= size
+        return list(missing)
 
 
 def _cells(part: Part) -> dict[str, str | int | None]:
@@ -110,6 +121,7 @@ def _cells(part: Part) -> dict[str, str | int | None]:
         "number": part.number,
         "time": None if part.seconds is None else duration(part.seconds),
         "memory": None if part.nbytes is None else in_bytes(part.nbytes),
+        "during": part.during,
         "device": part.device,
     }
 

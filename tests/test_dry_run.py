@@ -16,10 +16,11 @@ import run_convergence
 import run_hessian
 import run_landscape
 from convergence.estimate import counted as counted_runs
-from landscape.estimate import Pace, counted, paced, pseudo_state_bytes
+from landscape.estimate import Pace, counted, paced
+from landscape.memory import pseudo_state_bytes
 from landscape.plan import most_of_training_batch
 from landscape_utils import PseudoUpdates
-from runs.estimate import Estimate, Part, free_memory, in_bytes
+from runs.estimate import in_bytes
 from runs.messages import TimeLeft, progress
 from runs.resuming import settings_of_run
 from runs.tables import read_table
@@ -27,7 +28,6 @@ from tests.helpers import tiny_run
 from tests.helpers.stored_runs import COMMANDS, CONVERGENCE, HESSIAN, LANDSCAPE, files, tables
 from tests.helpers.tiny_run import Tiny
 from torch_optimizer import Algorithm
-from training.timing import kept_bytes, stand_ins, state_bytes
 
 SCRIPTS = {"landscape": run_landscape, "convergence": run_convergence, "hessian": run_hessian}
 GIVEN = {"landscape": LANDSCAPE, "convergence": CONVERGENCE, "hessian": HESSIAN}
@@ -261,44 +261,6 @@ def test_the_states_of_a_list_are_predicted_to_the_byte_and_shared_ones_count_on
     plan = type("Plan", (), {"pseudo_rows": algorithms})
     assert pseudo_state_bytes(plan, params) == expected
     assert len(expected) == 7 and "row 6" not in expected
-
-
-def test_a_state_that_is_stored_flat_counts_its_elements():
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(4, 6))])
-    params = {"w": torch.zeros(4, 6)}
-    (small,) = tiny = list(stand_ins(params).values())
-    optimizer.state[small] = {"flat": torch.zeros(small.numel()), "square": torch.zeros(small.shape[0], small.shape[0])}
-    optimizer.state[small]["step"] = torch.tensor(1.0)
-    assert state_bytes(optimizer, tiny, list(params.values())) == 4 * (24 + 16 + 1)
-
-
-def test_what_autograd_keeps_is_counted_once_and_without_the_parameters():
-    model = nn.Linear(3, 5, bias=False)
-    x = torch.randn(7, 3, requires_grad=True)
-    # the product keeps x and the weight, tanh its result [7, 5], which the square keeps once more
-    assert kept_bytes(lambda: model(x).tanh().square(), model) == 4 * (7 * 3 + 7 * 5)
-
-
-def test_the_first_parts_get_the_memory_and_those_without_room_are_named():
-    parts = [Part("model", nbytes=4, device="cuda"), Part("states", nbytes=5, device="cpu"),
-             Part("directions", nbytes=9, device="cuda"), Part("one recording", nbytes=3, device="cuda")]  # fmt: skip
-    estimate = Estimate(parts, {"cuda": 10, "cpu": 5}, "")
-    assert (estimate.needed("cuda"), estimate.would_not_fit("cuda"), estimate.would_not_fit("cpu")) == (
-        16,
-        ["directions"],
-        [],
-    )
-    assert estimate.fit() == ["On cuda about 0.016 kB are needed, 0.01 kB are free: no room for directions.",
-                           "On cpu about 0.005 kB are needed, 0.005 kB are free."]  # fmt: skip
-    assert "how much is free is not known" in Estimate(parts[:1], {}, "").fit()[0]
-
-
-def test_free_memory_is_what_the_system_calls_available(tmp_path, monkeypatch):
-    (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemFree:  1 kB\nMemAvailable:    7 kB\n")
-    monkeypatch.setattr("runs.estimate.MEMORY", tmp_path / "meminfo")
-    assert free_memory(torch.device("cpu")) == 7 * 1024
-    monkeypatch.setattr("runs.estimate.MEMORY", tmp_path / "nowhere")
-    assert free_memory(torch.device("cpu")) is None
 
 
 def test_sizes_are_told_in_peoples_units():

@@ -14,7 +14,7 @@ import torch
 
 import run_landscape
 import runs.ranks
-from landscape.estimate import of_fullest, pseudo_state_bytes
+from landscape.memory import of_fullest, pseudo_state_bytes
 from landscape.sharded import ShardedUpdates, check_size
 from runs.ranks import Progress
 from runs.stopping import StopRequest

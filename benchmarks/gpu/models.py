@@ -31,25 +31,33 @@ class RandomPictures(Classification):
 
 
 def t5_small(examples: int, tiny: bool) -> Task:
-    """Pairs of about 50 + 50 tokens, between half of that and half as much again."""
+    options = dict(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2) if tiny else {}
+    return t5(examples, 6 if tiny else 50, **options)
+
+
+def t5(examples: int, tokens: int, **options: int) -> Task:
+    """Pairs of about `tokens` + `tokens`, between half of that and half as much again."""
     from transformers import T5Config, T5ForConditionalGeneration
 
-    options = dict(vocab_size=50, d_model=16, d_kv=4, d_ff=16, num_layers=2, num_heads=2) if tiny else {}
     config = T5Config(decoder_start_token_id=0, pad_token_id=0, **options)
-    draw = _sequences(config.vocab_size, 6 if tiny else 50)
+    draw = _sequences(config.vocab_size, tokens)
     pairs = [{"input_ids": draw(), "labels": draw()} for _ in range(examples)]
     return MachineTranslation("t5-small", fresh_model(T5ForConditionalGeneration, config, 0), None, pairs)
 
 
 def distilroberta(examples: int, tiny: bool) -> Task:
-    """Texts of about 100 tokens, 15 % of them masked."""
-    from transformers import RobertaConfig, RobertaForMaskedLM
-
-    options = dict(vocab_size=50265, num_hidden_layers=6, max_position_embeddings=514, type_vocab_size=1)
+    options = dict(vocab_size=50265, num_hidden_layers=6)
     if tiny:
         options |= dict(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16, num_hidden_layers=2)
-    config = RobertaConfig(pad_token_id=1, **options)
-    draw, random = _sequences(config.vocab_size, 12 if tiny else 100), np.random.default_rng(1)
+    return roberta(examples, 12 if tiny else 100, **options)
+
+
+def roberta(examples: int, tokens: int, **options: int) -> Task:
+    """Texts of about `tokens`, 15 % of them masked."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    config = RobertaConfig(pad_token_id=1, max_position_embeddings=514, type_vocab_size=1, **options)
+    draw, random = _sequences(config.vocab_size, tokens), np.random.default_rng(1)
     texts = []
     for _ in range(examples):
         ids = draw()
@@ -62,16 +70,19 @@ def distilroberta(examples: int, tiny: bool) -> Task:
 
 
 def resnet_18(examples: int, tiny: bool) -> Task:
-    """Pictures of 224 x 224 in ten classes."""
+    options = dict(depths=[1, 1], hidden_sizes=[4, 6], embedding_size=4) if tiny else {}
+    return resnet(examples, 32 if tiny else 224, **options)
+
+
+def resnet(examples: int, side: int, **options: list[int] | int) -> Task:
+    """Pictures of `side` x `side` in ten classes; a ResNet-18 without `options`."""
     from transformers import ResNetConfig, ResNetForImageClassification
 
-    options = dict(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic", num_labels=10)
-    if tiny:
-        options |= dict(depths=[1, 1], hidden_sizes=[4, 6], embedding_size=4)
+    options = dict(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic", num_labels=10) | options
     model = fresh_model(ResNetForImageClassification, ResNetConfig(**options), 0)
     pictures = [{"seed": i, "label": i % 10} for i in range(examples)]
     task = RandomPictures("ResNet-18", model, None, pictures, evaluation={})
-    task.side = 32 if tiny else 224
+    task.side = side
     return task
 
 
