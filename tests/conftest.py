@@ -39,15 +39,6 @@ def own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
 
 
-@pytest.fixture(scope="session")
-def start():
-    """start(script, arguments, log, environment={}) -> a process of its own."""
-    from tests.helpers.processes import fork_server
-
-    with fork_server() as start:
-        yield start
-
-
 # ---- small runs ---------------------------------------------------------------------------------------------------
 
 

@@ -11,20 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.processes import fork
 from tests.helpers.stored_runs import ASK, COMMANDS, KILL, tables
 
 # ---- real processes -----------------------------------------------------------------------------------------------
 
 
+pytestmark = pytest.mark.usefixtures("tiny_task")
+
+
 @pytest.fixture(scope="module")
-def whole(start, tmp_path_factory):
+def whole(tmp_path_factory):
     """whole(script) -> (tables of the run that nothing interrupts, its seconds)."""
 
     @cache
     def whole(script):
         folder = tmp_path_factory.mktemp(script)
         began = time.monotonic()
-        process = start(script, [*COMMANDS[script], "--output_dir", folder / "run"], folder / "log")
+        process = fork(script, [*COMMANDS[script], "--output_dir", folder / "run"], folder / "log")
         process.join(600)
         assert process.exitcode == 0, (folder / "log").read_text()
         assert not (folder / "run" / "checkpoints").exists()
@@ -35,14 +39,14 @@ def whole(start, tmp_path_factory):
     return whole
 
 
-def interrupt(start, script, folder, signals, seconds, rng, most):
+def interrupt(script, folder, signals, seconds, rng, most):
     """Run to the end through at most this many signals at random moments; (how many hit, everything that was said)."""
     run, log, hits = folder / "run", folder / "log", 0
     arguments = [*COMMANDS[script], "--output_dir", run]
     while True:
         ready = Path(f"{log}.ready")
         ready.unlink(missing_ok=True)
-        process, number = start(script, arguments, log), rng.choice(signals)
+        process, number = fork(script, arguments, log), rng.choice(signals)
         until = time.monotonic() + rng.uniform(0, seconds)
         while not ((run / "config.json").exists() and ready.exists()):  # before that there is nothing to resume
             assert process.is_alive(), log.read_text()
@@ -65,13 +69,13 @@ SLOW = [pytest.param(script, [KILL, *ASK], 100, marks=pytest.mark.slow) for scri
 
 
 @pytest.mark.parametrize(("script", "signals", "wanted"), [*SWEEPS, *SLOW])
-def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(start, whole, tmp_path, script, signals, wanted):
+def test_a_run_stopped_at_random_moments_ends_in_the_same_bytes(whole, tmp_path, script, signals, wanted):
     expected, seconds = whole(script)
     rng, hits = random.Random(wanted), 0
     while hits < wanted:
         folder = tmp_path / str(hits)
         folder.mkdir()
-        more, log = interrupt(start, script, folder, signals, seconds, rng, wanted - hits)
+        more, log = interrupt(script, folder, signals, seconds, rng, wanted - hits)
         hits += more
         assert tables(folder / "run") == expected, log
         assert "Traceback" not in log
@@ -97,13 +101,13 @@ def disk_of(kilobytes, place):
         place.rmdir()
 
 
-def fill_and_resume(start, script, folder, kilobytes):
+def fill_and_resume(script, folder, kilobytes):
     """Run on a disk of that size, enlarged whenever it is full; (how often it was, what was said, the tables)."""
     with disk_of(kilobytes, folder / "disk") as disk:
         run, log, full = disk / "run", folder / "log", 0
         arguments = [*COMMANDS[script], "--output_dir", run]
         while True:
-            process = start(script, arguments, log)
+            process = fork(script, arguments, log)
             process.join(600)
             said = log.read_text()
             if process.exitcode == 0:
@@ -123,12 +127,12 @@ MANY_DISKS = [pytest.param(script, 50, marks=pytest.mark.slow) for script in COM
 
 
 @pytest.mark.parametrize(("script", "wanted"), [*DISKS, *MANY_DISKS])
-def test_a_run_on_a_disk_that_fills_up_ends_in_the_same_bytes(start, whole, tmp_path, script, wanted):
+def test_a_run_on_a_disk_that_fills_up_ends_in_the_same_bytes(whole, tmp_path, script, wanted):
     """The sizes are multiples of 4 kB, of which a page has so many."""
     expected, _ = whole(script)
     rng, full = random.Random(wanted), 0
     while full < wanted:
-        times, log, found = fill_and_resume(start, script, tmp_path, rng.choice(range(4, 132, 4)))
+        times, log, found = fill_and_resume(script, tmp_path, rng.choice(range(4, 132, 4)))
         full += times
         (tmp_path / "log").unlink()
         assert found == expected and "Traceback" not in log, log

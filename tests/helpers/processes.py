@@ -1,4 +1,4 @@
-"""Processes of their own that run a script on the tiny task; the imports are paid for once."""
+"""Processes of their own that run a script on the tiny task: forks of the test, which has imported everything."""
 
 import multiprocessing
 import os
@@ -6,16 +6,14 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from multiprocessing.context import ForkServerProcess
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from runs import opening
 from tests.helpers import tiny_run
-from tests.helpers.stored_runs import ASK, ROOT
+from tests.helpers.stored_runs import ASK
 
 
 def child(script, arguments, log, environment):
@@ -40,33 +38,8 @@ def child(script, arguments, log, environment):
     os._exit(status)
 
 
-@contextmanager
-def fork_server() -> Iterator[Callable[..., ForkServerProcess]]:
-    """start(script, arguments, log, environment={}) -> a process that has just started."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(ROOT)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.helpers.processes"])
-
-    def start(script, arguments, log, environment=None):
-        process = context.Process(target=child, args=(script, arguments, log, environment or {}))
-        process.start()
-        return process
-
-    server = context.Process()
-    server.start()
-    server.join()  # the server imports now: no run's seconds count it
-    try:
-        yield start
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-
-
 def fork(script, arguments, log, environment=None):
-    """As `start` of `fork_server`, of the test's own process: nothing is imported."""
+    """A process that has just started: a fork of the test's own, so nothing is imported."""
     process = multiprocessing.get_context("fork").Process(
         target=child, args=(script, arguments, log, environment or {})
     )
