@@ -127,7 +127,7 @@ def _facts(one: RunOnPage) -> Html:
     if one.complete:
         return facts
     return joined(
-        facts, tag("p", "This run has not come to its end: everything here is as far as it went.", class_="warn")
+        facts, tag("p", "This run has not finished: the page shows what it has measured so far.", class_="warn")
     )
 
 

@@ -187,11 +187,11 @@ def test_the_same_tables_give_the_same_bytes_in_another_process_without_torch(fi
 
 def test_a_run_that_has_not_come_to_its_end_says_so(finished, tmp_path, no_figures):
     copy = Path(shutil.copytree(finished, tmp_path / "run"))
-    assert "has not come to its end" not in write_report(copy).read_text()
+    assert "has not finished" not in write_report(copy).read_text()
     config = json.loads((copy / "config.json").read_text())
     del config["finished"]
     (copy / "config.json").write_text(json.dumps(config))
-    assert "has not come to its end" in write_report(copy).read_text()
+    assert "has not finished" in write_report(copy).read_text()
 
 
 def test_tables_without_numbers_still_have_a_page(tmp_path):

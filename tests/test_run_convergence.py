@@ -301,8 +301,8 @@ class Bowl(Task):
 
 
 def tuned(lr, *grid):
-    """(trials as rows of tuned_learning_rates.csv, learning rate -> final loss) of plain SGD on the bowl, two steps a
-    trial."""
+    """(trials as rows of tuned_learning_rates.csv, learning rate -> final loss) of plain SGD on the bowl, two steps
+    per trial."""
     flags = ["--batch_size", "4", "--tune_lr", "--tune_epochs", "3", "--lr_grid", *map(str, grid)]
     settings = settings_for(*flags)
     start, row = start_of(Bowl(), settings), Algorithm("sgd", lr=lr)
