@@ -6,6 +6,7 @@ import math
 import random
 import re
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import pytest
@@ -30,8 +31,14 @@ VERBS = LEXICON.transitive + LEXICON.intransitive
 THE_ADJECTIVES = {form: a for a in LEXICON.adjectives for form in (a.masculine, a.feminine, a.before_vowel) if form}
 
 
+@cache
 def texts(language, count=3000, seed=0):
-    return [row["translation"][language] for row in toy_corpus(count, seed)]
+    return tuple(row["translation"][language] for row in rows(count, seed))
+
+
+@cache
+def rows(count, seed):
+    return toy_corpus(count, seed)
 
 
 def test_same_seed_same_corpus_and_another_seed_another():
