@@ -122,7 +122,7 @@ def _size_axis(ax: Axes) -> None:
     """Logarithmic where all that is drawn is positive."""
     if all(value > 0 for line in ax.lines for value in line.get_ydata()):
         ax.set_yscale("log")
-        readable_decades(ax)
+        readable_decades(ax.yaxis)
     else:
         ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":", zorder=1)
 

@@ -106,7 +106,7 @@ def _edge_numbers(run: RunTables, rows: Sequence[Row]) -> Figure | None:
         ax.axhspan(1, high, **BEYOND)
         ax.tick_params(labelbottom=i + columns >= len(labels))
         if scale["value"] == "log":
-            readable_decades(ax)
+            readable_decades(ax.yaxis)
     label_outside(axes[: len(labels)], columns, ITERATION, "")
     figure.supylabel("edge number of the row's own step $s = \\eta v$", fontsize=9)
     over = f" (means over {seeds} seeds and the points of an epoch)" if seeds > 1 else ""
@@ -245,7 +245,7 @@ def _curvature_panels(run: RunTables, left: Series, right: Series, thresholds: S
         ax.set(xlabel=ITERATION, ylabel=f"curvature {ylabel}")
         if drawn and min(drawn) > 0:
             ax.set_yscale("log")
-            readable_decades(ax)
+            readable_decades(ax.yaxis)
         elif drawn:
             ax.set_yscale("symlog", linthresh=_smallest(drawn))
         ax.xaxis.set_major_locator(whole_numbers())

@@ -172,7 +172,7 @@ def _depth_figure(run: RunTables, points: Sequence[TensorPoint]) -> Figure:
         ax.grid(axis="x", visible=False)
         for start in starts[1:]:
             ax.axvline(start - 0.5, color="#e6e6e6", linewidth=0.6, zorder=0)
-        readable_decades(ax)
+        readable_decades(ax.yaxis)
     _label_layers(top, bottom, starts, points, width)
     bottom.set_xlabel("tensors in the model's order, a tick where a layer begins")
     figure.suptitle(_and_left_out(run.title, points))

@@ -183,7 +183,7 @@ def draw_epochs(ax: Axes, series: Sequence[tuple[Style, Sequence[EpochMean]]], e
         _draw_means(ax, style, [epochs.index(mean.epoch) + shift for mean in means], means)
     ax.set_yscale(**signed_log_scale(every))
     if _is_logarithmic(every):
-        readable_decades(ax)
+        readable_decades(ax.yaxis)
     else:
         ax.axhline(0, color="0.5", linewidth=0.8, linestyle=":", zorder=1)
     ax.set(xlim=(-0.5, len(epochs) - 0.5), xlabel="epoch (n: points measured in it)")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -152,13 +153,13 @@ def whole_numbers() -> MaxNLocator:
     return MaxNLocator(integer=True, steps=[1, 2, 5, 10])
 
 
-def readable_decades(ax: Axes) -> None:
-    """On a logarithmic y axis: powers of ten, or 1, 2 and 5 times them where there are too few of them."""
-    low, high = ax.get_ylim()
+def readable_decades(axis: Axis) -> None:
+    """On a logarithmic axis: powers of ten, or 1, 2 and 5 times them where there are too few of them."""
+    low, high = sorted(axis.get_view_interval())
     if high < 100 * low:
-        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 # ---- files ---------------------------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.style import PALETTE, RC, Style, key, new_figure, styles_of
+from figures.style import PALETTE, RC, Style, key, new_figure, readable_decades, styles_of
 from runs.config import described
 from runs.files import write_whole
 from study.lists import WORKSHOP
 from study.page import DATA, Tables, read
 from study.plan import SOURCES, TUNED_ADAM
-from study.tables import CLASSES, GAP
+from study.tables import CLASSES, FROM_FIRST, GAP
 from torch_optimizer.rows import labeled
 
 SMALLEST = 1e-3  # ratios nearer to zero are drawn on a linear scale
@@ -75,12 +75,13 @@ def _ratios(ax: Axes, rows: Sequence[dict[str, Any]], styles: dict[str, Style]) 
         ax.set_axis_off()  # no such trajectory
         return
     _intervals(ax, rows, "ratio", styles)
-    if any(row["ratio"] <= 0 for row in rows):
+    if any(row["ratio"] <= 0 or row["low"] is not None and row["low"] <= 0 for row in rows):
         ax.set_xscale("symlog", linthresh=SMALLEST, linscale=0.3)
-        ax.set_xticks([-1, -0.01, 0, 0.01, 1])
+        ax.set_xticks([-1, 0, 1])
         ax.axvline(0, color="black", linewidth=0.7)
     else:
         ax.set_xscale("log")
+        readable_decades(ax.xaxis)
     ax.set_xlabel("sharpness over SGD's")
 
 
@@ -110,7 +111,7 @@ def _intervals(ax: Axes, rows: Sequence[dict[str, Any]], value: str, styles: dic
 def objections(tables: Tables) -> Figure:
     """SGD's final loss less Adam's: against the batch size, against the Zipf exponent of the words, and from pretrained
     and fresh weights."""
-    looks = [{"color": color, "marker": marker} for color, marker in zip(PALETTE, "os^D", strict=False)]
+    looks = [{"color": color, "marker": marker} for color, marker in zip(PALETTE, "os^DvP", strict=False)]
     panels = {x: lines for x, lines in (of(tables) for of in (_of_batch_size, _of_imbalance, _of_start)) if lines}
     figure = Figure(figsize=(3.4 * len(panels), 3.3), layout="constrained")
     for ax, (xlabel, lines) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels.items(), strict=True):
@@ -140,7 +141,8 @@ def _of_batch_size(tables: Tables) -> tuple[str, Lines]:
 
 
 def _of_imbalance(tables: Tables) -> tuple[str, Lines]:
-    said = {GAP: "training loss"} | {f"{GAP}, per {which} token": f"test loss, {which} tokens" for which in CLASSES}
+    said = {GAP: "training loss", f"{GAP}{FROM_FIRST}": "the same, momentum from the first gradient"}
+    said |= {f"{GAP}, per {which} token": f"test loss, {which} tokens" for which in CLASSES}
     rows = [row for row in tables["class_imbalance"] if row["quantity"] in said]
     return "Zipf exponent of the words", _lines(rows, lambda row: said[row["quantity"]], lambda row: str(row["zipf"]))
 

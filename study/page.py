@@ -16,7 +16,7 @@ from claims.checks import CLAIMS
 from runs.files import write_whole
 from runs.tables import markdown_table, read_table
 from study.plan import SOURCES, TUNED_ADAM
-from study.tables import ALL, CLASSES, COLUMNS, GAP, TUNED
+from study.tables import ALL, CLASSES, COLUMNS, FROM_FIRST, GAP, TUNED
 
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 DATA = {
@@ -194,7 +194,7 @@ def class_imbalance(tables: Tables) -> str:
     rows = tables["class_imbalance"]
     text = crossed(rows, "quantity", lambda row: f"Zipf exponent {row['zipf']}", "value")
     said = []
-    for whose in ("", *(f", per {which} token" for which in CLASSES)):
+    for whose in ("", FROM_FIRST, *(f", per {which} token" for which in CLASSES)):
         chosen = [row for row in rows if row["quantity"] == f"{GAP}{whose}"]
         if chosen:
             gaps = _listed(chosen, "value", lambda row: f"at exponent {row['zipf']}")

@@ -182,7 +182,8 @@ def _class_imbalance(size: Size) -> Iterator[Run]:
     """Generated translations whose words have Zipf exponents 0, .5 and 1: losses, and sharpness per class."""
     source = Source("machine_translation", None, 64, size.compared)
     for exponent in ("0", "0.5", "1"):
-        tuned = f"zipf{exponent}-convergence"
+        yield _convergence(f"zipf{exponent}-convergence", source, size, None, "SGD_AND_ADAM", ["--zipf", exponent])
+        tuned = f"zipf{exponent}-trainers"
         yield _convergence(tuned, source, size, None, "TRAINERS", ["--zipf", exponent])
         measured = ["--zipf", exponent, "--frequency_classes", "5", "--skip_search"]
         for optimizer in ("adam", TUNED_ADAM, "sgd"):

@@ -39,6 +39,7 @@ COLUMNS = {
 }
 ALL = "all"
 GAP = "loss of SGD less that of Adam"
+FROM_FIRST = ", momentum from the first gradient"  # as run_landscape.py trains; in the lists it starts from zero
 CLASSES = ("frequent", "rare")  # of tokens: the first and the last
 TUNED = f"translation-{TUNED_ADAM}"
 
@@ -203,6 +204,8 @@ class Study:
         for name in self._names("zipf*-convergence"):
             zipf, run = name.removeprefix("zipf").removesuffix("-convergence"), name.replace("convergence", "adam")
             yield dict(zipf=zipf) | self._quantity(GAP, self._gaps(name), of_numbers)
+            if self.has(trainers := f"zipf{zipf}-trainers"):
+                yield dict(zipf=zipf) | self._quantity(f"{GAP}{FROM_FIRST}", self._gaps(trainers), of_numbers)
             trained = [f"zipf{zipf}-{optimizer}" for optimizer in ("sgd", TUNED_ADAM)]
             if all(map(self.has, trained)):
                 for quantity, by_seed in self._class_gaps(*trained).items():

@@ -121,7 +121,7 @@ def test_axes_are_named_once_per_row_and_column():
 def test_a_log_axis_of_few_decades_has_more_than_one_number_on_it(high, ticks):
     figure, (ax,) = figure_of(1, 1, ["a"])
     ax.set(yscale="log", ylim=(0.09, high))
-    readable_decades(ax)
+    readable_decades(ax.yaxis)
     assert [text.get_text() for text in ax.get_yticklabels() if 0.09 <= text.get_position()[1] <= high][
         : len(ticks)
     ] == ticks
