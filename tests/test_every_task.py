@@ -28,6 +28,9 @@ from training.loop import Training, TrainingPlan
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 NAMES = [name for name in TASKS if name != "toy"]
+# One task of each kind; those left out load other data for the same kind of model and loss.
+KINDS = ["machine_translation", "masked_language_modeling", "autoregressive", "glue/rte", "image_classification"]
+OF_EACH_KIND = [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 ROOT = Path(run_landscape.__file__).parent
 SHARED_DATA = Path(os.environ.get("SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -56,7 +59,7 @@ def test_an_examples_loss_does_not_depend_on_its_company_or_padding(name):
                 torch.testing.assert_close(task.losses(task.model, wide), together, rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_same_seed_same_task_and_model_seed_moves_the_weights_alone(name):
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -71,7 +74,7 @@ def test_same_seed_same_task_and_model_seed_moves_the_weights_alone(name):
     assert first.model.training and {p.dtype for p in first.model.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_a_saved_model_is_a_model_to_start_from(name, tmp_path):
     length = {} if task_defaults(name).max_length is None else {"max_length": 48}
     task = toy(name, size=8, **length)
@@ -113,7 +116,7 @@ def test_a_model_is_tried_on_the_shortest_and_the_longest_example(name):
     assert [task.length(i) for i in range(30)] == lengths
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_tiny_is_the_same_every_time_and_small(name):
     task = toy(name)
     own = task.model
@@ -128,13 +131,7 @@ def test_tiny_is_the_same_every_time_and_small(name):
 ONE_STEP = ["--dataset", "toy", "--model", "toy", "--dataset_size", "8", "--batch_size", "8", "--num_epochs", "1"]
 
 
-# One task of each kind; those left out load other data for the same kind of model and loss.
-KINDS = ["machine_translation", "masked_language_modeling", "autoregressive", "glue/rte", "image_classification"]
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
-)
+@pytest.mark.parametrize("name", OF_EACH_KIND)
 def test_every_step_is_measured_on_every_task(name, tmp_path, monkeypatch):
     monkeypatch.setattr(run_landscape, "draw_all", lambda folder: [])  # the slow test draws them
     flags = ["--task", name, *ONE_STEP, "--test_batch_size", "4"]

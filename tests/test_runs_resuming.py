@@ -233,7 +233,7 @@ def test_the_row_that_ratios_are_to_must_stay(stopped, monkeypatch, capfd):
     answer = "the ratios in .* would be relative to two different rows, sgd and none"
     refused(["--resume", stopped, "--allow_changes"], answer, stopped, capfd)
     monkeypatch.setattr(tiny_run, "ROWS", [*tiny_run.ROWS, Algorithm("sgd", lr=0.1)])
-    answer = "would be to two different rows, sgd and lion"
+    answer = "would be relative to two different rows, sgd and lion"
     refused(["--resume", stopped, "--allow_changes", "--reference", "lion"], answer, stopped, capfd)
 
 
