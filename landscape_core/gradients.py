@@ -10,7 +10,7 @@ from torch import Tensor
 
 from curvature.borrowing import measuring, within_memory
 from curvature.direction import norm, numbers
-from curvature.objective import Batch, Objective, halves
+from curvature.objective import Batch, Objective, Params, halves
 from curvature.ranks import ALONE
 from landscape_core.rounding import single_examples
 
@@ -35,18 +35,28 @@ def _length(objective: Objective, batches: Sequence[Batch]) -> float:
     """Of several ranks one gets the gradient and tells the others its length."""
     ranks = objective.ranks
     has_it = ranks.owner(len(batches) - 1)
-    grads = _gradient(objective, batches, everywhere=False)
+    leaves, examples = _summed(objective, batches, everywhere=False)
 
     def length(rank: int) -> Tensor:
-        return torch.tensor(norm(grads) if rank == has_it else 0.0, dtype=torch.float64)
+        return torch.tensor(norm(_mean(leaves, examples)) if rank == has_it else 0.0, dtype=torch.float64)
 
     return ranks.rows(length, range(ranks.world))[has_it].item()
 
 
-def _gradient(objective: Objective, batches: Sequence[Batch], everywhere: bool = True) -> dict[str, Tensor]:
-    """everywhere: False: of several ranks only the one of the last micro-batch has it; the others get nothing."""
+def _gradient(objective: Objective, batches: Sequence[Batch]) -> dict[str, Tensor]:
+    return _mean(*_summed(objective, batches))
+
+
+def _mean(leaves: Params, examples: int) -> dict[str, Tensor]:
+    grads = {name: leaf.grad for name, leaf in leaves.items()}
+    return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in grads.items()}
+
+
+def _summed(objective: Objective, batches: Sequence[Batch], everywhere: bool = True) -> tuple[Params, int]:
+    """(parameters with the gradient of the summed loss as `.grad`, how many examples).
+
+    everywhere: False leaves it on one of several ranks, as `accumulate` does."""
     leaves = {name: p.detach().requires_grad_() for name, p in objective.params.items()}
-    ranks = objective.ranks
 
     @torch.enable_grad()
     def backward(part: Batch) -> Tensor:
@@ -58,11 +68,8 @@ def _gradient(objective: Objective, batches: Sequence[Batch], everywhere: bool =
         return torch.tensor(len(losses))
 
     parts = partial(halves, per_example=objective.per_example)
-    examples = int(ranks.accumulate(backward, batches, leaves.values(), parts, everywhere).sum())
-    if not everywhere and ranks.rank != ranks.owner(len(batches) - 1):
-        return {}
-    grads = {name: leaf.grad for name, leaf in leaves.items()}
-    return {name: torch.zeros_like(leaves[name]) if g is None else g / examples for name, g in grads.items()}
+    examples = int(objective.ranks.accumulate(backward, batches, leaves.values(), parts, everywhere).sum())
+    return leaves, examples
 
 
 def noise_share(direction: Mapping[str, Tensor], noisy: Mapping[str, Tensor]) -> float:

@@ -126,7 +126,7 @@ class LandscapeProbe:
         if self.reference is not None and self.reference not in {*self.rows, TRAINING}:
             raise ValueError(f"reference {reference!r} is not a row; the rows are {', '.join(self.rows)}")
         self.ranks = ranks
-        self.measures_here = all_ranks or ranks.world > 1 or rank() == 0
+        self.measures_here = all_ranks or ranks is not ALONE or rank() == 0
         self.updates = PseudoUpdates(self.params, self.rows, optimizer_device, at_least=torch.float32)
         self._observed: Observed | None = None
         self._directions: tuple[dict[str, Direction], dict[str, float], list[str]] | None = None  # of this update

@@ -161,7 +161,7 @@ def _watch(ranks: Connected, store: Any, processes: dict[int, str], done: thread
     while not done.wait(BEAT):
         if life.seconds_without() > STUCK:
             _end(f"rank {ranks.rank} of {ranks.world} has done nothing for {STUCK:.0f} seconds", again)
-        beats, still = beats + 1, life.seconds_still() if ranks.waits else 0.0  # in vain, then
+        beats, still = beats + 1, life.still if ranks.waits else 0.0  # in vain, then
         frozen = threading.Timer(
             SILENT, _end, ("the process of rank 0 does not answer", again, False, processes.get(0))
         )
@@ -221,26 +221,31 @@ def _name_of(process: int) -> str:
 
 class Progress:
     """Whether this process moves: it computes, it reads or writes a disk, or it waits for another rank. Ask every few
-    seconds: what happens in between is seen by its CPU time alone."""
+    seconds: what happens in between is seen by its CPU time alone.
+
+    still: seconds since it last computed, or read or wrote a disk, when it was last asked.
+    """
 
     def __init__(self, waits: Callable[[], bool], clock=time.monotonic, cpu_time: Callable[[], float] | None = None):
         cpu_time = cpu_time or _cpu_time_of_others
         self.waits, self.clock, self.cpu_time = waits, clock, cpu_time
-        self.waited_at = self.worked_at = clock()
-        self.cpu_then = cpu_time()
+        self.waited_at = self.worked_at = self.looked_at = clock()
+        self.cpu_then, self.still = cpu_time(), 0.0
 
-    def seconds_still(self) -> float:
-        """Seconds since it last computed, or read or wrote a disk."""
-        if self.cpu_time() - self.cpu_then > LEAST_WORK or _is_at_a_disk():
-            self.worked_at, self.cpu_then = self.clock(), self.cpu_time()
-        return self.clock() - self.worked_at
+    def _look(self) -> None:
+        now, cpu = self.clock(), self.cpu_time()
+        worked = cpu - self.cpu_then > LEAST_WORK * (now - self.looked_at) / STUCK
+        self.looked_at, self.cpu_then = now, cpu
+        if worked or _is_at_a_disk():
+            self.worked_at = now
+        self.still = now - self.worked_at
 
     def seconds_without(self) -> float:
         """Seconds since it last moved."""
-        still = self.seconds_still()
+        self._look()
         if self.waits():
             self.waited_at = self.clock()
-        return min(still, self.clock() - self.waited_at)
+        return min(self.still, self.clock() - self.waited_at)
 
 
 def _cpu_time_of_others() -> float:

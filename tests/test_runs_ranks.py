@@ -144,14 +144,15 @@ def test_a_rank_that_is_frozen_is_given_up_by_the_others(tmp_path, monkeypatch):
     assert "rank 1 of 3 does not answer" in said
 
 
+def wait_for_a_message_that_nobody_sends():
+    ranks = runs.ranks.current()
+    with ranks.waiting():
+        torch.distributed.recv(torch.zeros(1), (ranks.rank + 1) % ranks.world, tag=77)
+
+
 @pytest.mark.slow
 def test_ranks_that_wait_for_each_other_end(tmp_path, monkeypatch):
     shorter_waits(monkeypatch)
-
-    def wait_for_a_message_that_nobody_sends():
-        with runs.ranks.current().waiting():
-            torch.distributed.recv(torch.zeros(1), 0, tag=77)
-
     statuses, said, took, _ = ending(tmp_path, wait_for_a_message_that_nobody_sends)
     assert statuses == [1, 1, 1] and 3 < took < 60
     (line,) = [line for line in said.splitlines() if "stopped" in line]
@@ -196,14 +197,14 @@ def test_progress_is_computing_waiting_for_others_or_a_disk(monkeypatch):
     life = Progress(lambda: waits[0], lambda: now[0], lambda: cpu[0])
     now[0] = 30
     assert life.seconds_without() == 30
-    cpu[0] = 0.05  # the watch itself
-    assert life.seconds_without() == 30
+    now[0], cpu[0] = 32, 0.005  # the watch itself
+    assert life.seconds_without() == 32
     for sign, works in ((cpu, True), (waits, False), (disk, True)):
-        sign[0], still = 1.0, life.seconds_still()
-        assert life.seconds_without() == 0
+        sign[0], still = 1.0, life.still
+        assert life.seconds_without() == 0 and life.still == still * (not works)
         waits[0] = disk[0] = False
         now[0] += 7
-        assert life.seconds_without() == 7 and life.seconds_still() == 7 + still * (not works)
+        assert life.seconds_without() == 7 and life.still == 7 + still * (not works)
 
 
 def test_a_signal_that_is_passed_on_twice_counts_once(monkeypatch):
@@ -340,7 +341,7 @@ def test_twenty_kills_at_random_places_under_torchrun_leave_no_trace_in_the_tabl
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("what", ["raises", "is killed", "waits for ever", "is frozen"])
+@pytest.mark.parametrize("what", ["raises", "is killed", "waits for ever", "is frozen", "waits for the others"])
 def test_torchrun_and_all_ranks_end_within_a_minute(what, rank, alone, tmp_path):
     folder, mark = tmp_path / "run", tmp_path / "when"
     action = {
@@ -348,6 +349,7 @@ def test_torchrun_and_all_ranks_end_within_a_minute(what, rank, alone, tmp_path)
         "is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
         "waits for ever": lambda: time.sleep(1000),
         "is frozen": lambda: os.kill(os.getpid(), signal.SIGSTOP),
+        "waits for the others": wait_for_a_message_that_nobody_sends,
     }[what]
 
     def act():
