@@ -50,14 +50,15 @@ MADE: dict[str, Callable[[int], Task]] = {  # task of this script -> (examples) 
     "images_here": partial(resnet, side=64, hidden_sizes=[32, 64, 128, 256]),
 }  # fmt: skip
 TASK_FLAGS = {
-    "toy": "--task toy --dataset_size 32 --batch_size 32 --test_batch_size 32",
-    "T5": "--task translation_here --dataset_size 32 --batch_size 32 --test_batch_size 32",
-    "RoBERTa": "--task masked_here --dataset_size 32 --batch_size 32 --test_batch_size 32",
-    "ResNet-18": "--task images_here --dataset_size 32 --batch_size 32 --test_batch_size 32",
+    "toy": "--task toy --dataset_size 32",
+    "T5": "--task translation_here --dataset_size 32",
+    "RoBERTa": "--task masked_here --dataset_size 32",
+    "ResNet-18": "--task images_here --dataset_size 32",
 }
 SCRIPT_FLAGS = {
-    "landscape": "--num_epochs 1 --test_epochs 1 --num_sample_sharpness 1 --skip_search",
-    "convergence": "--num_epochs 1",
+    "landscape": "--batch_size 32 --test_batch_size 32 --num_epochs 1 --test_epochs 1 --sample_iterations 1 "
+    "--skip_search",
+    "convergence": "--batch_size 16 --num_epochs 1",
     "hessian": "--num_batches 1",
 }
 VARIANTS = {
@@ -78,10 +79,7 @@ def cases() -> dict[str, tuple[str, str]]:
         for task, flags in TASK_FLAGS.items():
             more = [f"--micro_batch_size 8 {flag}" for flag in OF_TOY.get(script, []) if task == "toy"]
             for variant in [*VARIANTS[script], *more]:
-                own = f"{flags} {every}"
-                if script == "hessian":
-                    own = own.split(" --test_batch_size")[0].split(" --batch_size")[0] + f" {every}"
-                found[f"{script}, {task}, {variant.replace('--', '')}"] = script, f"{own} {variant}"
+                found[f"{script}, {task}, {variant.replace('--', '')}"] = script, f"{flags} {every} {variant}"
     return found
 
 

@@ -133,7 +133,9 @@ def held_in_memory(task: Task, settings: argparse.Namespace, algorithms: Mapping
         Part("model at the start of each run", nbytes=model, device=device),
         Part("gradients", nbytes=size_of(params), device=device),
         Part(f"state of {largest}, the largest", nbytes=states[largest], device=device),
-        Part("copy of model and state for a checkpoint", nbytes=model + states[largest], device="cpu"),
+        Part(
+            "copy of model and state for a checkpoint", nbytes=model + states[largest], device="cpu", during="storing"
+        ),
     ]
 
 
@@ -151,4 +153,4 @@ def held_for_a_moment(
             optimizer.step()
             moments[f"a step of {label}"] = peak_bytes(optimizer.step, device)
     most = max(moments, key=moments.__getitem__)
-    return [Part(most, nbytes=moments[most], device=str(device))]
+    return [Part(most, nbytes=moments[most], device=str(device), during="training")]

@@ -43,7 +43,11 @@ from training.memory import (
 )
 from training.timing import trainable, trial_of
 
-TRAINING, MEASURING = "training", "measuring"  # what is held in one of them alone has its place at other times
+TRAINING, MEASURING, STORING = (
+    "training",
+    "measuring",
+    "storing",
+)  # what is held in one of them alone has its place at other times
 PRODUCTS, LIMIT = 30, 100  # with the Hessian, for its largest eigenvalue: what is usual, and at most
 CPU = "cpu"
 
@@ -71,7 +75,7 @@ def held_in_memory(task: Task, plan: Plan) -> list[Part]:
         mirrors = 0 if here == there else 2 * size  # parameters and gradients are copied there
         parts.append(Part(f"{of_states} states of {count} rows", nbytes=own_bytes + mirrors, device=there))
         stored = model + own + sum(states.values())
-        parts.append(Part("copy of all that for a checkpoint", nbytes=stored, device=CPU, during=TRAINING))
+        parts.append(Part("copy of all that for a checkpoint", nbytes=stored, device=CPU, during=STORING))
     parts.append(Part(f"{of_count} directions", nbytes=own_rows * size, device=there, during=MEASURING))
     if own_rows < count:
         others = min(AT_HAND, count) * size
