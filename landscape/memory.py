@@ -1,5 +1,4 @@
-"""How much memory run_landscape.py needs, found before it begins: everything that takes much is done once, on a copy of
-the model."""
+"""How much memory run_landscape.py needs: everything that takes much is done once, on a copy of the model."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -43,11 +42,7 @@ from training.memory import (
 )
 from training.timing import trainable, trial_of
 
-TRAINING, MEASURING, STORING = (
-    "training",
-    "measuring",
-    "storing",
-)  # what is held in one of them alone has its place at other times
+TRAINING, MEASURING, STORING = "training", "measuring", "storing"  # times; what is held in one leaves room in others
 PRODUCTS, LIMIT = 30, 100  # with the Hessian, for its largest eigenvalue: what is usual, and at most
 CPU = "cpu"
 
