@@ -19,8 +19,6 @@ AGREEMENT = 1 / 250  # of the depth of the curve; errors of the result were then
 NEAR_START = 0.01  # of the depth: so near the start loss, whether the loss exceeds it is evaluated
 PATIENCE = 6  # evaluations before the polynomial may be given up
 MISS = 0.02  # of the depth: at most this much may the believed interpolant have missed its latest two evaluations
-STEEP = 5  # depths: a polynomial that falls so far is misled by the slope at 0, whose scale is below the grid's
-NEAREST = 1, 2, 4  # places on the grid that are then evaluated first
 WORSE = 3  # times: how much worse it must have predicted
 
 
@@ -76,21 +74,15 @@ class SparseScan:
         known = np.isin(distances, [0.0, *self.evaluated])
         losses = np.array([self.evaluated.get(s, math.nan) for s in grid])
         losses[0] = self.start
-        before, misses, steep = (
-            None,
-            [],
-            False,
-        )  # the interpolants at the latest step; by how much each missed an evaluation
+        before, misses = None, []  # the interpolants at the latest step; by how much each missed an evaluation
         while True:
             above = [i for i in range(1, len(grid)) if known[i] and not losses[i] <= self.start]
             upper = min([len(grid) - 1, *(i + 1 for i in above)])
             curves = self._interpolants(distances, distances[upper])
-            depth = self.start - min(self.start, *losses[known & np.isfinite(losses)])  # of what was evaluated
-            if known.sum() > 2 and depth > 0:
-                steep = steep or self.start - min(curves[0][: upper + 1]) > STEEP * depth
-            best, second = self._two_best(misses, steep)
+            best, second = self._two_best(misses)
             curve = np.where(known, losses, curves[best])
             last = last_of_scan(curve[: upper + 1].tolist(), self.start)
+            depth = self.start - min(self.start, *losses[known & np.isfinite(losses)])  # of what was evaluated
             doubt = np.abs(curves[best] - curves[second])
             if before is not None:
                 doubt = np.maximum(doubt, np.abs(curves[best] - before[best]))
@@ -98,8 +90,6 @@ class SparseScan:
             missed = max((miss[best] for miss in misses[-2:]), default=0.0)
             settled = before is not None and depth > 0 and doubt.max() <= AGREEMENT * depth and missed <= MISS * depth
             place = self._next(distances, curve, known, doubt, settled, depth, last, upper)
-            if steep and place is not None:
-                place = next((i for i in NEAREST if i <= last and not known[i]), place)
             if place is None:
                 return [ScanPoint(grid[i], float(curve[i]), bool(known[i])) for i in range(last + 1)]
             losses[place] = self.evaluated[grid[place]] = self.loss_at(grid[place])
@@ -121,10 +111,10 @@ class SparseScan:
             np.array([_piecewise(s, self.taylor[:1], near, width=3) for s in distances]),
         ]
 
-    def _two_best(self, misses: list[list[float]], steep: bool) -> tuple[int, int]:
+    def _two_best(self, misses: list[list[float]]) -> tuple[int, int]:
         """Which interpolant to believe, and which to doubt it by."""
         if len(misses) + 1 < PATIENCE:
-            return (2, 3) if steep else (0, 1)
+            return 0, 1
         polynomial, _, plain, _ = np.max(misses[-2:], axis=0)
         return (2, 3) if polynomial > WORSE * plain else (0, 1)
 

@@ -59,15 +59,6 @@ def test_a_sparse_scan_is_within_a_percent_of_the_depth(name):
     assert len(asked) == len(set(asked)) == sum(p.evaluated for p in sparse[1:])
 
 
-@pytest.mark.parametrize("rate", [2, 4, 8])
-def test_a_fall_below_the_scale_of_the_grid_costs_few_evaluations(rate):
-    def f(s):
-        return 1 - 0.8 * (1 - math.exp(-rate * s)) + 0.3 * ((s - 12) / 20) ** 2
-
-    sparse, full, asked = scan_both(f, -0.8 * rate - 0.018, 0.05, grid=[float(i) for i in range(21)])
-    assert error(sparse, full) < 0.01 and len(asked) <= 10  # 12 while the slope at 0 is trusted
-
-
 def test_smooth_curves_need_few_evaluations():
     counts = {name: len(scan_both(f, *(derivatives(f)))[2]) for name, (f, _, _) in CURVES.items()}
     assert counts["a parabola"] == 3 and counts["a quintic"] <= 5
