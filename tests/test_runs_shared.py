@@ -291,7 +291,7 @@ def test_processes_killed_at_random_moments_leave_a_run_that_ends_in_the_same_by
                     kills += 1
             statuses = ended(processes)
             assert set(statuses) <= {0, -KILL}, said(log)
-            if "finished" in read_config(run) and 0 in statuses:
+            if set(statuses) == {0}:  # one killed while it cleaned up leaves that to the next
                 break
             words = ["--resume", run]
         assert_complete(run, alone(script, arguments), log)
