@@ -8,6 +8,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ def processor() -> str:
 
 # a folder a machine, such as results/intel-xeon-processor-2-50ghz
 RESULTS = Path(__file__).parent / "results" / re.sub(r"(\(r\)|[^a-z0-9])+", "-", processor().lower()).strip("-")
+
+
+def require(modules: dict[str, str], command: str) -> None:
+    """End with status 2 and one line if one of these modules (name -> what to install) is not there."""
+    absent = [package for name, package in modules.items() if find_spec(name) is None]
+    if absent:
+        print(f"{command} compares with packages that are not installed; pip install --no-deps {' '.join(absent)}",
+              file=sys.stderr)  # fmt: skip
+        raise SystemExit(2)
 
 
 def start(threads: int) -> None:

@@ -25,7 +25,7 @@ import statistics
 
 import torch
 
-from benchmarks._machine import RESULTS, machine, start, timed
+from benchmarks._machine import RESULTS, machine, require, start, timed
 from hessian.blocks import block_curvatures
 
 SELECTIONS = {
@@ -151,6 +151,14 @@ class Logits(torch.nn.Module):
         return self.model(inputs).logits
 
 
+OTHERS_NEED = {
+    "curvlinops": "curvlinops-for-pytorch",
+    "pyhessian": "pyhessian",
+    "einops": "einops",
+    "einconv": "einconv",
+    "linear_operator": "linear-operator",
+    "scipy": "scipy",
+}
 OTHERS = {"paper": paper, "PyHessian": pyhessian, "curvlinops + eigsh": curvlinops_eigsh}
 OURS = ("ours", "ours, loose tolerance")
 
@@ -214,6 +222,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=32, help="tokens per example")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
+    require(OTHERS_NEED, "benchmarks.hessian")
     start(args.threads)
 
     problem = Problem(args.batch_size, args.length)

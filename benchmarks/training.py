@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from benchmarks._machine import RESULTS, processor
+from benchmarks._machine import RESULTS, processor, require
 from runs.machine import prepare_machine
 from tasks import Task, load_task
 from training.loop import ORDER, Training, TrainingPlan, random_stream
@@ -200,6 +200,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="repetitions; the table takes medians")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
+    require({"accelerate": "accelerate"}, "benchmarks.training")
     torch.set_num_threads(args.threads)
     transformers.logging.set_verbosity_error()
     prepare_machine()
