@@ -39,8 +39,8 @@ def require(modules: dict[str, str], command: str) -> None:
     """End with status 2 and one line if one of these modules (name -> what to install) is not there."""
     absent = [package for name, package in modules.items() if find_spec(name) is None]
     if absent:
-        print(f"{command} compares with packages that are not installed; pip install --no-deps {' '.join(absent)}",
-              file=sys.stderr)  # fmt: skip
+        install = f"pip install --no-deps {' '.join(absent)}"
+        print(f"{command} compares with packages that are not installed; {install}", file=sys.stderr)
         raise SystemExit(2)
 
 

@@ -1,4 +1,4 @@
-"""`python -m study.tables output/study --output_dir docs/study`: the study's folders in eight small tables.
+"""`python -m study.tables output/study --output_dir docs/study`: the study's folders in small tables.
 
 Each number is a mean over the seeds, with its 95 % interval (`low`, `high`; empty for one seed): Student's t over one
 number per seed, of logarithms where the numbers are ratios. A part of the study that was not run gives no rows.
