@@ -214,7 +214,7 @@ class Training:
 
 
 def seed_generators(seed: int, device: torch.device) -> None:
-    """As `torch.manual_seed`, for a model on `device`. On a CPU alone, that one spends its time on formatting the stack."""
+    """As `torch.manual_seed`, for a model on `device`. On a CPU alone that one is slow: it formats the call stack."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
