@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -23,13 +23,16 @@ def refusing(task: str) -> Iterator[None]:
     Memory that runs out stays what it is, and so does what both routes would get wrong."""
     try:
         yield
-    except (NotTraceable, OutOfDate):
-        raise
     except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [""])[0]
-        raise NotTraceable(f"{task} failed: {type(error).__name__}: {reason}") from error
+        refuse(task, error)
+
+
+def refuse(task: str, error: Exception) -> NoReturn:
+    """As `refusing`, for an error that is caught already."""
+    if isinstance(error, (NotTraceable, OutOfDate)) or is_out_of_memory(error):
+        raise error
+    reason = (str(error).splitlines() or [""])[0]
+    raise NotTraceable(f"{task} failed: {type(error).__name__}: {reason}") from error
 
 
 class Slot:
@@ -113,14 +116,16 @@ class Operation:
 
         An operation that no tangent reaches is skipped, as where a part of a direction is pushed."""
         inputs = list(map(tangents.get, self.slots)) if self.flat else nested(tangents.get, self.slots)
-        moving = [dx for dx in flatten(inputs) if dx is not None]
+        moving = [dx for dx in (inputs if self.flat else flatten(inputs)) if dx is not None]
         if not moving:
             return None
         if not self.flat:  # what takes a list, such as `cat`, takes all of it
             still = moving[0].new_zeros(())
             inputs = nested(lambda dx, s: still.expand(s.shape) if s and dx is None else dx, inputs, self.slots)
-        with refusing(f"the rule of {self.func}"):
+        try:
             dys, bend = self.rule.push(self, inputs)
+        except Exception as error:  # not `refusing`, which costs as much as a small operation
+            refuse(f"the rule of {self.func}", error)
         if isinstance(dys, Tensor):
             tangents[self.outputs[0]] = dys
         else:

@@ -6,8 +6,8 @@ Matrices and images take two products per direction instead of three. With the o
 
 so that da db, which the bend needs, and the product on the left give dy. Rounding puts dy off by about
 eps (|a| |b| / t + |da| |b| + |a| |db| + t |da| |db|), |.| the Euclidean norm; the two terms in the middle are those of
-three products. With t = sqrt(|a| |b| / (|da| |db|)) the outer two are together at most as large as the inner two,
-whatever the four norms are. So `step_sizes` takes that t, per operation and direction, as a power of two.
+three products. With t = |b| / |db| the outer two equal the inner two, whatever the four norms are. So they do with
+t = |a| / |da|. `step_sizes` takes the one of the smaller factor, per operation and direction, as a power of two.
 """
 
 import math
@@ -19,6 +19,7 @@ from torch import Tensor
 from curvature.operation import Operation, inner, per_channel
 
 LARGEST_POWER = 60  # of two, for t: the square of 2^60 is a float32
+TINY = 2.0**-1000  # in place of a norm of zero
 
 
 def push_product(op: Operation, tangents: list):
@@ -42,14 +43,21 @@ def prepare_convolution(op: Operation, _adjoint: Tensor) -> float | Tensor | Non
 
 
 def prepare_two_products(op: Operation, a: Tensor, b: Tensor, bias: Tensor | None = None) -> float | Tensor | None:
-    """|a| |b|. A bias longer than that would drown a b in the kept output: the output is forgotten then, so that three
-    products are taken."""
+    """The norm of the smaller factor. A bias longer than |a| |b| would drown a b in the kept output: the output is
+    forgotten then, so that three products are taken."""
     if not op.results:
         return None
-    y, size = op.results[0], norm(a) * norm(b)
+    small = smaller(a, b)
+    size = norm(small)
     if bias is not None:
-        op.drops_results = norm(bias) * math.sqrt(y.numel() / max(bias.numel(), 1)) > size
+        copies = op.results[0].numel() / max(bias.numel(), 1)
+        op.drops_results = norm(bias) * math.sqrt(copies) > size * norm(b if small is a else a)
     return size
+
+
+def smaller(a: Tensor, b: Tensor) -> Tensor:
+    """The factor with fewer elements, b if they are equal: its norm is read from memory faster."""
+    return a if a.numel() < b.numel() else b
 
 
 def push_matmul(op: Operation, tangents: list):
@@ -62,7 +70,7 @@ def push_matmul(op: Operation, tangents: list):
     if da is None or db is None:
         dy, bend = a @ db if da is None else da @ b, None
     elif op.results:
-        (t, inverse, square), dadb = step_sizes(op.prepared, da, db), da @ db
+        (t, inverse, square), dadb = step_sizes(op.prepared, smaller(da, db)), da @ db
         bend = inner(op.adjoints[0], dadb)
         known = add_multiple_(dadb, op.results[0], square)  # da db + y / t^2
         dy = subtract_from_product(known, t, add_multiple(da, a, inverse), add_multiple(b, db, t))
@@ -86,7 +94,7 @@ def push_convolution(op: Operation, tangents: list):
     bend = inner(op.adjoints[0], dxdw)
     if not op.results:
         return op.run([dx, w, None, *rest]) + op.run([x, dw, dbias, *rest]), bend
-    t, inverse, square = step_sizes(op.prepared, dx, dw)
+    t, inverse, square = step_sizes(op.prepared, smaller(dx, dw))
     known = add_multiple_(dxdw, op.results[0], square)
     shift = None if bias is None else bias * inverse  # the bias is in both terms of the difference
     moved = op.run([add_multiple(dx, x, inverse), add_multiple(w, dw, t), shift, *rest])
@@ -113,27 +121,23 @@ def norm(x: Tensor) -> float | Tensor:
     return length.item() if is_free_to_read(x) else length.double()
 
 
-def step_sizes(size: float | Tensor, da: Tensor, db: Tensor) -> Sequence[float | Tensor]:
-    """(t, 1 / t, 1 / t^2), t = sqrt(size / (|da| |db|)) rounded to a power of two: multiplying by it is exact."""
-    if isinstance(size, Tensor) or not is_free_to_read(da):
-        return _step_sizes_unread(size, da, db)
-    moved = norm(da) * norm(db)
+def step_sizes(size: float | Tensor, db: Tensor) -> Sequence[float | Tensor]:
+    """(t, 1 / t, 1 / t^2), t = size / |db| rounded to a power of two: multiplying by it is exact."""
+    if isinstance(size, Tensor) or not is_free_to_read(db):
+        return _step_sizes_unread(size, db)
+    moved = norm(db)
     if not (math.isfinite(size) and math.isfinite(moved)):
         return 1.0, 1.0, 1.0
-    if size and moved:
-        power = round((math.log2(size) - math.log2(moved)) / 2)
-    else:
-        power = LARGEST_POWER if size else -LARGEST_POWER
-    t = 2.0 ** max(-LARGEST_POWER, min(power, LARGEST_POWER))
+    power = math.log2(size or TINY) - math.log2(moved or TINY)
+    t = 2.0 ** max(-LARGEST_POWER, min(round(power), LARGEST_POWER))
     return t, 1 / t, 1 / t**2
 
 
-def _step_sizes_unread(size: float | Tensor, da: Tensor, db: Tensor) -> Sequence[Tensor]:
-    """As `step_sizes`, in few kernels. The roots keep the product of two norms within float32."""
-    root = (size.sqrt() if isinstance(size, Tensor) else torch.tensor(size).double().sqrt()).to(da.device, da.dtype)
-    moved = torch.linalg.vector_norm(da).sqrt() * torch.linalg.vector_norm(db).sqrt()
-    power = torch.log2(root / moved).round().clamp(-LARGEST_POWER, LARGEST_POWER).nan_to_num()
-    t, _, inverse, square = torch.exp2(power.unsqueeze(-1) * _exponents(root)).unbind(-1)
+def _step_sizes_unread(size: float | Tensor, db: Tensor) -> Sequence[Tensor]:
+    """As `step_sizes`, in few kernels."""
+    size = (size if isinstance(size, Tensor) else torch.tensor(size)).to(db.device, db.dtype)
+    power = torch.log2(size / torch.linalg.vector_norm(db)).round().clamp(-LARGEST_POWER, LARGEST_POWER).nan_to_num()
+    t, _, inverse, square = torch.exp2(power.unsqueeze(-1) * _exponents(size)).unbind(-1)
     return t, inverse, square
 
 
