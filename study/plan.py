@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ PAPER_RATE = "2e-3"  # of Adam, Pan & Li, OPT 2022, table 2
 TUNED_ADAM = "adam_tuned"  # a trajectory of Adam at the rate that was chosen here
 FINE_TUNED = ("snli", "imdb")
 TOY = ("--model", "toy")
+ON_FEW = ("SGD_AND_ADAM", "FINE_TUNING", "MODERN", "SWEPT")  # lists whose trajectories are short
 HALF_DECADES = (0.1, 0.316, 1.0, 3.16, 10.0)
 
 
@@ -57,6 +59,7 @@ class Size:
     pretraining_batch: int
     grid: Sequence[float]  # of learning rates, as factors of the list's
     seeds: Sequence[int]
+    readme: Sequence[str]  # flags of README's two runs
 
 
 FULL = Size(
@@ -76,6 +79,7 @@ FULL = Size(
     pretraining_batch=32,
     grid=HALF_DECADES,
     seeds=(0, 1, 2),
+    readme=(),
 )
 SMALL = Size(
     examples=16,
@@ -94,6 +98,7 @@ SMALL = Size(
     pretraining_batch=8,
     grid=(1.0,),
     seeds=(0, 1),
+    readme=("--dataset_size", "16", "--batch_size", "8"),
 )
 
 
@@ -121,6 +126,8 @@ def runs(size: Size, data: Path | None, encoder: str | None = None) -> Iterator[
     if "translation" in sources:
         yield from _batch_sizes(size, data)
         yield _landscape("scaling", SOURCES["translation"], size, data, "PARAMETER_SCALING", ["--lr", "3e-3"])
+        yield from _since(size, data)
+    yield from _generated(size)
     if {"masked", *FINE_TUNED} <= sources.keys():
         yield from _encoders(size, data)
         yield from _fine_tuned(size, data, FINE_TUNED, OWN)
@@ -216,6 +223,26 @@ def _fine_tuned(
             yield _landscape(measured, SOURCES[name], size, data, rows, ["--skip_search"], tuned, optimizer, model)
 
 
+def _since(size: Size, data: Path | None) -> Iterator[Run]:
+    """Optimizers that came after the papers: losses at tuned rates, and their steps along Adam's run. Clip fractions."""
+    source = SOURCES["translation"]
+    yield _convergence("modern-convergence", source, size, data, "MODERN")
+    shared = ["--skip_search", "--lr", PAPER_RATE]
+    yield _landscape("modern-adam", source, size, data, "MODERN", [*shared, "--top_eigenvalues"])
+    yield _landscape("clip_sweep", source, size, data, "SWEPT", [*shared, "--clip_sweep"])
+
+
+def _generated(size: Size) -> Iterator[Run]:
+    """README's runs, and the curvature of Adam's and of Muon's own steps as Wang et al. (arXiv:2606.04662) compare it:
+    on generated words with three Zipf exponents."""
+    yield Run("readme-landscape", "run_landscape.py", _constant(size.readme))
+    yield Run("readme-convergence", "run_convergence.py", _constant(size.readme))
+    source = Source("machine_translation", None, 64, size.compared)
+    for exponent, optimizer in itertools.product(("0", "0.5", "1"), ("adam", "muon_adamw")):
+        own = ["--zipf", exponent, "--skip_search", "--train_optimizer", optimizer, "--lr", "1e-2"]
+        yield _landscape(f"own_step{exponent}-{optimizer}", source, size, None, "SGD_AND_ADAM", own)
+
+
 # ---- command lines -------------------------------------------------------------------------------------------------
 
 
@@ -248,7 +275,7 @@ def _landscape(
     model: Model = toy,
 ) -> Run:
     """`tuned`: the run whose chosen rate of `optimizer` this one trains with, unless the paper gives one."""
-    examples = min(size.compared if rows in ("SGD_AND_ADAM", "FINE_TUNING") else size.examples, source.examples)
+    examples = min(size.compared if rows in ON_FEW else size.examples, source.examples)
     flags = [
         *_task(source, data, examples), "--batch_size", str(examples // size.batches), "--num_epochs", str(size.epochs),
         "--test_epochs", *map(str, size.test_epochs), "--num_sample_sharpness", str(size.points),
