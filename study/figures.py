@@ -15,7 +15,8 @@ from figures.style import PALETTE, RC, Style, key, new_figure, readable_decades,
 from runs.config import described
 from runs.files import write_whole
 from study.lists import WORKSHOP
-from study.page import DATA, Tables, read
+from study.markdown import DATA, Tables
+from study.page import read
 from study.plan import SOURCES, TUNED_ADAM
 from study.tables import CLASSES, FROM_FIRST, GAP
 from torch_optimizer.rows import labeled

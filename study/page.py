@@ -1,36 +1,26 @@
-"""`python -m study.page docs/study`: the part of docs/results.md that follows from the study's tables, as Markdown.
+"""`python -m study.page docs/study`: the parts of docs/results.md that follow from the study's tables, as Markdown.
 
-`--into docs/results.md` puts it between that page's two marks. Every number is a cell of docs/study/*.csv, rounded to
-three digits, or a count of rows.
+`--into docs/results.md` puts each between its two marks on that page. Every number is a cell of docs/study/*.csv,
+rounded to three digits, or a count of rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from claims.checks import CLAIMS
 from runs.files import write_whole
 from runs.tables import markdown_table, read_table
-from study.plan import SOURCES, TUNED_ADAM
+from study.beyond_page import beyond
+from study.markdown import DATA, RUNS, Tables, crossed, listed, number, spread
+from study.plan import SOURCES
 from study.tables import ALL, CLASSES, COLUMNS, FROM_FIRST, GAP, TUNED
 
-BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
-DATA = {
-    "translation": "Tatoeba",
-    "snli": "SNLI",
-    "masked": "IMDb, masked words",
-    "imdb": "IMDb",
-    "cifar10": "CIFAR-10",
-    TUNED: "Tatoeba, tuned",
-    ALL: "all",
-}
-RUNS = {"adam": "Adam's run", TUNED_ADAM: "Adam's tuned run", "sgd": "SGD's run"}
 SAID = "SGD's loss less Adam's"
-Tables = dict[str, list[dict[str, Any]]]
 
 
 def main() -> int:
@@ -38,11 +28,11 @@ def main() -> int:
     parser.add_argument("tables", type=Path, nargs="?", default=Path("docs/study"))
     parser.add_argument("--into", type=Path, metavar="FILE", help="replace the part between the marks of this page")
     settings = parser.parse_args()
-    text = page(read(settings.tables))
+    tables = read(settings.tables)
     if settings.into is None:
-        print(text)
+        print("\n\n".join(part(tables) for part in PARTS.values()))
     else:
-        write_whole(settings.into, replaced(settings.into.read_text(), text))
+        write_whole(settings.into, replaced(settings.into.read_text(), tables))
     return 0
 
 
@@ -50,13 +40,21 @@ def read(folder: Path) -> Tables:
     return {name: read_table(folder / f"{name}.csv") for name in COLUMNS}
 
 
-def replaced(document: str, text: str) -> str:
-    """The document with `text` between its marks."""
-    before, _, rest = document.partition(BEGIN)
-    _, mark, after = rest.partition(END)
-    if not mark:
-        raise ValueError(f"the page has no {BEGIN} with {END} after it")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+def replaced(document: str, tables: Tables) -> str:
+    """The document with each part of PARTS between its marks."""
+    for name, part in PARTS.items():
+        begin, end = marks(name)
+        before, _, rest = document.partition(begin)
+        _, mark, after = rest.partition(end)
+        if not mark:
+            raise ValueError(f"the page has no {begin} with {end} after it")
+        document = f"{before}{begin}\n{part(tables)}\n{end}{after}"
+    return document
+
+
+def marks(name: str) -> tuple[str, str]:
+    """Where a part of the page begins and ends."""
+    return f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
 
 
 def page(tables: Tables) -> str:
@@ -186,7 +184,7 @@ def _gap_sentence(rows: Sequence[dict[str, Any]], equal: str) -> str:
     same = [row for row in rows if row["equal"] == equal]
     if not same:
         return ""
-    gaps = _listed(same, "gap", lambda row: f"at batch size {row['batch_size']}")
+    gaps = listed(same, "gap", lambda row: f"at batch size {row['batch_size']}")
     return f"At equally many {equal} {SAID} is {gaps}."
 
 
@@ -197,7 +195,7 @@ def class_imbalance(tables: Tables) -> str:
     for whose in ("", FROM_FIRST, *(f", per {which} token" for which in CLASSES)):
         chosen = [row for row in rows if row["quantity"] == f"{GAP}{whose}"]
         if chosen:
-            gaps = _listed(chosen, "value", lambda row: f"at exponent {row['zipf']}")
+            gaps = listed(chosen, "value", lambda row: f"at exponent {row['zipf']}")
             said.append(f"{SAID}{whose}{whose and ','} is {gaps}.")
     return f"### (b) Class imbalance\n\n{text}\n\n{' '.join(said)}"
 
@@ -218,7 +216,7 @@ def pretraining(tables: Tables) -> str:
     rows = tables["pretraining"]
     text = crossed(rows, "quantity", lambda row: f"{DATA[row['data']]}, {row['start']}", "value")
     gaps = [row for row in rows if row["quantity"] == GAP]
-    said = _listed(gaps, "value", lambda row: f"on {DATA[row['data']]} from {row['start']} weights")
+    said = listed(gaps, "value", lambda row: f"on {DATA[row['data']]} from {row['start']} weights")
     return f"### (d) Pretrained against fresh weights\n\n{text}\n\n{SAID} is {said}."
 
 
@@ -234,38 +232,7 @@ def batches_compared(tables: Tables) -> str:
     )
 
 
-def _listed(rows: Sequence[dict[str, Any]], value: str, where: Callable[[dict], str]) -> str:
-    return ", ".join(f"{number(row[value])} {where(row)}" for row in rows)
-
-
-# ---- Markdown --------------------------------------------------------------------------------------------------------
-
-
-def crossed(rows: Sequence[dict[str, Any]], down: str, across: Callable[[dict], str], value: str) -> str:
-    """A table with a line per value of the column `down` and a column per name that `across` gives."""
-    cells = {(str(row[down]), across(row)): spread(row, value) for row in rows}
-    lines = list(dict.fromkeys(line for line, _ in cells))
-    columns = list(dict.fromkeys(column for _, column in cells))
-    return markdown_table(
-        [down.replace("_", " "), *columns], [[_code(n), *(cells.get((n, c), "") for c in columns)] for n in lines]
-    )
-
-
-def _code(name: str) -> str:
-    return name if " " in name.replace(", ", "") or name.isdigit() else f"`{name}`"
-
-
-def spread(row: dict[str, Any], value: str) -> str:
-    """A mean and its interval."""
-    if row[value] is None:
-        return "diverged"
-    interval = "" if row["low"] is None else f" ({number(row['low'])} to {number(row['high'])})"
-    return f"{number(row[value])}{interval}"
-
-
-def number(value: float | None) -> str:
-    """Three digits. A loss that is missing belongs to runs that diverged from every seed."""
-    return "diverged" if value is None else f"{value:.3g}"
+PARTS: Mapping[str, Callable[[Tables], str]] = {"study": page, "beyond": beyond}  # the marks' names
 
 
 if __name__ == "__main__":

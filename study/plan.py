@@ -224,7 +224,7 @@ def _fine_tuned(
 
 
 def _since(size: Size, data: Path | None) -> Iterator[Run]:
-    """Optimizers that came after the papers: losses at tuned rates, and their steps along Adam's run. Clip fractions."""
+    """Optimizers since the papers: losses at tuned rates, and their steps along Adam's run. Clip fractions."""
     source = SOURCES["translation"]
     yield _convergence("modern-convergence", source, size, data, "MODERN")
     shared = ["--skip_search", "--lr", PAPER_RATE]

@@ -11,19 +11,18 @@ import math
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from claims import check
 from claims.convergence import final_losses
 from claims.folder import read_folder
-from runs.config import is_finished
-from runs.intervals import mean_and_interval
 from runs.tables import TEST, Table, on_batch, read_table
+from study.beyond import BEYOND, Beyond
+from study.means import INTERVAL, finished, of_numbers, of_ratios
 from study.plan import SOURCES, TUNED_ADAM
 
-INTERVAL = ["low", "high", "seeds"]
 COLUMNS = {
     "claims": ["claim", "data", "paper", "holds", "of", "low", "high", "seeds", "effect", "effect_low", "effect_high"],
     "exceptions": ["claim", "exception"],
@@ -36,6 +35,7 @@ COLUMNS = {
     "parameter_scaling": ["algorithm", "epoch", "ratio", *INTERVAL],
     "pretraining": ["data", "start", "quantity", "value", *INTERVAL],
     "batches_compared": ["trajectory", "epoch", "algorithm", "train_over_test", *INTERVAL],
+    **BEYOND,
 }
 ALL = "all"
 GAP = "loss of SGD less that of Adam"
@@ -58,28 +58,6 @@ def main() -> int:
         table.save()
         print(f"{settings.output_dir / name}.csv: {len(table.rows)} rows")
     return 0
-
-
-def of_ratios(values: Sequence[float]) -> dict[str, Any]:
-    """Geometric mean with interval; the arithmetic one where a number is not positive."""
-    return over_seeds(values, by_factors=True)
-
-
-def of_numbers(values: Sequence[float]) -> dict[str, Any]:
-    """Arithmetic mean with interval."""
-    return over_seeds(values, by_factors=False)
-
-
-def over_seeds(values: Sequence[float], by_factors: bool) -> dict[str, Any]:
-    """The cells of one number per seed; empty where every seed diverged."""
-    mean, interval, _ = mean_and_interval(values, by_factors) if values else (None, None, None)
-    low, high = interval or (None, None)
-    return {"mean": mean, "low": low, "high": high, "seeds": len(values)}
-
-
-def _finished(losses: Mapping[int, float]) -> list[float]:
-    """Of the seeds that did not diverge."""
-    return [loss for loss in losses.values() if loss < math.inf]
 
 
 def _mean(rows: Sequence[dict], column: str, algorithm: str | None = None) -> float:
@@ -111,15 +89,8 @@ def _scanned_pairs(folder: Path) -> Iterator[tuple[bool, bool, bool]]:
                 yield a["sharpness"] < b["sharpness"], further, low_a < low_b
 
 
-class Study:
+class Study(Beyond):
     """The finished folders of a study. Every method yields the rows of the table that it is called after."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def has(self, name: str) -> bool:
-        """Whether this run is complete."""
-        return is_finished(self.folder / name)
 
     def claims(self) -> Iterator[dict]:
         """Each claim on each data set, and on all of them together."""
@@ -180,10 +151,9 @@ class Study:
             if self.has(name):
                 rates = {row["algorithm"]: row["lr"] for row in read_table(self.folder / name / "summary.csv")}
                 for label, by_seed in final_losses(read_folder(self.folder / name)).items():
-                    finished = _finished(by_seed)
-                    numbers = of_numbers(finished)
+                    numbers = of_numbers(known := finished(by_seed))
                     numbers["loss"] = numbers.pop("mean")
-                    lost = len(by_seed) - len(finished)
+                    lost = len(by_seed) - len(known)
                     yield dict(data=data, algorithm=label, lr=rates[label], diverged=lost) | numbers
 
     def batch_sizes(self) -> Iterator[dict]:
@@ -227,7 +197,7 @@ class Study:
                     yield dict(data=data, start=start) | gap
                     losses = final_losses(read_folder(self.folder / name))
                     for label in ("sgd", "adam"):
-                        loss = self._quantity(f"loss of {label}", _finished(losses[label]), of_numbers)
+                        loss = self._quantity(f"loss of {label}", finished(losses[label]), of_numbers)
                         yield dict(data=data, start=start) | loss
                 if self.has(run):
                     for row in self._seed_means(run):
@@ -282,7 +252,7 @@ class Study:
         losses = final_losses(read_folder(self.folder / name))
         numbers = of_numbers(self._gaps(name))
         numbers["gap"] = numbers.pop("mean")
-        return {label: of_numbers(_finished(losses[label]))["mean"] for label in ("sgd", "adam")} | numbers
+        return {label: of_numbers(finished(losses[label]))["mean"] for label in ("sgd", "adam")} | numbers
 
     def _class_gaps(self, by_sgd: str, by_adam: str) -> dict[str, list[float]]:
         """Loss per token along SGD's trajectory less that along Adam's, on the test batch: a number per seed."""

@@ -1,9 +1,7 @@
 """The study's runs are command lines that the scripts accept, and its tables follow from the folders."""
 
-import csv
 import itertools
 import math
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +18,6 @@ from runs.tables import Table, read_table
 from study import __main__ as runner
 from study import lists
 from study.encoders import fresh_copy
-from study.page import page, read, replaced
 from study.plan import FULL, SMALL, SOURCES, chosen_rate, missing, runs
 from study.tables import Study, of_numbers, of_ratios
 from tasks import load_task
@@ -63,11 +60,15 @@ def test_every_run_is_a_command_line_that_its_script_takes(size, data, tmp_path)
             tuned(study / run.name, sgd=0.5, adam=0.25)
             (study / run.name / "model" / "seed0-0-adam").mkdir(parents=True)
         settings = PARSERS[run.script]().parse_args(run.flags(study))
+        if run.name.startswith("readme"):  # README's commands
+            assert size is SMALL or run.flags(study) == []
+            continue
         assert run.name not in made and settings.model == "toy" or Path(settings.model).is_dir()
         made.add(run.name)
         if run.script == "run_landscape.py" and run.name != "scaling":
             rates = {"adam": 0.25 if run.name.endswith("adam_tuned") else 2e-3, "sgd": 0.5}
-            assert settings.lr == rates[settings.train_optimizer]
+            own = run.name.startswith("own_step")
+            assert settings.lr == (1e-2 if own else rates[settings.train_optimizer])
         if run.script != "run_hessian.py":
             file, name = settings.algorithm_list.split(":")
             assert file == "study/lists.py" and getattr(lists, name)[0].name in ("sgd", "adam")
@@ -274,55 +275,3 @@ def test_the_small_study_runs_whole_and_fills_every_table(tmp_path):
     assert made == {run.name for run in runs(SMALL, None)}
     empty = [path.stem for path in (tmp_path / "tables").glob("*.csv") if not read_table(path)]
     assert empty == []
-
-
-# ---- docs/results.md ------------------------------------------------------------------------------------------------
-
-
-def test_the_page_holds_what_follows_from_the_stored_tables():
-    document = (ROOT / "docs/results.md").read_text()
-    assert replaced(document, page(read(ROOT / "docs/study"))) == document
-
-
-def test_sentences_of_the_page_are_those_of_the_tables_cells():
-    """Each count of the page's sentences, taken from the CSV files by another route."""
-    text = (ROOT / "docs/results.md").read_text()
-
-    def cells(name):
-        with (ROOT / "docs/study" / f"{name}.csv").open() as file:
-            return list(csv.DictReader(file))
-
-    for row in cells("claims"):
-        if row["data"] == "all":
-            assert re.search(rf" in {row['holds']} of {row['of']} comparisons", text), row["claim"]
-    names = ("pairs", "flatter", "predicted_further", "fell_further", "as_predicted")
-    pairs, flatter, predicted, fell, agree = (sum(int(row[name]) for row in cells("scans")) for name in names)
-    assert f"Of {pairs} clipped steps {flatter} are flatter than their partner's, and {predicted} should" in text
-    assert f"{fell} do along the scan. In {agree} of {pairs} pairs scan and model agree." in text
-    for row in cells("class_imbalance"):
-        begin, gap, whose = row["quantity"].rpartition("loss of SGD less that of Adam")
-        if gap and not begin:
-            said = rf"less Adam's{whose}{',' * bool(whose)} is [^.]*(\.\d+[^.]*)*"
-            assert re.search(rf"{said}{float(row['value']):.3g} at exponent {row['zipf']}\b", text), row
-    for row in cells("pretraining"):
-        if row["quantity"] == "loss of SGD less that of Adam":
-            data = {"imdb": "IMDb", "snli": "SNLI"}[row["data"]]
-            assert f"{float(row['value']):.3g} on {data} from {row['start']} weights" in text
-    scaling = cells("parameter_scaling")
-    for row in scaling:
-        if row["epoch"] == scaling[-1]["epoch"] and row["algorithm"] == "adafactor":
-            assert f"Adafactor's ratio is {float(row['ratio']):.3g} with parameter scaling" in text
-    batches = cells("batches_compared")
-    both = [float(row["low"]) <= 1 <= float(row["high"]) for row in batches if row["epoch"] == batches[-1]["epoch"]]
-    assert f"both batches agree, in {sum(both)} of {len(both)} cells" in text
-    losses = {(row["data"], row["algorithm"]): float(row["loss"]) for row in cells("losses")}
-    data = {name for name, _ in losses}
-    ahead = sum(losses[name, "adam"] < losses[name, "sgd"] for name in data)
-    assert f"Adam ends below SGD on {ahead} of {len(data)} data sets" in text
-    last = max(int(row["epoch"]) for row in cells("ratios"))
-    ratios = {(r["data"], r["trajectory"], r["algorithm"]): r for r in cells("ratios") if int(r["epoch"]) == last}
-    upward = [key[:2] for key, row in ratios.items() if key[2] == "sgd" and float(row["ratio"]) == 1]
-    adam = [ratios[*place, "adam"] for place in upward]
-    below, sure = (sum(float(row[column]) < 1 for row in adam) for column in ("ratio", "high"))
-    assert f"In {len(upward)} of these trajectories" in text
-    assert f"Adam's ratio is below 1 in {below}, and its whole interval in {sure}." in text
