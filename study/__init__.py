@@ -4,6 +4,6 @@
     python -m study --small --output_dir output/small          # the same on generated data, minutes
     python -m study.tables output/study                        # the tables of docs/results.md from these folders
 
-`plan` says which runs, as command lines of the entry scripts; `lists` holds their algorithm lists; `tables` reads the
-finished folders.
+`plan` says which runs, as command lines of the entry scripts; `lists` holds their algorithm lists; `tables` and
+`beyond` read the finished folders; `page` and `beyond_page` turn the tables into sentences.
 """
