@@ -11,6 +11,8 @@ P is the bytes of the parameters. Of n micro-batches the ranks send in float32, 
     a point         (n - 1) P for the gradient's norm, which stays on one rank; and rows of numbers. With --shard, P for
                     each direction
     an evaluation   of a loss scan: one row, 16 bytes per micro-batch, and a head; nothing of the size of the parameters
+
+One GPU has no rows of its own: several processes need several.
 """
 
 import argparse
@@ -31,7 +33,7 @@ import torch.distributed as dist
 from torch import nn
 
 from algorithm_list import ALGORITHM_LISTS
-from benchmarks._machine import report
+from benchmarks._machine import Machine
 from curvature.borrowing import measuring
 from curvature.objective import Objective
 from curvature.ranks import ALONE, Connected, Ranks
@@ -263,7 +265,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if settings.memory and any(os.environ.get(key) != value for key, value in GIVE_BACK.items()):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **GIVE_BACK})
-    size = sum(p.numel() for p in network(WIDE).parameters())
+    size, report = sum(p.numel() for p in network(WIDE).parameters()), Machine().report
     if settings.time:
         note = f"{size:,} parameters, {PER_RANK} micro-batches of {TIMED_EXAMPLES} for each process; seconds"
         report("distributed_time", time_table(), note)

@@ -3,6 +3,7 @@
     pip install --no-deps curvlinops-for-pytorch pyhessian einops einconv linear-operator scipy   # the others
     python -m benchmarks.hessian                  # the second paper's selection of tensors; minutes on 2 cores
     python -m benchmarks.hessian --tensors all    # every tensor, biases and embeddings included
+    python -m benchmarks.hessian --device cuda --without_missing   # beside those of the others that are installed
 
 Writes results/<machine>/hessian_<tensors>.csv: seconds, products and relative error of each method, round and tensor.
 The methods take turns tensor by tensor, so a change of the machine's pace meets all of them. The table sums over
@@ -18,14 +19,14 @@ eigenvalue of largest magnitude, so for it a large error also means that this on
 whose block vanishes (the keys' biases, which softmax cancels) are left out."""
 
 import argparse
-import csv
 import gc
 import re
 import statistics
+from collections.abc import Sequence
 
 import torch
 
-from benchmarks._machine import RESULTS, machine, require, start, timed
+from benchmarks._machine import CPU, Machine, add_flags, missing, require, start, write
 from hessian.blocks import block_curvatures
 
 SELECTIONS = {
@@ -41,24 +42,24 @@ SELECTIONS = {
 class Problem:
     """A RoBERTa of four layers and one batch: which third of the vocabulary is the first token from?"""
 
-    def __init__(self, batch_size: int, length: int):
+    def __init__(self, batch_size: int, length: int, layers: int = 4, device: torch.device = CPU):
         from transformers import RobertaConfig, RobertaForSequenceClassification
 
         torch.manual_seed(0)
         config = RobertaConfig(
             vocab_size=2000,
             hidden_size=128,
-            num_hidden_layers=4,
+            num_hidden_layers=layers,
             num_attention_heads=4,
             intermediate_size=512,
             max_position_embeddings=length + 2,
             num_labels=3,
             attn_implementation="eager",
         )
-        self.model = RobertaForSequenceClassification(config)
+        self.model = RobertaForSequenceClassification(config).to(device)
         optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-3)
         for step in range(31):
-            self.inputs = torch.randint(3, 2000, (batch_size, length))  # [B, T]
+            self.inputs = torch.randint(3, 2000, (batch_size, length)).to(device)  # [B, T]
             self.labels = self.inputs[:, 0] * 3 // 2000  # [B]
             if step < 30:
                 optimizer.zero_grad()
@@ -109,9 +110,8 @@ def pyhessian(problem: Problem, name: str, tolerance: float) -> tuple[float, Non
 
     for other, p in problem.model.named_parameters():
         p.requires_grad_(other == name)
-    measured = hessian(
-        Logits(problem.model), torch.nn.functional.cross_entropy, data=(problem.inputs, problem.labels), cuda=False
-    )
+    data, on_gpu = (problem.inputs, problem.labels), problem.inputs.is_cuda
+    measured = hessian(Logits(problem.model), torch.nn.functional.cross_entropy, data=data, cuda=on_gpu)
     (value,), _ = measured.eigenvalues(maxIter=100, tol=tolerance)
     problem.model.requires_grad_(True)
     return value, None
@@ -151,36 +151,44 @@ class Logits(torch.nn.Module):
         return self.model(inputs).logits
 
 
-OTHERS_NEED = {
+CURVLINOPS_NEEDS = {
     "curvlinops": "curvlinops-for-pytorch",
-    "pyhessian": "pyhessian",
     "einops": "einops",
     "einconv": "einconv",
     "linear_operator": "linear-operator",
     "scipy": "scipy",
 }
-OTHERS = {"paper": paper, "PyHessian": pyhessian, "curvlinops + eigsh": curvlinops_eigsh}
+OTHERS = {  # name -> (method, the modules that it needs)
+    "paper": (paper, {}),
+    "PyHessian": (pyhessian, {"pyhessian": "pyhessian"}),
+    "curvlinops + eigsh": (curvlinops_eigsh, CURVLINOPS_NEEDS),
+}
 OURS = ("ours", "ours, loose tolerance")
 
 
 def measure_round(
-    problem: Problem, names: list[str], tolerances: tuple[float, float], exact: dict[str, float]
+    machine: Machine,
+    problem: Problem,
+    names: list[str],
+    tolerances: tuple[float, float],
+    exact: dict[str, float],
+    others: Sequence[str],
 ) -> list[dict]:
     """`tolerances`: of all methods, and of ours when loose."""
     params = {name: p.detach() for name, p in problem.model.named_parameters()}
     rows, running = [], {}
     for label, tolerance in zip(OURS, tolerances, strict=True):
-        seconds, running[label] = timed(
+        seconds, running[label] = machine.timed(
             lambda tol=tolerance: block_curvatures(problem.losses, params, [{}], names, tolerance=tol)
         )
         rows.append(dict(method=label, tensor="gradient graph", seconds=seconds, products=0, error=""))
     for name in names:
-        for label in (*OURS, *OTHERS):
+        for label in (*OURS, *others):
             if label in OURS:
-                seconds, block = timed(next, running[label])
+                seconds, block = machine.timed(next, running[label])
                 value, products = block.eigenvalue, block.products
             else:
-                seconds, (value, products) = timed(OTHERS[label], problem, name, tolerances[0])
+                seconds, (value, products) = machine.timed(OTHERS[label][0], problem, name, tolerances[0])
             error = abs(value / exact[name] - 1)
             rows.append(dict(method=label, tensor=name, seconds=seconds, products=products, error=error))
             problem.forget_graph()
@@ -196,10 +204,10 @@ def exact_eigenvalues(problem: Problem, names: list[str]) -> dict[str, float]:
     return {block.name: block.eigenvalue for block in blocks}
 
 
-def print_table(rounds: list[list[dict]]) -> None:
+def print_table(rounds: list[list[dict]], others: Sequence[str]) -> None:
     medians = {
         label: statistics.median(sum(row["seconds"] for row in rows if row["method"] == label) for rows in rounds)
-        for label in (*OURS, *OTHERS)
+        for label in (*OURS, *others)
     }
     print(f"{'method':22} {'seconds':>9} {'ratio':>7} {'products':>9} {'median error':>13} {'largest':>9}")
     for label, seconds in medians.items():
@@ -212,35 +220,34 @@ def print_table(rounds: list[list[dict]]) -> None:
         )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tensors", choices=SELECTIONS, default="paper")
-    parser.add_argument("--rounds", type=int, default=5, help="repetitions of everything; the table takes medians")
     parser.add_argument("--tolerance", type=float, default=1e-3, help="each method's own stopping tolerance")
     parser.add_argument("--loose_tolerance", type=float, default=0.05, help="ours, once more")
     parser.add_argument("--batch_size", type=int, default=8, help="examples")
     parser.add_argument("--length", type=int, default=32, help="tokens per example")
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    require(OTHERS_NEED, "benchmarks.hessian")
-    start(args.threads)
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--without_missing", action="store_true", help="leave out methods that are not installed")
+    add_flags(parser, threads=2)
+    args = parser.parse_args(arguments)
+    if not args.without_missing:
+        require(
+            {name: package for _, needs in OTHERS.values() for name, package in needs.items()}, "benchmarks.hessian"
+        )
+    others = [label for label, (_, needs) in OTHERS.items() if not missing(needs)]
+    machine = start(args)
 
-    problem = Problem(args.batch_size, args.length)
+    problem = Problem(args.batch_size, args.length, args.layers, machine.device)
     names = [name for name, _ in problem.model.named_parameters() if SELECTIONS[args.tensors].search(name)]
     exact = exact_eigenvalues(problem, names)
     tolerances = args.tolerance, args.loose_tolerance
-    rounds = [measure_round(problem, names, tolerances, exact) for _ in range(args.rounds)]
+    rounds = [measure_round(machine, problem, names, tolerances, exact, others) for _ in range(args.rounds)]
 
-    path = RESULTS / f"hessian_{args.tensors}.csv"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["round", *rounds[0][0]])
-        writer.writeheader()
-        writer.writerows({"round": number, **row} for number, rows in enumerate(rounds) for row in rows)
-    temporary.replace(path)
-    print(f"{machine()}\n{len(names)} tensors, {len(rounds)} rounds\n")
-    print_table(rounds)
+    path = machine.path(f"hessian_{args.tensors}")
+    write(path, [{"round": number, **row} for number, rows in enumerate(rounds) for row in rows])
+    print(f"{machine}\n{len(names)} tensors, {len(rounds)} rounds\n")
+    print_table(rounds, others)
     print(f"\n{path}")
 
 

@@ -4,7 +4,8 @@
 
 The models have their real depth and random weights, at a tiny width, which changes no count. Every operation is counted
 by torch's dispatcher, on the route that a GPU takes. A *kernel* computes something, a *view* does not. A *read* brings
-a number to the host, which waits for the device. Prints one table and writes it to results/<machine>/launches.csv."""
+a number to the host, which waits for the device. Prints one table and writes it to results/<machine>/launches.csv;
+rows of other models stay there."""
 
 import argparse
 from collections import Counter
@@ -19,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from algorithm_list import ALGORITHM_LISTS
-from benchmarks._machine import report, start
+from benchmarks._machine import add_flags, start
 from curvature import histogram, products
 from curvature.borrowing import measuring
 from curvature.leaves import leaves_at
@@ -224,14 +225,16 @@ def reads_of_a_run(name: str) -> dict:
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--together", type=int, nargs="+", default=[1, 12], help="directions pushed at once")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    args = parser.parse_args()
-    start(threads=1)
+    add_flags(parser, rounds=None, device=False)
+    args = parser.parse_args(arguments)
+    machine = start(args)
     note = "counted on the route of a GPU; recording: forward and backward pass of one micro-batch"
-    report("launches", [count(name, args.together) | reads_of_a_run(name) for name in args.models], note)
+    rows = [count(name, args.together) | reads_of_a_run(name) for name in args.models]
+    machine.report("launches", rows, note, keys=["model"])
 
 
 if __name__ == "__main__":

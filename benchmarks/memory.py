@@ -2,11 +2,14 @@
 
     python -m benchmarks.memory                      # half an hour on one core; Linux only
     python -m benchmarks.memory --only toy hessian   # cases whose names hold all of these words
+    python -m benchmarks.memory --device cuda        # other cases, at the size of t5-small and the like; minutes
 
-Each run is short and a process of its own, on a CPU. It begins with the estimate. What it takes is counted twice: the
+Each run is short and a process of its own. It begins with the estimate. What it takes is counted twice on a CPU: the
 largest bytes of all its tensors together, the model included, and the growth of its resident memory. The latter has
-whatever libraries keep for themselves, some 20 MB, and what the allocator holds. `ratio` is predicted over tensors.
-Prints one table and writes it to results/<machine>/memory.csv."""
+whatever libraries keep for themselves, some 20 MB, and what the allocator holds. On a GPU torch counts the tensors, and
+the workspaces of its operations with them. `ratio` is predicted over tensors. `--optimizer_device cpu` is tried on a
+GPU alone: on a CPU it changes nothing. Each row is printed, and written to results/<machine>/memory.csv, when it is
+there; rows of other cases stay. A case that fails is named in one line, and the exit status is 1."""
 
 import argparse
 import ctypes
@@ -16,16 +19,14 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
-from benchmarks._machine import report
-from benchmarks.gpu.models import resnet, roberta, t5
-from benchmarks.sharpness import status_mb
+from benchmarks._machine import CPU, Machine, add_flags, in_a_process
+from benchmarks.gpu.models import MODELS, resnet, roberta, t5
 from runs.lifecycle import PreparedRun
 from tasks import TASKS, Entry
 from tasks.base import Task
@@ -38,8 +39,7 @@ RETURN_BLOCKS = {
     -3: 65536,
     -4: 10**6,
 }  # glibc's M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX
-ROOT = Path(__file__).resolve().parents[1]
-MADE: dict[str, Callable[[int], Task]] = {  # task of this script -> (examples) -> 1 to 3 M parameters, random weights
+MADE: dict[str, Callable[[int], Task]] = {  # task of this script -> (examples) -> it; random weights
     "translation_here": partial(
         t5, tokens=24, vocab_size=4000, d_model=128, d_kv=32, d_ff=512, num_layers=3, num_heads=4
     ),
@@ -48,6 +48,7 @@ MADE: dict[str, Callable[[int], Task]] = {  # task of this script -> (examples) 
         num_hidden_layers=4,
     ),
     "images_here": partial(resnet, side=64, hidden_sizes=[32, 64, 128, 256]),
+    **{f"{name}_here": partial(make, tiny=False) for name, make in MODELS.items()},
 }  # fmt: skip
 TASK_FLAGS = {
     "toy": "--task toy --dataset_size 32",
@@ -66,34 +67,58 @@ VARIANTS = {
     "convergence": ["--micro_batch_size 4", "--micro_batch_size 32"],
     "hessian": ["--micro_batch_size 4 --batch_size 8", "--micro_batch_size 8 --batch_size 8"],
 }
-OF_TOY = {
-    "landscape": ["--dtype float64", "--clip_sweep", "--optimizer_device cpu", "--decompose layer"],
-    "hessian": ["--dtype float64"],
+FURTHER = {  # with --micro_batch_size 8
+    ("landscape", "toy"): ["--dtype float64", "--clip_sweep", "--decompose layer", "--top_eigenvalues"],
+    ("landscape", "RoBERTa"): ["--top_eigenvalues"],
+    ("landscape", "ResNet-18"): ["--top_eigenvalues"],
+    ("hessian", "toy"): ["--dtype float64"],
 }
+ON_GPU = {  # as many examples as a GPU records at once
+    "landscape": {
+        "t5-small": ["", "--optimizer_device cpu", "--dtype float64"],
+        "distilroberta": [""],
+        "ResNet-18": ["", "--top_eigenvalues"],
+    },
+    "convergence": {"t5-small": ["--micro_batch_size 32"]},
+    "hessian": {"ResNet-18": ["--batch_size 16 --micro_batch_size 16"]},
+}
+OF_SIZE = "--dataset_size 256 --batch_size 256 --test_batch_size 256 --micro_batch_size 32"
+LIMIT = 1800  # seconds per case
 
 
-def cases() -> dict[str, tuple[str, str]]:
+def cases(on_gpu: bool) -> dict[str, tuple[str, str]]:
     """name -> (script, its flags)"""
     found = {}
+    if on_gpu:
+        for script, every in ON_GPU.items():
+            for model, variants in every.items():
+                flags = f"--task {model}_here {SCRIPT_FLAGS[script]}" + (f" {OF_SIZE}" if script == "landscape" else "")
+                for variant in variants:
+                    name = ", ".join(filter(None, (script, model, variant.replace("--", ""))))
+                    found[name] = script, f"{flags} {variant}"
+        return found
     for script, every in SCRIPT_FLAGS.items():
         for task, flags in TASK_FLAGS.items():
-            more = [f"--micro_batch_size 8 {flag}" for flag in OF_TOY.get(script, []) if task == "toy"]
+            more = [f"--micro_batch_size 8 {flag}" for flag in FURTHER.get((script, task), [])]
             for variant in [*VARIANTS[script], *more]:
                 found[f"{script}, {task}, {variant.replace('--', '')}"] = script, f"{flags} {every} {variant}"
     return found
 
 
-def in_a_process(script: str, flags: str) -> dict[str, float]:
-    """{"predicted": MB, "tensors": MB, "resident": MB}"""
-    command = [sys.executable, "-m", "benchmarks.memory", "--run", script, *flags.split()]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def numbers_of(script: str, flags: str, device: torch.device, limit: float) -> dict[str, float]:
+    """{"predicted": MB, "tensors": MB, "resident": MB}, the last on a CPU only. Raises: RuntimeError, one line."""
+    command = ["benchmarks.memory", "--run", script, *flags.split(), "--device", str(device)]
+    try:
+        done = in_a_process(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"took more than {limit:g} s") from None
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
+        raise RuntimeError((done.stderr.strip() or "it says nothing").splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def run(script: str, flags: list[str]) -> None:
-    """Print both numbers of one run."""
+    """Print the numbers of one run."""
     torch.set_num_threads(1)
     libc = ctypes.CDLL(None)
     for parameter, value in RETURN_BLOCKS.items():
@@ -105,43 +130,59 @@ def run(script: str, flags: list[str]) -> None:
 
     def counting(run: PreparedRun) -> PreparedRun:
         def measured(*arguments):
-            model, found["predicted"] = run.estimate.args[0].model, run.estimate().needed("cpu") / 2**20
+            device, results = run.settings.device, []
+            found["predicted"] = run.estimate().needed(str(device)) / 2**20
             gc.collect()
             libc.malloc_trim(0)
-            Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
-            nbytes, before = model_bytes(model) / 2**20, status_mb("VmRSS")
-            with LiveBytes(torch.device("cpu"), model.parameters()) as live:
-                result = run.work(*arguments)
-            found["tensors"], found["resident"] = live.peak / 2**20 + nbytes, status_mb("VmHWM") - before + nbytes
-            return result
+            model = run.estimate.args[0].model
+            found.update(counted(lambda: results.append(run.work(*arguments)), Machine(device), model))
+            return results[0]
 
         return replace(run, work=measured, says_estimate=False)
 
     module.prepare = lambda *arguments: counting(prepare(*arguments))
     module.draw_all = lambda folder: []
     with tempfile.TemporaryDirectory() as folder:
-        if module.main([*flags, "--output_dir", f"{folder}/run", "--device", "cpu"]):
+        if module.main([*flags, "--output_dir", f"{folder}/run"]):
             sys.exit("the run failed")
     print(json.dumps(found))
 
 
-def main() -> None:
-    if sys.argv[1:2] == ["--run"]:
-        run(sys.argv[2], sys.argv[3:])
-        return
+def counted(work: Callable[[], object], machine: Machine, model: torch.nn.Module) -> dict[str, float]:
+    """{"tensors": MB, "resident": MB} of the work with its model, which is on the CPU before. On a GPU the first."""
+    if not machine.is_cpu:
+        return dict(tensors=machine.peak_mb(work))
+    of_model = model_bytes(model) / 2**20
+    with LiveBytes(CPU, model.parameters()) as live:
+        resident = machine.peak_mb(work)
+    return dict(tensors=live.peak / 2**20 + of_model, resident=resident + of_model)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["--run"]:
+        run(arguments[1], arguments[2:])
+        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD")
-    args = parser.parse_args()
+    parser.add_argument("--limit", type=float, default=LIMIT, help="seconds per case")
+    add_flags(parser, rounds=None)
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = []
-    for name, (script, flags) in cases().items():
+    machine, failed = Machine(args.device, args.output), False
+    for name, (script, flags) in cases(not machine.is_cpu).items():
         if all(word in name for word in args.only):
-            numbers = in_a_process(script, flags)
+            try:
+                numbers = numbers_of(script, flags, machine.device, args.limit)
+            except RuntimeError as error:
+                print(f"{name}: {error}", file=sys.stderr, flush=True)
+                failed = True
+                continue
             ratio = numbers["predicted"] / numbers["tensors"]
-            rows.append(dict(run=name, **{f"{key}_mb": value for key, value in numbers.items()}, ratio=ratio))
-            print(f"{ratio:.2f}  {name}", file=sys.stderr, flush=True)
-    report("memory", rows, "memory that --dry_run predicts and that the run takes, MB of 2^20 bytes")
+            row = dict(run=name, **{f"{key}_mb": value for key, value in numbers.items()}, ratio=ratio)
+            machine.report("memory", [row], "predicted by --dry_run, and taken; MB of 2^20 bytes", keys=["run"])
+    return int(failed)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

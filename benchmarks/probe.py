@@ -3,16 +3,20 @@
     python -m benchmarks.probe
     python -m benchmarks.probe --bits 200          # also: do 200 steps end in the same bits with and without it?
 
+    python -m benchmarks.probe --device cuda
+
 The model is a GPT-2 of four layers and width 256, trained by AdamW on 8 examples of 64 tokens. The test batch has
-8 more. Prints one table and writes it to results/<machine>/probe.csv; times are medians of rounds in which all take
-turns."""
+8 more. Prints one table and writes it to results/<machine>/probe.csv, or probe_<layers>x<width>.csv; times are medians
+of rounds in which all take turns. If the bits differ, the exit status is 1."""
 
 import argparse
+import sys
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 
-from benchmarks._machine import medians, report, start
+from benchmarks._machine import CPU, add_flags, start
 from landscape_probe import Algorithm, LandscapeProbe, example_losses
 
 ROWS = {
@@ -23,55 +27,59 @@ ROWS = {
 }
 
 
-def model_of(width: int, layers: int, dropout: float = 0.1):
+def model_of(width: int, layers: int, dropout: float = 0.1, device: torch.device = CPU):
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     sizes = dict(
         vocab_size=1024, n_positions=64, n_embd=width, n_layer=layers, n_head=4, bos_token_id=0, eos_token_id=0
     )
-    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout))
+    dropouts = dict(resid_pdrop=dropout, embd_pdrop=dropout, attn_pdrop=dropout)
+    return GPT2LMHeadModel(GPT2Config(**sizes, **dropouts)).to(device)
 
 
-def batch_of(seed: int) -> dict:
-    ids = torch.randint(1, 1024, (8, 64), generator=torch.Generator().manual_seed(seed))
+def batch_of(seed: int, device: torch.device = CPU) -> dict:
+    ids = torch.randint(1, 1024, (8, 64), generator=torch.Generator().manual_seed(seed)).to(device)
     return {"input_ids": ids, "labels": ids}
 
 
-def same_bits(steps: int, every: int = 50) -> bool:
+def same_bits(steps: int, every: int = 50, device: torch.device = CPU) -> bool:
     """Whether this many steps of a small model end in the same parameters with a probe and without."""
     ends = []
     for probed in (False, True):
-        model = model_of(width=32, layers=2)
+        model = model_of(width=32, layers=2, device=device)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
         probe = LandscapeProbe(model, example_losses, optimizer=optimizer) if probed else None
         torch.manual_seed(1)
         for step in range(steps):
-            model(**batch_of(step)).loss.backward()
+            model(**batch_of(step, device)).loss.backward()
             if probe:
                 probe.observe()
                 if step % every == 0:
-                    probe.measure(batch_of(-1 - every))
+                    probe.measure(batch_of(-1 - every, device))
             optimizer.step()
             optimizer.zero_grad()
         ends.append([p.detach() for p in model.parameters()])
     return all(map(torch.equal, *ends))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--bits", type=int, default=0, metavar="STEPS")
-    args = parser.parse_args()
-    start(args.threads)
+    add_flags(parser)
+    args = parser.parse_args(arguments)
+    machine, same = start(args), True
     if args.bits:
-        print(f"{args.bits} steps end in the same bits with and without the probe: {same_bits(args.bits)}")
-    model = model_of(width=256, layers=4)
+        same = same_bits(args.bits, device=machine.device)
+        print(f"{args.bits} steps end in the same bits with and without the probe: {same}")
+    model = model_of(args.width, args.layers, device=machine.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-9)
+    training, test = batch_of(0, machine.device), batch_of(1, machine.device)
 
     def passes():
-        model(**batch_of(0)).loss.backward()
+        model(**training).loss.backward()
 
     def step():
         optimizer.step()
@@ -84,18 +92,21 @@ def main() -> None:
 
     def measure(probe):
         probe.observe()
-        probe.measure(batch_of(1))
+        probe.measure(test)
 
     passes()
     tasks = {"a training step": step}
     for name, rows in ROWS.items():
         probe = LandscapeProbe(model, example_losses, optimizer=optimizer, algorithms=rows)
         tasks |= {f"observe, {name}": partial(observe, probe), f"measure, {name}": partial(measure, probe)}
-    times = medians(tasks, args.rounds)
+    times = machine.medians(tasks, args.rounds)
     unit = times["a training step"]
     table = [dict(what=name, seconds=seconds, training_steps=seconds / unit) for name, seconds in times.items()]
-    report("probe", table, f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters; {args.rounds} rounds")
+    size = "" if (args.layers, args.width) == (4, 256) else f"_{args.layers}x{args.width}"
+    parameters = sum(p.numel() for p in model.parameters()) / 1e6
+    machine.report(f"probe{size}", table, f"{parameters:.1f} M parameters; {args.rounds} rounds")
+    return 0 if same else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,35 +1,41 @@
 """What the pseudo-updates of the 12 rows of the machine translation list cost beside a training iteration.
 
     python -m benchmarks.pseudo_updates            # t5-small's size; 8 GB of memory, minutes
+    python -m benchmarks.pseudo_updates --device cuda --examples 128
 
 The iteration is that of the paper: batch 1,024 on t5-small. Its time is extrapolated: 128 times a forward and backward
-pass of 8 examples of 64 + 64 tokens, and Adam's step once. The pseudo-updates cost the same at any batch size. Random
-weights and the gradients of that pass. Prints one table and writes it to results/<machine>/pseudo_updates.csv; times
-are medians of rounds in which the three take turns."""
+pass of 8 examples of 64 + 64 tokens, and Adam's step once. A GPU has less idle time with more examples per pass. The
+pseudo-updates cost the same at any batch size. Random weights and the gradients of that pass. Prints one table and
+writes it to results/<machine>/pseudo_updates.csv (with other sizes in its name); times are medians of rounds in which
+the three take turns."""
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
 from algorithm_list import ALGORITHM_LISTS
-from benchmarks._machine import medians, report, start
+from benchmarks._machine import add_flags, start
 from landscape_utils import PseudoUpdates
 from torch_optimizer.rows import labeled
 
-EXAMPLES, TOKENS, BATCH_SIZE = 8, 64, 1024
+TOKENS, BATCH_SIZE = 64, 1024
+SIZES = {"t5-small": {}, "tiny": dict(vocab_size=100, d_model=16, d_kv=4, d_ff=32, num_layers=1)}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    start(args.threads)
+    parser.add_argument("--size", choices=SIZES, default="t5-small")
+    parser.add_argument("--examples", type=int, default=8, help="of a forward and backward pass")
+    add_flags(parser)
+    args = parser.parse_args(arguments)
+    machine, examples = start(args), args.examples
     from transformers import T5Config, T5ForConditionalGeneration
 
     torch.manual_seed(0)
-    model = T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, pad_token_id=0))
-    ids = torch.randint(2, model.config.vocab_size, (2, EXAMPLES, TOKENS))
+    config = T5Config(decoder_start_token_id=0, pad_token_id=0, **SIZES[args.size])
+    model = T5ForConditionalGeneration(config).to(machine.device)
+    ids = torch.randint(2, config.vocab_size, (2, examples, TOKENS)).to(machine.device)
     adam = torch.optim.Adam(model.parameters(), lr=1e-9)
 
     def forward_backward():
@@ -39,7 +45,7 @@ def main() -> None:
     rows = labeled(ALGORITHM_LISTS["machine_translation"])
     updates = PseudoUpdates(dict(model.named_parameters()), rows)
     forward_backward()
-    times = medians(
+    times = machine.medians(
         {
             "forward and backward": forward_backward,
             "Adam's step": adam.step,
@@ -48,16 +54,16 @@ def main() -> None:
         args.rounds,
     )
     passes, step, together = times.values()
-    iteration = passes * BATCH_SIZE / EXAMPLES + step
+    iteration = passes * BATCH_SIZE / examples + step
     table = [
-        dict(what=f"forward and backward, {EXAMPLES} examples", seconds=passes),
+        dict(what=f"forward and backward, {examples} examples", seconds=passes),
         dict(what=f"training iteration, batch {BATCH_SIZE} (extrapolated)", seconds=iteration),
         dict(what=f"{len(rows)} pseudo-updates", seconds=together),
     ]
-    for row in table:
-        row["percent_of_iteration"] = 100 * row["seconds"] / iteration
-    note = f"{EXAMPLES} examples of {TOKENS} + {TOKENS} tokens times {BATCH_SIZE // EXAMPLES}; {args.rounds} rounds"
-    report("pseudo_updates", table, note)
+    table = [dict(row, percent_of_iteration=100 * row["seconds"] / iteration) for row in table]
+    note = f"{examples} examples of {TOKENS} + {TOKENS} tokens times {BATCH_SIZE / examples:g}; {args.rounds} rounds"
+    size = {"t5-small": "", "tiny": "_tiny"}[args.size] + ("" if examples == 8 else f"_{examples}_examples")
+    machine.report(f"pseudo_updates{size}", table, note)
 
 
 if __name__ == "__main__":

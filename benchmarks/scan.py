@@ -2,30 +2,31 @@
 
     python -m benchmarks.scan                  # t5-small's size, 32 examples of 64 + 64 tokens; minutes
     python -m benchmarks.scan --size small     # 2 M parameters, 32 examples of 32 tokens
+    python -m benchmarks.scan --device cuda --examples 256
 
 Moving 60 M parameters costs as much as the passes of an example or two. So the paper's 1,024 examples come nearer to 1
-than these 32. Prints one table and writes it to results/<machine>/scan_<size>.csv; times are medians of rounds in which
-the two take turns."""
+than these 32. Prints one table and writes it to results/<machine>/scan_<size>.csv (with another number of examples in
+the name); times are medians of rounds in which the two take turns."""
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
-from benchmarks._machine import medians, report, start
+from benchmarks._machine import add_flags, start
 from benchmarks.sharpness import SIZES, Problem
 from landscape_utils import scan_loss
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="t5-small")
     parser.add_argument("--examples", type=int, default=32)
     parser.add_argument("--points", type=int, default=5, help="of the scan, beyond its start")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    start(args.threads)
-    problem = Problem(args.size, num_directions=1, examples=args.examples)
+    add_flags(parser, rounds=3)
+    args = parser.parse_args(arguments)
+    machine = start(args)
+    problem = Problem(args.size, num_directions=1, examples=args.examples, device=machine.device)
     direction = problem.directions[0]
 
     @torch.inference_mode()
@@ -45,12 +46,13 @@ def main() -> None:
         )
         assert len(points) == args.points + 1
 
-    passes, scanned = medians({"bare": bare, "scan": scan}, args.rounds).values()
+    passes, scanned = machine.medians({"bare": bare, "scan": scan}, args.rounds).values()
     rows = [
         dict(what="bare forward passes", seconds=passes, over_bare=1.0),
         dict(what="scan_loss", seconds=scanned, over_bare=scanned / passes),
     ]
-    report(f"scan_{args.size}", rows, f"{args.examples} examples, {args.points} points, {args.rounds} rounds")
+    name = f"scan_{args.size}{'' if args.examples == 32 else f'_{args.examples}_examples'}"
+    machine.report(name, rows, f"{args.examples} examples, {args.points} points, {args.rounds} rounds")
 
 
 if __name__ == "__main__":

@@ -3,25 +3,24 @@
     pip install --no-deps curvlinops-for-pytorch einops einconv linear-operator   # one peer; left out where missing
     python -m benchmarks.sharpness                  # d_model 128, 4+4 layers, 32 examples of 32 tokens; minutes
     python -m benchmarks.sharpness --size t5-small  # 60 M parameters, 8 examples of 64 tokens; half an hour on 2 cores
+    python -m benchmarks.sharpness --size t5-small --examples 64 --device cuda
 
 Prints one table and writes it to results/<machine>/sharpness_<size>.csv. Times are per direction, everything included.
 Their unit is one inference-mode forward pass of the same examples, timed before and after each method; the methods take
-turns and the table shows medians over rounds. Memory is the peak of a fresh process beyond parameters and directions,
-in units of one forward and backward pass (Linux only). On a shared machine use --threads 1, where CPU time is measured
-instead of wall time."""
+turns and the table shows medians over rounds. Memory is the peak beyond parameters and directions, in units of one
+forward and backward pass: of a fresh process (Linux only), or of the tensors on a GPU. On a shared machine use
+--threads 1, where CPU time is measured instead of wall time. Another number of examples is in the table's name."""
 
 import argparse
 import importlib.util
 import os
 import statistics
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks._machine import report, start, timed
+from benchmarks._machine import CPU, Machine, add_flags, in_a_process, start
 from benchmarks._peers import PEERS, leaves_of, math_attention
 from landscape_utils import directional_sharpness, norm
 
@@ -34,21 +33,24 @@ RETURN_BLOCKS = {  # freed blocks leave the process at once, so that its residen
 SIZES = {  # configuration (None: T5's default, which is t5-small), examples, tokens per example
     "small": (dict(vocab_size=4000, d_model=128, d_kv=32, d_ff=512, num_layers=4, num_heads=4), 32, 32),
     "t5-small": ({}, 8, 64),
+    "tiny": (dict(vocab_size=60, d_model=16, d_kv=4, d_ff=32, num_layers=1, num_heads=2), 2, 8),
 }
+REFERENCE = "forward and backward"
 
 
 class Problem:
     """A T5 with random weights, unpadded random examples and `num_directions` random directions."""
 
-    def __init__(self, size: str, num_directions: int, examples: int | None = None):
+    def __init__(self, size: str, num_directions: int, examples: int | None = None, device: torch.device = CPU):
         from transformers import T5Config, T5ForConditionalGeneration
 
         torch.manual_seed(0)
         config, default_examples, tokens = SIZES[size]
         examples = examples or default_examples
-        self.model = T5ForConditionalGeneration(T5Config(**config, decoder_start_token_id=0, pad_token_id=0)).eval()
+        config = T5Config(**config, decoder_start_token_id=0, pad_token_id=0)
+        self.model = T5ForConditionalGeneration(config).eval().to(device)
         self.params = {n: p.detach() for n, p in self.model.named_parameters()}
-        ids = torch.randint(2, self.model.config.vocab_size, (2, examples, tokens))
+        ids = torch.randint(2, config.vocab_size, (2, examples, tokens)).to(device)
         self.batch = dict(input_ids=ids[0], attention_mask=torch.ones_like(ids[0]), labels=ids[1])
         self.directions = [{n: torch.randn_like(p) for n, p in self.params.items()} for _ in range(num_directions)]
         self.norms = [norm(v) for v in self.directions]
@@ -94,14 +96,14 @@ def forward(problem, _directions=None):
 METHODS = {"ours": (ours, None), **PEERS}
 
 
-def measure_round(problem: Problem, names: list[str]) -> list[dict]:
+def measure_round(machine: Machine, problem: Problem, names: list[str]) -> list[dict]:
     rows, exact = [], None
     for name in names:
         method, count = METHODS[name]
         directions = problem.directions[:count]
-        before = min(timed(forward, problem)[0] for _ in range(3))
-        spent, curvatures = timed(method, problem, directions)
-        after = min(timed(forward, problem)[0] for _ in range(3))
+        before = min(machine.timed(forward, problem)[0] for _ in range(3))
+        spent, curvatures = machine.timed(method, problem, directions)
+        after = min(machine.timed(forward, problem)[0] for _ in range(3))
         exact = exact or curvatures  # ours comes first
         difference = max(abs(c / e - 1) for c, e in zip(curvatures, exact, strict=False))
         passes = spent / len(directions) / ((before + after) / 2)
@@ -109,75 +111,65 @@ def measure_round(problem: Problem, names: list[str]) -> list[dict]:
     return rows
 
 
-def peak_memory(args, method: str, num_directions: int) -> float:
-    """Peak MB of one call in a fresh process, beyond what it held before the call."""
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.sharpness",
-        "--size",
-        args.size,
-        "--directions",
-        str(num_directions),
-        "--threads",
-        str(args.threads),
-        "--peak_of",
-        method,
-    ]
+def peak_memory(machine: Machine, problem: Problem, args: argparse.Namespace, method: str) -> float:
+    """Peak MB of one call beyond what was held before: on a CPU of a fresh process, unless all is tiny."""
+    count = {REFERENCE: 1, "ours": args.directions}.get(method, 2)
+    if not machine.is_cpu or args.size == "tiny":
+        function, _ = {REFERENCE: (forward_backward, 1), **METHODS}[method]
+        return machine.peak_mb(function, problem, problem.directions[:count])
+    sizes = dict(size=args.size, directions=count, threads=args.threads, examples=args.examples, peak_of=method)
+    command = [word for name, value in sizes.items() if value is not None for word in (f"--{name}", str(value))]
     environment = {**os.environ, **RETURN_BLOCKS}
-    return float(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    done = in_a_process(["benchmarks.sharpness", *command], env=environment, check=True, capture_output=True, text=True)
+    return float(done.stdout)
 
 
-def print_peak(problem: Problem, name: str) -> None:
-    method, _ = {"forward and backward": (forward_backward, 1), **METHODS}[name]
+def print_peak(machine: Machine, problem: Problem, name: str) -> None:
+    method, _ = {REFERENCE: (forward_backward, 1), **METHODS}[name]
     forward(problem)
-    Path("/proc/self/clear_refs").write_text("5")  # restarts the peak
-    before = status_mb("VmRSS")
-    method(problem, problem.directions)
-    print(status_mb("VmHWM") - before)
+    print(machine.peak_mb(method, problem, problem.directions))
 
 
-def status_mb(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
+def methods_of(args: argparse.Namespace) -> list[str]:
+    names = [n for n in METHODS if n not in args.skip]
+    if args.size == "t5-small":
+        names = [n for n in names if "512" not in n and "curvlinops" not in n]  # hours, and more than 24 GB
+    if importlib.util.find_spec("curvlinops") is None:
+        names = [n for n in names if "curvlinops" not in n]
+    return names
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--directions", type=int, default=12, help="K")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions; the table takes medians")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--examples", type=int, help="default: those of the size")
     parser.add_argument("--skip", nargs="*", default=[], choices=PEERS, metavar="METHOD", help="methods to leave out")
     parser.add_argument("--peak_of", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    with math_attention:
+    add_flags(parser, rounds=3, threads=2)
+    args = parser.parse_args(arguments)
+    with math_attention():
         if args.peak_of:
             torch.set_num_threads(args.threads)
-            print_peak(Problem(args.size, args.directions), args.peak_of)
+            print_peak(Machine(), Problem(args.size, args.directions, args.examples), args.peak_of)
             return
-        start(args.threads)
-        problem = Problem(args.size, args.directions)
-        names = [n for n in METHODS if n not in args.skip]
-        if args.size == "t5-small":
-            names = [n for n in names if "512" not in n and "curvlinops" not in n]  # hours, and more than 24 GB
-        if importlib.util.find_spec("curvlinops") is None:
-            names = [n for n in names if "curvlinops" not in n]
+        machine = start(args)
+        problem, names = Problem(args.size, args.directions, args.examples, machine.device), methods_of(args)
         forward(problem)
-        rounds = [measure_round(problem, names) for _ in range(args.rounds)]
+        peaks = {name: peak_memory(machine, problem, args, name) for name in (REFERENCE, *names)}
+        rounds = [measure_round(machine, problem, names) for _ in range(args.rounds)]
 
-    reference = peak_memory(args, "forward and backward", 1)
     table = []
     for i, name in enumerate(names):
         median = {
             k: statistics.median(rows[i][k] for rows in rounds) for k in ("seconds", "forward_passes", "difference")
         }
         ratio = statistics.median(rows[i]["seconds"] / rows[0]["seconds"] for rows in rounds)
-        memory = peak_memory(args, name, args.directions if name == "ours" else 2) / reference
-        table.append(dict(method=name, **median, over_ours=ratio, memory=memory))
+        table.append(dict(method=name, **median, over_ours=ratio, memory=peaks[name] / peaks[REFERENCE]))
     _, examples, tokens = SIZES[args.size]
-    note = f"K = {args.directions}, {examples} examples of {tokens} tokens, {args.rounds} rounds; seconds per direction"
-    report(f"sharpness_{args.size}", table, note)
+    of_examples = "" if args.examples in (None, examples) else f"_{args.examples}_examples"
+    note = f"K = {args.directions}, {args.examples or examples} examples of {tokens} tokens, {args.rounds} rounds"
+    machine.report(f"sharpness_{args.size}{of_examples}", table, f"{note}; seconds per direction")
 
 
 if __name__ == "__main__":

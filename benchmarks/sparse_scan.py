@@ -6,17 +6,18 @@
 Both kinds are made again from the saved points (--from_points). There is one row per folder, with the evaluations per
 downhill scan. It also has the largest difference of the losses over each scan, relative to the depth of the full one.
 The columns say the median, the 90th percentile and the maximum over scans. `other_distances` counts scans that ended
-elsewhere; they are compared where both have points. Prints one table and writes it to
-results/<machine>/sparse_scan.csv."""
+elsewhere; they are compared where both have points. A GPU has no rows of its own: the numbers follow from the curves,
+which are the same there. Prints one table and writes it to results/<machine>/sparse_scan.csv."""
 
 import argparse
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import run_landscape
-from benchmarks._machine import report, start
+from benchmarks._machine import add_flags, start
 from runs.tables import read_table
 
 
@@ -54,19 +55,19 @@ def compare(full: dict[tuple, list[dict]], few: dict[tuple, list[dict]]) -> dict
     )
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="runs with --save_points")
-    parser.add_argument("--threads", type=int, default=1)
+    add_flags(parser, rounds=None, device=False)
     parser.add_argument("--flags", default="", help="more flags of run_landscape.py, such as --test_batch_size 256")
-    args = parser.parse_args()
-    start(args.threads)
+    args = parser.parse_args(arguments)
+    machine = start(args)
     rows = []
     for folder in args.folders:
         with tempfile.TemporaryDirectory() as place:
             kinds = [scans_of(folder, kind, Path(place, kind), args.flags.split()) for kind in ("full", "few")]
         rows.append(dict(run=folder.name, **compare(*kinds)))
-    report("sparse_scan", rows, "saved points of " + ", ".join(folder.name for folder in args.folders))
+    machine.report("sparse_scan", rows, "saved points of " + ", ".join(folder.name for folder in args.folders))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def test_the_whole_protocol_is_timed_by_stage_and_an_earlier_table_is_kept(tmp_p
 
 
 def test_a_failed_part_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    def broken(device, tiny):
+    def broken(*_):
         raise RuntimeError("CUDA error: no such kernel")
 
     fine = [dict(check="one", difference=0.0, allowed=0.0, passed=True)]
@@ -65,7 +65,7 @@ def test_a_failed_part_is_named_and_the_others_go_on(tmp_path, monkeypatch, caps
 
 def test_a_part_that_takes_too_long_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu, "LIMIT", 0.01)
-    assert gpu.in_a_process("agreement", CPU, True, tmp_path) == "took more than 0.01 s"
+    assert gpu.by_command("agreement", CPU, True, tmp_path) == "took more than 0.01 s"
 
 
 def test_every_check_passes_on_the_cpu_and_notices_a_wrong_number(monkeypatch):

@@ -11,59 +11,44 @@ numbers. A table that is there already is kept under another name.
 Without a GPU the same runs on the CPU at a tiny size, which says nothing about speed, into output/gpu_tiny/."""
 
 import argparse
-import csv
-import io
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from benchmarks._machine import RESULTS, machine
-from benchmarks.gpu import checks, protocol
+from benchmarks._machine import ROOT, Machine, as_csv, in_a_process, keep_earlier, read, write
+from benchmarks.gpu import checks, others, protocol
 from runs.files import write_whole
 from runs.machine import prepare_machine
 from runs.tables import markdown_table
 
-ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 480  # seconds per part
 ABOUT = (
     "updates", "points", "finished", "rate_tflops", "peak_gb", "kernels_per_direction", "measuring_over_training"
 )  # fmt: skip
 Rows = list[dict]
+Measure = Callable[[torch.device, bool, Path], Rows]  # device, whether tiny, folder of further tables
 
 
-def of_model(name: str) -> Callable[[torch.device, bool], Rows]:
-    def measured(device: torch.device, tiny: bool) -> Rows:
+def of_model(name: str) -> Measure:
+    def measured(device: torch.device, tiny: bool, _: Path) -> Rows:
         with tempfile.TemporaryDirectory() as folder:
             return protocol.run(name, device, tiny, Path(folder))
 
     return measured
 
 
-def other_benchmarks(device: torch.device, tiny: bool) -> Rows:
-    """Rows (benchmark, seconds, passed). Their own tables go to results/<machine>/."""
-    size = ["--rounds", "1"] if tiny else []
-    commands = {
-        "clipping": ["--device", device.type, *size],
-        "launches": ["--models", "distilroberta"] if tiny else [],
-    }
-    rows = []
-    for name, flags in commands.items():
-        start = time.perf_counter()
-        done = subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *flags], cwd=ROOT)
-        rows.append(dict(benchmark=name, seconds=time.perf_counter() - start, passed=done.returncode == 0))
-    return rows
-
-
-PARTS: dict[str, Callable[[torch.device, bool], Rows]] = {
-    "correctness": checks.correctness,
-    "agreement": checks.agreement,
-    "benchmarks": other_benchmarks,
+PARTS: dict[str, Measure] = {
+    "correctness": lambda device, tiny, _: checks.correctness(device, tiny),
+    "agreement": lambda device, tiny, _: checks.agreement(device, tiny),
     "t5-small": of_model("t5-small"),
+    "measuring": partial(others.rows_of, others.MEASURING),
+    "training": partial(others.rows_of, others.TRAINING),
+    "memory": others.memory,
     "distilroberta": of_model("distilroberta"),
     "ResNet-18": of_model("ResNet-18"),
 }
@@ -74,54 +59,35 @@ PARTS: dict[str, Callable[[torch.device, bool], Rows]] = {
 
 def run_part(name: str, device: torch.device, tiny: bool, folder: Path) -> bool:
     """Run it and write its table. Returns: whether everything in it is as it should be."""
-    rows = PARTS[name](device, tiny)
+    rows = PARTS[name](device, tiny, folder)
     path = folder / f"gpu_{name}.csv"
     keep_earlier(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(path, as_csv([row | {"machine": machine()} for row in rows]))
+    write(path, [row | {"machine": str(Machine(device))} for row in rows])
     return all(row.get("passed", True) and row.get("finished", True) for row in rows)
-
-
-def as_csv(rows: Sequence[dict]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def keep_earlier(path: Path) -> None:
-    """Give a file of that name another one: NAME.1.csv, NAME.2.csv, ..."""
-    if path.exists():
-        number = 1
-        while (other := path.with_suffix(f".{number}{path.suffix}")).exists():
-            number += 1
-        path.rename(other)
-        print(f"{path} of an earlier run is now {other.name}")
 
 
 # ---- all of them ----------------------------------------------------------------------------------------------------
 
 
-def in_a_process(name: str, device: torch.device, tiny: bool, folder: Path) -> str | None:
+def by_command(name: str, device: torch.device, tiny: bool, folder: Path) -> str | None:
     """What went wrong with the part; None if nothing did."""
     flags = ["--part", name, "--device", str(device), "--output", str(folder), *(["--tiny"] if tiny else [])]
     try:
-        done = subprocess.run([sys.executable, "-m", "benchmarks.gpu", *flags], cwd=ROOT, timeout=LIMIT)
+        done = in_a_process(["benchmarks.gpu", *flags], timeout=LIMIT)
     except subprocess.TimeoutExpired:
         return f"took more than {LIMIT} s"
     return None if done.returncode == 0 else f"exit status {done.returncode}"
 
 
 def in_this_process(name: str, device: torch.device, tiny: bool, folder: Path) -> str | None:
-    """As `in_a_process`, for tests: an error is told in words."""
+    """As `by_command`, for tests: an error is told in words."""
     try:
         return None if run_part(name, device, tiny, folder) else "not as it should be"
     except Exception as error:  # the other parts go on
         return f"{type(error).__name__}: {error}"
 
 
-def run(parts: Sequence[str], device: torch.device, tiny: bool, folder: Path, how=in_a_process) -> dict[str, str]:
+def run(parts: Sequence[str], device: torch.device, tiny: bool, folder: Path, how=by_command) -> dict[str, str]:
     """part -> what went wrong, of the parts that failed. Writes the summary of all parts that have a table."""
     failed = {}
     for name in parts:
@@ -129,7 +95,7 @@ def run(parts: Sequence[str], device: torch.device, tiny: bool, folder: Path, ho
         trouble = how(name, device, tiny, folder)
         if trouble is not None:
             failed[name] = trouble
-    for name, text in summary(folder, failed, tiny).items():
+    for name, text in summary(folder, failed, device, tiny).items():
         keep_earlier(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / name, text)
@@ -139,29 +105,31 @@ def run(parts: Sequence[str], device: torch.device, tiny: bool, folder: Path, ho
 # ---- the summary ----------------------------------------------------------------------------------------------------
 
 
-def table(folder: Path, part: str) -> Rows:
-    path = folder / f"gpu_{part}.csv"
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def summary(folder: Path, failed: dict[str, str], tiny: bool) -> dict[str, str]:
+def summary(folder: Path, failed: dict[str, str], device: torch.device, tiny: bool) -> dict[str, str]:
     """{"summary.md": text, "summary.csv": text} of the tables in the folder."""
+    tables = {part: read(folder / f"gpu_{part}.csv") for part in PARTS}
     rows = [dict(part=part, what="failed", value=trouble, goal="", met="no") for part, trouble in failed.items()]
-    for part in ("correctness", "agreement", "benchmarks"):
-        if lines := table(folder, part):
+    for part, lines in tables.items():
+        if lines and "passed" in lines[0]:
             passed = sum(line["passed"] == "True" for line in lines)
             met = "yes" if passed == len(lines) else "no"
             rows.append(dict(part=part, what="passed", value=f"{passed} of {len(lines)}", goal="all", met=met))
+            rows += [
+                dict(part=part, what=line["benchmark"], value=line["trouble"] or line["tables"], goal="", met="")
+                for line in lines
+                if "benchmark" in line
+            ]
+    if lines := tables.get("memory"):
+        value, met = others.about_memory(lines)
+        what, goal = "predicted over counted memory", f"{1 - others.WITHIN:.2g} to {1 + others.WITHIN:.2g}"
+        rows.append(dict(part="memory", what=what, value=value, goal=goal, met="yes" if met else "no"))
     for part in protocol.FLAGS:
-        rows += of_a_run(part, table(folder, part), tiny)
+        rows += of_a_run(part, tables.get(part, []), tiny)
     rows = rows or [dict(part="", what="no part has a table", value="", goal="", met="")]
     note = "At tiny size on a CPU: this says nothing about speed." if tiny else "Seconds are wall time."
     head = ["part", "what", "value", "goal", "met"]
     cells = markdown_table(head, ([row[name] for name in head] for row in rows))
-    return {"summary.md": f"# {machine()}\n\n{note}\n\n{cells}\n", "summary.csv": as_csv(rows)}
+    return {"summary.md": f"# {Machine(device)}\n\n{note}\n\n{cells}\n", "summary.csv": as_csv(rows)}
 
 
 def of_a_run(part: str, lines: Rows, tiny: bool) -> Rows:
@@ -193,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     device = torch.device(args.device)
     tiny = args.tiny or device.type == "cpu"
-    folder = args.output or (ROOT / "output" / "gpu_tiny" if tiny else RESULTS)
+    folder = args.output or (ROOT / "output" / "gpu_tiny" if tiny else Machine(device).folder)
     prepare_machine()
     if args.part:
         return 0 if run_part(args.part, device, tiny, folder) else 1
