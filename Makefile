@@ -30,7 +30,7 @@ bench:  ## the quick benchmarks; each writes its table to benchmarks/results/
 	$(PYTHON) -m benchmarks.clipping
 	$(PYTHON) -m benchmarks.scan --size small
 
-gpu:    ## everything that is measured on a machine with a GPU, 20 minutes; without one, at a tiny size
+gpu:    ## everything that is measured on a machine with a GPU, 25 minutes; without one, at a tiny size
 	$(PYTHON) -m benchmarks.gpu
 
 mutants:  ## changes the code in hundreds of small ways, one at a time: do the tests notice? About an hour

@@ -3,6 +3,7 @@
 import importlib
 import multiprocessing
 import time
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from benchmarks import landscape, sharpness
 from benchmarks._machine import KEEP_BLOCKS, Machine, in_a_process, read
 from benchmarks._peers import PEERS
 from benchmarks.gpu import __main__ as gpu
-from benchmarks.gpu import others
+from benchmarks.gpu import checks, others
 from benchmarks.gpu.models import MODELS
 from tests.helpers.other_device import META, OtherDevice
 
@@ -100,6 +101,18 @@ def test_ours_and_its_peers_stay_on_the_device(tmp_path, second_device):
     sharpness.main([*flags, "--skip", *skip])
     rows = read(tmp_path / "sharpness_tiny.csv")
     assert len(rows) == 1 + len(PEERS) - len(skip) and all(float(row["difference"]) < 1e-3 for row in rows)
+
+
+def test_steps_histograms_and_thresholds_are_checked_on_the_device(second_device):
+    before_the_models = list(islice(checks.found(META, tiny=True), 12 * 2 + 4))
+    assert [name for name, difference, allowed in before_the_models if difference > allowed] == []
+
+
+@pytest.mark.slow
+def test_the_first_point_is_compared_on_the_device(second_device, monkeypatch):
+    monkeypatch.setattr(checks, "MODELS", {"t5-small": MODELS["t5-small"]})
+    rows = checks.agreement(META, tiny=True)
+    assert len(rows) == 8 and [row for row in rows if not row["passed"]] == []
 
 
 def test_the_passes_of_the_original_are_timed_on_the_device(second_device):

@@ -1,12 +1,13 @@
 """Everything that is to be measured on a machine with a GPU, by one command.
 
-    python -m benchmarks.gpu                       # about 20 minutes on an H200-class card; `make gpu`
+    python -m benchmarks.gpu                       # `make gpu`; less than 25 minutes on an H200-class card
     python -m benchmarks.gpu --parts agreement t5-small
 
 Each part runs in a process of its own, for less than eight minutes, and the others go on if it fails. Failed parts are
 named at the end, with exit status 1. The models have random weights, so neither the network nor the package `datasets`
 is needed. Each part writes its table to benchmarks/results/<gpu>/, and summary.md and summary.csv hold the main
-numbers. A table that is there already is kept under another name.
+numbers. A table that is there already is kept under another name. The parts "measuring", "training" and "memory" are
+the other benchmarks (benchmarks/gpu/others.py), each with its own table.
 
 Without a GPU the same runs on the CPU at a tiny size, which says nothing about speed, into output/gpu_tiny/."""
 
