@@ -77,7 +77,7 @@ ON_GPU = {  # as many examples as a GPU records at once
     "landscape": {
         "t5-small": ["", "--optimizer_device cpu", "--dtype float64"],
         "distilroberta": [""],
-        "ResNet-18": ["", "--top_eigenvalues"],
+        "ResNet-18": ["", "--top_eigenvalues --test_batch_size 64"],
     },
     "convergence": {"t5-small": ["--micro_batch_size 32"]},
     "hessian": {"ResNet-18": ["--batch_size 16 --micro_batch_size 16"]},
