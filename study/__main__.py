@@ -68,7 +68,7 @@ def finish(run: Run, study: Path) -> bool:
         return True
     try:
         flags = run.flags(study)
-    except (LookupError, OSError) as error:
+    except (LookupError, OSError, ValueError) as error:
         print(f"{run.name}: {error}", file=sys.stderr, flush=True)
         return False
     if (folder / CONFIG_FILE).exists():  # a file of Python is named again, never taken from the folder

@@ -1,4 +1,4 @@
-"""Where fine-tuning starts: encoders that earlier runs have kept, or one of the hub and its fresh copy."""
+"""Where fine-tuning starts: an encoder of the study's own or of the hub, and its fresh copy."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ def toy(study: Path) -> str:
     return "toy"
 
 
-def kept(run: str) -> Model:
-    """The one model that this run of the study saved."""
+def starts(pretrained: Model) -> Starts:
+    """The encoder, and its `fresh_copy`, which is written when the first run asks for it."""
+    return {"pretrained": pretrained, "fresh": lambda study: str(fresh_copy(pretrained(study), study))}
 
-    def model(study: Path) -> str:
+
+def of_run(run: str) -> Starts:
+    """From the one model that this run of the study saved."""
+
+    def kept(study: Path) -> str:
         (folder,) = sorted((study / run / "model").iterdir())
         return str(folder)
 
-    return model
-
-
-OWN: Starts = {"pretrained": kept("encoder-pretrained"), "fresh": kept("encoder-fresh")}
+    return starts(kept)
 
 
 def of_hub(encoder: str) -> Starts:
-    """The weights of `encoder`, a name of the hub or a folder, and its `fresh_copy`."""
-    return {"pretrained": lambda study: encoder, "fresh": lambda study: str(study / FRESH_COPY)}
+    """From the weights of `encoder`, a name of the hub or a folder."""
+    return starts(lambda study: encoder)
 
 
 def fresh_copy(encoder: str, study: Path, seed: int = 0) -> Path:
     """Write the architecture and the tokenizer of `encoder` with weights drawn from `seed` into the study.
+
+    A toy model that was drawn from the same seed had these weights before it was trained.
 
     Returns: the folder, which stays as it is where it is there already.
     Raises: ValueError, in one line, if the encoder cannot be had."""

@@ -35,7 +35,6 @@ PARAMETER_SCALING = [
 ]
 
 ADAM = [Algorithm("adam", lr=1e-3)]  # trains the encoder that is fine-tuned later
-STANDSTILL = [Algorithm("sgd", lr=1e-30)]  # leaves the encoder as it was drawn, to be fine-tuned from scratch
 
 # Optimizers that came after the papers, and those whose clip fraction is swept.
 MODERN = algorithm_list.MODERN

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runs.tables import read_table
-from study.encoders import OWN, Model, Starts, of_hub, toy
+from study.encoders import Model, Starts, of_hub, of_run, toy
 
 LISTS = "study/lists.py"
 PAPER_RATE = "2e-3"  # of Adam, Pan & Li, OPT 2022, table 2
+ENCODER = "encoder-pretrained"  # the run that trains the study's own encoder
 TUNED_ADAM = "adam_tuned"  # a trajectory of Adam at the rate that was chosen here
 FINE_TUNED = ("snli", "imdb")
 TOY = ("--model", "toy")
@@ -129,8 +130,8 @@ def runs(size: Size, data: Path | None, encoder: str | None = None) -> Iterator[
         yield from _since(size, data)
     yield from _generated(size)
     if {"masked", *FINE_TUNED} <= sources.keys():
-        yield from _encoders(size, data)
-        yield from _fine_tuned(size, data, FINE_TUNED, OWN)
+        yield _pretraining(size, data)
+        yield from _fine_tuned(size, data, FINE_TUNED, of_run(ENCODER))
 
 
 def missing(data: Path | None) -> list[str]:
@@ -198,15 +199,14 @@ def _class_imbalance(size: Size) -> Iterator[Run]:
             yield _landscape(f"zipf{exponent}-{optimizer}", source, size, None, "SGD_AND_ADAM", train, tuned, optimizer)
 
 
-def _encoders(size: Size, data: Path | None) -> Iterator[Run]:
-    """An encoder that learned masked words of IMDb, and the same as it was drawn."""
+def _pretraining(size: Size, data: Path | None) -> Run:
+    """An encoder that learns masked words of IMDb."""
     masked = SOURCES["masked"]
-    for start, rows, epochs in (("pretrained", "ADAM", size.pretraining), ("fresh", "STANDSTILL", 1)):
-        flags = [
-            *_task(masked, data, min(size.examples, masked.examples)), *TOY, *_list(rows), "--save_model",
-            "--num_epochs", str(epochs), "--batch_size", str(size.pretraining_batch), "--seeds", "0",
-        ]  # fmt: skip
-        yield Run(f"encoder-{start}", "run_convergence.py", _constant(flags))
+    flags = [
+        *_task(masked, data, min(size.examples, masked.examples)), *TOY, *_list("ADAM"), "--save_model",
+        "--num_epochs", str(size.pretraining), "--batch_size", str(size.pretraining_batch), "--seeds", "0",
+    ]  # fmt: skip
+    return Run(ENCODER, "run_convergence.py", _constant(flags))
 
 
 def _fine_tuned(

@@ -7,29 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 import run_convergence
-from convergence.flags import make_parser as convergence_parser
-from hessian.flags import make_parser as hessian_parser
-from landscape.flags import make_parser as landscape_parser
 from runs.config import described, mark_finished, write_config
 from runs.tables import Table, read_table
 from study import __main__ as runner
 from study import lists
-from study.encoders import fresh_copy
+from study.encoders import FRESH_COPY
 from study.plan import FULL, SMALL, SOURCES, chosen_rate, missing, runs
 from study.tables import Study, of_numbers, of_ratios
-from tasks import load_task
-from tests.helpers.task_examples import same, toy
+from tests.helpers.study_runs import PARSERS, tuned
 from torch_optimizer import Algorithm
 
 ROOT = Path(__file__).parent.parent
-PARSERS = {
-    "run_landscape.py": landscape_parser,
-    "run_convergence.py": convergence_parser,
-    "run_hessian.py": hessian_parser,
-}
 T2 = 4.302652729911275  # Student's t, 95 %, two degrees of freedom
 
 
@@ -42,19 +32,10 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
-def tuned(folder, **rates):
-    """A finished search of learning rates."""
-    table = Table(folder / "tuned_learning_rates.csv", ["algorithm", "lr", "chosen"])
-    for label, lr in rates.items():
-        for factor in (0.1, 1, 10):
-            table.append(algorithm=label, lr=lr * factor, chosen=int(factor == 1))
-    folder.mkdir(parents=True, exist_ok=True)
-    table.save()
-
-
 @pytest.mark.parametrize("size", [FULL, SMALL])
 def test_every_run_is_a_command_line_that_its_script_takes(size, data, tmp_path):
     study, made = tmp_path / "study", set()
+    (study / FRESH_COPY).mkdir(parents=True)
     for run in runs(size, data):
         if run.script == "run_convergence.py":
             tuned(study / run.name, sgd=0.5, adam=0.25)
@@ -63,7 +44,9 @@ def test_every_run_is_a_command_line_that_its_script_takes(size, data, tmp_path)
         if run.name.startswith("readme"):  # README's commands
             assert size is SMALL or run.flags(study) == []
             continue
-        assert run.name not in made and settings.model == "toy" or Path(settings.model).is_dir()
+        assert run.name not in made
+        models = {"pretrained": study / "encoder-pretrained/model/seed0-0-adam", "fresh": study / FRESH_COPY}
+        assert settings.model == str(models.get(run.name.split("-")[0], "toy"))
         made.add(run.name)
         if run.script == "run_landscape.py" and run.name != "scaling":
             rates = {"adam": 0.25 if run.name.endswith("adam_tuned") else 2e-3, "sgd": 0.5}
@@ -83,7 +66,7 @@ def test_runs_on_missing_data_are_left_out_and_named(data):
 
 
 def test_equal_updates_and_equal_examples_are_that(data):
-    by_name = {run.name: convergence_parser().parse_args(run.flags(data)) for run in runs(FULL, data)
+    by_name = {run.name: PARSERS["run_convergence.py"]().parse_args(run.flags(data)) for run in runs(FULL, data)
                if run.name.startswith("batch") and run.script == "run_convergence.py"}  # fmt: skip
     for name, settings in by_name.items():
         updates = settings.num_epochs * settings.dataset_size / settings.batch_size
@@ -225,46 +208,6 @@ def test_class_gaps_are_of_two_trajectories_in_the_last_epoch(tmp_path):
     }
 
 
-# ---- a pretrained encoder of one's own or of the hub -----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    """A saved toy encoder with its tokenizer."""
-    folder = tmp_path_factory.mktemp("encoder") / "kept"
-    toy("masked_language_modeling", model_seed=5).save_model(folder)
-    return str(folder)
-
-
-def test_an_encoder_is_fine_tuned_with_its_weights_and_with_fresh_ones(encoder, data, tmp_path):
-    by_name = {run.name: run for run in runs(FULL, data, encoder)}
-    kinds = ("convergence", "adam")
-    starts = {"pretrained": encoder, "fresh": str(tmp_path / "fresh_encoder")}
-    assert set(by_name) == {f"{start}-{name}-{kind}" for start in starts for name in ("snli", "imdb") for kind in kinds}
-    for name, run in by_name.items():
-        if run.script == "run_convergence.py":
-            tuned(tmp_path / name, sgd=0.5, adam=0.25)
-        settings = PARSERS[run.script]().parse_args(run.flags(tmp_path))
-        assert settings.model == starts[name.split("-")[0]]
-        assert settings.algorithm_list == "study/lists.py:FINE_TUNING"
-        assert name.endswith("convergence") or settings.lr == 0.25
-
-
-def test_a_fresh_copy_has_the_architecture_and_words_but_weights_of_its_seed(encoder, tmp_path):
-    def loaded(folder):
-        return load_task("binary_classification", model=str(folder), dataset="toy", dataset_size=8)
-
-    def weights(folder):
-        return torch.cat([p.detach().flatten() for p in loaded(folder).model.base_model.parameters()])
-
-    first = fresh_copy(encoder, tmp_path / "a")
-    again, other = fresh_copy(encoder, tmp_path / "b"), fresh_copy(encoder, tmp_path / "c", seed=1)
-    assert torch.equal(weights(first), weights(again)) and weights(first).shape == weights(encoder).shape
-    assert not any(torch.allclose(weights(first), weights(folder)) for folder in (other, encoder))
-    assert same(*(loaded(folder).examples[0] for folder in (first, encoder)))
-    assert fresh_copy(encoder, tmp_path / "a", seed=1) == first and torch.equal(weights(first), weights(again))
-
-
 @pytest.mark.slow
 def test_the_small_study_runs_whole_and_fills_every_table(tmp_path):
     study = tmp_path / "study"
@@ -272,6 +215,6 @@ def test_the_small_study_runs_whole_and_fills_every_table(tmp_path):
                            ["study.tables", str(study), "--output_dir", str(tmp_path / "tables")]):  # fmt: skip
         subprocess.run([sys.executable, "-m", module, *flags], cwd=ROOT, check=True, timeout=1500)
     made = {path.name for path in study.iterdir()}
-    assert made == {run.name for run in runs(SMALL, None)}
+    assert made == {run.name for run in runs(SMALL, None)} | {FRESH_COPY}
     empty = [path.stem for path in (tmp_path / "tables").glob("*.csv") if not read_table(path)]
     assert empty == []

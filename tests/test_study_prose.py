@@ -231,8 +231,8 @@ SAYS = [
     "With `--small` the first makes tiny runs on generated data, in minutes.",
     "The folder of data holds `en_fr_tatoeba/train.jsonl.gz`, `imdb/train.jsonl.gz`, `snli/train.jsonl.gz` and "
     "`cifar10/train.parquet`; what is missing is left out.",
-    "Part (d) below fine-tunes an encoder that the study has trained itself.",
-    "Where the hub is at hand, this command does the same with the papers' own weights: it fine-tunes them, and the "
+    "Part (d) below fine-tunes an encoder that the study has trained itself, and the same as it was before.",
+    "Where the hub is at hand, this command does so with the papers' own weights: it fine-tunes them, and the "
     "same architecture from fresh weights, on SNLI and IMDb.",
     "*Trajectories*:",
     '"Tuned" means that Adam trains at its tuned rate, too.',
