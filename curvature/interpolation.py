@@ -98,9 +98,6 @@ class SparseScan:
             sound = max(i for i in places if i < broken[0])
             if broken[0] - sound > 1:
                 return int(sound + broken[0]) // 2
-        rises_early = [i for i in open_places if i <= 3 and not curve[i] <= self.start]  # then the grid is refined
-        if rises_early:
-            return rises_early[0]
         depth = self.start - np.min(curve[places], where=np.isfinite(curve[places]), initial=self.start)
         doubt = np.nan_to_num(deviation[open_places], nan=math.inf)
         if depth == 0 or doubt.max() > DOUBT * depth or len(places) <= FEWEST:

@@ -65,6 +65,20 @@ def test_smooth_curves_need_few_evaluations():
     assert np.mean(list(counts.values())) <= 8
 
 
+def test_even_a_parabola_is_checked_across_its_grid():
+    sparse, _, asked = scan_both(lambda s: (s - 0.7) ** 2, -1.4, 2.0)
+    places = sorted(round(s / 0.1) for s in [0.0, *asked] if s <= sparse[-1].distance)
+    assert np.diff(places).max() <= 6
+
+
+@pytest.mark.parametrize("end", [11, 13, 15, 17, 19])
+def test_where_the_loss_meets_its_start_again_it_is_evaluated(end):
+    """There, the scan ends, or goes on."""
+    low = 0.05 * end
+    sparse, full, _ = scan_both(lambda s: (s - low) ** 2, -2 * low, 2.0)
+    assert sparse[end].evaluated and len(sparse) == len(full)
+
+
 def test_evaluated_points_have_the_loss_itself_and_interpolated_ones_say_so():
     f, slope, curvature = CURVES["a cosine"]
     sparse, _, asked = scan_both(f, slope, curvature)
