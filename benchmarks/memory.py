@@ -63,15 +63,18 @@ SCRIPT_FLAGS = {
     "hessian": "--num_batches 1",
 }
 VARIANTS = {
-    "landscape": ["--micro_batch_size 4", "--micro_batch_size 8", "--micro_batch_size 32"],
+    "landscape": ["--micro_batch_size 4", "--micro_batch_size 32"],
     "convergence": ["--micro_batch_size 4", "--micro_batch_size 32"],
     "hessian": ["--micro_batch_size 4 --batch_size 8", "--micro_batch_size 8 --batch_size 8"],
 }
-FURTHER = {  # with --micro_batch_size 8
+FURTHER = {  # with --micro_batch_size 8; of larger models a few Hessian blocks, the largest among them
     ("landscape", "toy"): ["--dtype float64", "--clip_sweep", "--decompose layer", "--top_eigenvalues"],
     ("landscape", "RoBERTa"): ["--top_eigenvalues"],
     ("landscape", "ResNet-18"): ["--top_eigenvalues"],
     ("hessian", "toy"): ["--dtype float64"],
+    ("hessian", "T5"): ["--batch_size 8 --parameters shared|block.2.layer.0"],
+    ("hessian", "RoBERTa"): ["--batch_size 16 --parameters word_embeddings|layer.3.attention"],
+    ("hessian", "ResNet-18"): ["--batch_size 16 --parameters stages.3.layers.1|classifier"],
 }
 ON_GPU = {  # as many examples as a GPU records at once
     "landscape": {
@@ -82,7 +85,11 @@ ON_GPU = {  # as many examples as a GPU records at once
     "convergence": {"t5-small": ["--micro_batch_size 32"]},
     "hessian": {"ResNet-18": ["--batch_size 16 --micro_batch_size 16"]},
 }
-OF_SIZE = "--dataset_size 256 --batch_size 256 --test_batch_size 256 --micro_batch_size 32"
+OF_SIZE = {  # the script's flags where the model is large
+    "landscape": "--dataset_size 256 --batch_size 256 --test_batch_size 256 --micro_batch_size 32",
+    "convergence": "--dataset_size 128 --batch_size 64",
+    "hessian": "--dataset_size 64",
+}
 LIMIT = 1800  # seconds per case
 
 
@@ -92,7 +99,7 @@ def cases(on_gpu: bool) -> dict[str, tuple[str, str]]:
     if on_gpu:
         for script, every in ON_GPU.items():
             for model, variants in every.items():
-                flags = f"--task {model}_here {SCRIPT_FLAGS[script]}" + (f" {OF_SIZE}" if script == "landscape" else "")
+                flags = f"--task {model}_here {SCRIPT_FLAGS[script]} {OF_SIZE[script]}"
                 for variant in variants:
                     name = ", ".join(filter(None, (script, model, variant.replace("--", ""))))
                     found[name] = script, f"{flags} {variant}"
@@ -100,7 +107,8 @@ def cases(on_gpu: bool) -> dict[str, tuple[str, str]]:
     for script, every in SCRIPT_FLAGS.items():
         for task, flags in TASK_FLAGS.items():
             more = [f"--micro_batch_size 8 {flag}" for flag in FURTHER.get((script, task), [])]
-            for variant in [*VARIANTS[script], *more]:
+            usual = [] if script == "hessian" and task != "toy" else VARIANTS[script]
+            for variant in [*usual, *more]:
                 found[f"{script}, {task}, {variant.replace('--', '')}"] = script, f"{flags} {every} {variant}"
     return found
 

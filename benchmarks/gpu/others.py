@@ -60,10 +60,10 @@ Run = Callable[[list[str], torch.device, float], str | None]
 
 def by_command(words: list[str], device: torch.device, seconds: float) -> str | None:
     """What went wrong; None if nothing did. Only one GPU is seen: the Trainer of transformers would take them all."""
-    environment = {**os.environ, **KEEP_BLOCKS}
+    environment, index = {**os.environ, **KEEP_BLOCKS}, device.index or 0
     if device.type == "cuda":
         seen = [number for number in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if number]
-        environment = os.environ | {"CUDA_VISIBLE_DEVICES": seen[device.index or 0] if seen else str(device.index or 0)}
+        environment["CUDA_VISIBLE_DEVICES"] = seen[index] if seen else str(index)
     try:
         done = in_a_process(words, env=environment, timeout=seconds)
     except subprocess.TimeoutExpired:
