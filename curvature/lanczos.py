@@ -11,6 +11,7 @@ from curvature.memory import retried
 
 MISS_CHANCE = 0.01  # of a random start vector that hides an eigenvalue larger than a converged one by `_margin`
 FIRST_ROWS = 8  # vectors that the basis has room for at first
+TRIED_PRODUCTS = 33  # where the memory of a search is tried: with one more than 32, the basis has room for 64 vectors
 MARGIN = 25  # tolerances by which no eigenvalue exceeds a converged one; 10 would cost another 7 % of the products
 
 
@@ -198,15 +199,6 @@ def _extended(basis: Tensor, rows: int) -> Tensor:
         return more
 
     return retried(extend, on_cpu)
-
-
-def rows_held(steps: int, limit: int) -> tuple[int, int]:
-    """Vectors that the basis has room for after so many steps of at most `limit`, and before it was last extended; then
-    both are held for a moment."""
-    rows, before = min(FIRST_ROWS, limit), 0
-    while rows < min(steps, limit):
-        rows, before = min(2 * rows, limit), rows
-    return rows, before
 
 
 def _margin(tolerance: float) -> float:

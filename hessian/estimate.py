@@ -8,9 +8,10 @@ import torch
 
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.gradient_graph import GradientGraph
-from curvature.lanczos import rows_held
+from curvature.lanczos import TRIED_PRODUCTS
 from curvature.memory import is_out_of_memory
 from curvature.objective import Batch, Objective, objective_at
+from hessian.blocks import block_curvature
 from runs.estimate import LEFT_OUT, NO_TIME, Estimate, Part, free_for_run
 from runs.flag_types import DTYPES
 from tasks.base import Task
@@ -70,7 +71,7 @@ def estimate(
         Part("tensors", len(names)),
         Part("tensors measured, of all batches", len(names) * len(batches), took),
     ]
-    held = [*held_in_memory(task, settings, names), *graphs] if memory else []
+    held = [*held_in_memory(task, settings), *graphs] if memory else []
     return Estimate([*parts, *held], free, basis)
 
 
@@ -89,28 +90,21 @@ def pace(objective: Objective, names: list[str], clock: Clock) -> tuple[float, f
     return first, seconds(lambda: made[0].product(u), device, clock)
 
 
-def held_in_memory(task: Task, settings: argparse.Namespace, names: Sequence[str]) -> list[Part]:
+def held_in_memory(task: Task, settings: argparse.Namespace) -> list[Part]:
     """What is counted without running anything."""
     device, wider = str(settings.device), 2 if settings.dtype == "float64" else 1
     parts = [Part("model", nbytes=model_bytes(task.model), device=device)]
     if wider > 1:
         parts.append(Part("model in float64", nbytes=2 * model_bytes(task.model), device=device))
-    (rows, _), vector = vectors(task, settings, names)
-    return [*parts, Part(f"about {rows} vectors of the largest tensor", nbytes=rows * vector, device=device)]
-
-
-def vectors(task: Task, settings: argparse.Namespace, names: Sequence[str]) -> tuple[tuple[int, int], int]:
-    """How many vectors Lanczos' method holds for the largest tensor, as `rows_held`; and the bytes of each."""
-    numel = max(p.numel() for name, p in task.model.named_parameters() if name in names)
-    width = 8 if settings.dtype == "float64" else 4
-    return rows_held(PRODUCTS, min(settings.max_iterations, numel)), width * numel
+    return parts
 
 
 def held_by_graphs(
     task: Task, settings: argparse.Namespace, names: Sequence[str], batches: Sequence[Sequence[int]]
 ) -> list[Part]:
-    """The gradient's graphs of the batch that takes most, and a product with them. The micro-batch that takes most is
-    tried; the others count by their padded tokens. Raises where memory runs out."""
+    """The gradient's graphs of the batch that takes most, and what is done with them: a product with the block of the
+    first tensor, and the eigenvalues of the largest, for which Lanczos' method holds most. The micro-batch that takes
+    most is tried; the others count by their padded tokens. Raises where memory runs out."""
     device, dtype, names = settings.device, DTYPES[settings.dtype], list(names)
     of_batches = [groups_of(task, batch, settings.micro_batch_size) for batch in batches]
     most = max(of_batches, key=lambda groups: sum(padded(group, task.length) for group in groups))
@@ -119,18 +113,20 @@ def held_by_graphs(
     with trial_of(task, device) as trial:
         inputs: list[Batch] = list(micro_batches(trial, tried, len(tried), device, dtype))
         objective = objective_at(trial.model, trial.losses, inputs, dtype)
-        of_size = sorted(names, key=lambda name: objective.params[name].numel())
+        largest_of_all = max(names, key=lambda name: objective.params[name].numel())
+        products = min(settings.max_iterations, TRIED_PRODUCTS)
         made: list[GradientGraph] = []
         with measuring(objective.model), twice_differentiable():
             kept, built = held_and_peak(lambda: made.append(graph_of(objective, names)), device)
-            multiplied = max(
-                peak_bytes(lambda name=name: made[0].product({name: torch.randn_like(objective.params[name])}), device)
-                for name in (names[0], of_size[-1])
-            )
-    (_, before), vector = vectors(task, settings, names)
-    moments = {"a product": multiplied, "building a graph": built - kept, "more room for vectors": before * vector}
+            u = {names[0]: torch.randn_like(objective.params[names[0]])}
+            multiplied = peak_bytes(lambda: made[0].product(u), device)
+            of_block = largest_of_all, settings.tolerance, products, torch.Generator().manual_seed(settings.seed)
+            eigenvalues = peak_bytes(lambda: block_curvature(made[0], *of_block), device)
+    moments = {"a product": multiplied, "eigenvalues of the largest tensor": eigenvalues}
     if settings.rebuild_graphs:
-        moments = {"a product with a new graph": built + multiplied, "more room for vectors": before * vector}
+        moments = {f"{what}, with a new graph": built + nbytes for what, nbytes in moments.items()}
+    else:
+        moments["building a graph"] = built - kept
     what = max(moments, key=moments.__getitem__)
     moment = Part(what, nbytes=moments[what], device=str(device))
     gradients = sum(objective.params[name].nbytes for name in names)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 from curvature.borrowing import measuring, twice_differentiable
 from curvature.direction import Direction
 from curvature.gradient_graph import GradientGraph
-from curvature.lanczos import rows_held
+from curvature.lanczos import TRIED_PRODUCTS
 from curvature.objective import Batch, Objective, objective_at, trainable_parameters
 from curvature.quadratic import QuadraticModel
 from curvature.together import PAIR
@@ -19,6 +20,7 @@ from landscape.clip_sweep import FRACTIONS
 from landscape.decomposition import slopes_and_curvatures
 from landscape.plan import Plan, most_of_training_batch, test_examples
 from landscape.sharded import AT_HAND
+from landscape.top_eigenvalues import top_eigenvalue
 from landscape_core.edges import loss_at
 from landscape_core.gradients import noise_coordinates
 from landscape_core.measurement import quadratic_models
@@ -43,8 +45,8 @@ from training.memory import (
 from training.timing import trainable, trial_of
 
 TRAINING, MEASURING, STORING = "training", "measuring", "storing"  # times; what is held in one leaves room in others
-PRODUCTS, LIMIT = 30, 100  # with the Hessian, for its largest eigenvalue: what is usual, and at most
 CPU = "cpu"
+TRIED_BATCHES = 4  # micro-batches, where a product with the Hessian is tried
 
 
 @torch.random.fork_rng(devices=[])
@@ -177,9 +179,8 @@ def of_measuring(trial: Task, plan: Plan) -> dict[str, int]:
             groups = grouped(objective.params, settings.decompose)
             stages["the decomposition"] = peak_bytes(lambda: slopes_and_curvatures({"v": v}, groups, objective), device)
         if settings.top_eigenvalues:
-            rows, before = rows_held(PRODUCTS, LIMIT)
-            of_graph = max(before * of_point, of_product(objective, v))
-            stages["the largest eigenvalues"] = rows * of_point + of_graph
+            several_batches = with_several_batches(objective, trial, plan)
+            stages["the largest eigenvalues"] = peak_bytes(lambda: find_top_eigenvalue(several_batches), device)
     if has_parts(plan) and place == device:
         stages["the parts of SGD's step"] = parts_of_sgd(size) + recording
     with_noise = "the loss along a step", "a recording and its tangents", "the rounding errors"
@@ -210,13 +211,18 @@ def largest_batch(trial: Task, plan: Plan) -> Batch:
     return batch
 
 
-def of_product(objective: Objective, v: Direction) -> int:
-    """Bytes of the gradient's graph and a Hessian-vector product."""
-    names, device = list(objective.params), next(iter(objective.params.values())).device
+def with_several_batches(objective: Objective, trial: Task, plan: Plan) -> Objective:
+    """On the last micro-batches of the test batch: how many products an eigenvalue takes depends on the examples."""
+    settings, dtype = plan.settings, plan.measuring.dtype
+    size = examples_at_once(trial, settings, dtype)
+    groups = groups_of(trial, test_examples(trial, settings), size)[-TRIED_BATCHES:]
+    batches = [batch for group in groups for batch in micro_batches(trial, group, len(group), settings.device, dtype)]
+    return replace(objective, batches=batches)
 
-    def product() -> object:
-        with twice_differentiable():
-            graph = GradientGraph(objective.loss_fn, objective.params, objective.batches, names, keep_graphs=True)
-            return graph, graph.product(v.tangent(objective.params))
 
-    return peak_bytes(product, device)
+def find_top_eigenvalue(objective: Objective) -> None:
+    """Of the Hessian, with at most so many products that its memory shows."""
+    names, generator, batches = list(objective.params), torch.Generator().manual_seed(0), objective.batches
+    with twice_differentiable():
+        graph = GradientGraph(objective.loss_fn, objective.params, batches, names, keep_graphs=len(batches) == 1)
+        top_eigenvalue(graph, max_iterations=TRIED_PRODUCTS, generator=generator)

@@ -139,7 +139,9 @@ LARGE = ["--dataset_size", "1500", "--batch_size", "500", "--micro_batch_size", 
     ("landscape", [*SHORT, "--clip_sweep", "--dtype", "float64"]),
     ("convergence", ["--num_epochs", "1"]),
     ("convergence", ["--num_epochs", "2", "--dataset_size", "500", "--batch_size", "500", *WHOLE]),
+    ("landscape", [*SHORT, "--top_eigenvalues"]),
     ("hessian", ["--max_iterations", "10"]),
+    ("hessian", []),
     ("hessian", ["--max_iterations", "4", "--dataset_size", "600", "--batch_size", "300", "--micro_batch_size", "100"]),
 ], ids=lambda value: value if isinstance(value, str) else " ".join(value[-4:]))  # fmt: skip
 def test_a_run_takes_what_was_told(tiny_task, taken, script, flags, tmp_path):
