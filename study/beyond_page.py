@@ -148,7 +148,10 @@ def _names(labels: Sequence[str]) -> str:
 def own_curvature(tables: Tables) -> str:
     rows = tables["own_curvature"]
     said = {ADAM: "Adam", MUON: "Muon", QUOTIENT: "Adam over Muon"}
-    text = crossed(rows, "zipf", lambda row: f"{said[row['quantity']]}, {BATCHES[row['measured_on']]}", "value")
+    exponents = [row | {"Zipf exponent": row["zipf"]} for row in rows]
+    text = crossed(
+        exponents, "Zipf exponent", lambda row: f"{said[row['quantity']]}, {BATCHES[row['measured_on']]}", "value"
+    )
     quotients = [row for row in rows if row["quantity"] == QUOTIENT]
     above = sum(row["value"] > 1 for row in quotients)
     sure = sum(row["low"] is not None and row["low"] > 1 for row in quotients)
@@ -171,12 +174,14 @@ def clip_sweep(tables: Tables) -> str:
     sharpness, predicted = ([row for row in rows if row["quantity"] == q.replace("_", " ")] for q in SWEPT)
     least = [(label, _from(rows, label)) for label in dict.fromkeys(row["algorithm"] for row in rows)]
     said = [
-        f"The sharpness of `{label}` is below that at k = 0 at every point {f'from k = {k} on' if k else 'at no k'}."
+        f"From k = {k} on, the sharpness of `{label}` is lower than at k = 0 at every point."
+        if k
+        else f"No range of k up to the largest lowers the sharpness of `{label}` at every point."
         for label, k in least
     ]
     largest = max(row["fraction"] for row in predicted)
     gained = [row for row in predicted if row["fraction"] == largest]
-    gains = ", ".join(f"{row['higher']} of {row['of']} for `{row['algorithm']}`" for row in gained)
+    gains = ", ".join(f"{row['higher']} (`{row['algorithm']}`)" for row in gained)
     return section(
         "The clip fraction",
         "Tatoeba, Adam's run on 640 examples. Every optimizer is measured at clip fractions k; the state of each has "
@@ -184,7 +189,8 @@ def clip_sweep(tables: Tables) -> str:
         _by_fraction(sharpness),
         "The decrease that the quadratic model predicts, over that at k = 0:",
         _by_fraction(predicted),
-        f"{' '.join(said)} At k = {largest} the predicted decrease is larger than at k = 0 in {gains} points.",
+        f"{' '.join(said)} At k = {largest} the predicted decrease is larger than at k = 0 at {gains} of "
+        f"{gained[0]['of']} points.",
     )
 
 

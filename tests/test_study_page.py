@@ -79,3 +79,54 @@ def test_readme_shows_the_ratios_of_the_stored_run():
     for label, *ratios in shown:
         for epoch, ratio in zip((1, 3, 5), ratios, strict=True):
             assert f"{cell('readme', 'value', algorithm=label, quantity=f'ratio, epoch {epoch}'):.4g}" == ratio
+
+
+def test_sentences_about_the_largest_eigenvalue_are_those_of_the_tables_cells():
+    text = (ROOT / "docs/results.md").read_text()
+    last = max(column("eigenvalues", "epoch"))
+    of_p, of_threshold, own = (f"{value:.3g}" for value in column("eigenvalues", "value", epoch=last))
+    assert f"In epoch {last:g} the eigenvalue is {of_p} times 2 / lr, {of_threshold} of the threshold" in text
+    assert f"the step's own edge number is {own}." in text
+
+
+def test_sentences_about_later_optimizers_are_those_of_the_tables_cells():
+    text = (ROOT / "docs/results.md").read_text()
+
+    def quantity(name):
+        return {row["algorithm"]: row["value"] for row in cells("modern", quantity=name)}
+
+    losses, edges, spectral = map(quantity, ("loss", "edge at this rate", "ratio, spectral"))
+    (ending,) = re.findall(r"^(.*) ends? below Adam\.", text, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", ending)) == {name for name in losses if losses[name] < losses["adam"]}
+    for said, values in (("final loss", losses), ("sharpness", quantity("ratio")),
+                         ("sharpness in the spectral norm", spectral)):  # fmt: skip
+        name, least = min(values.items(), key=lambda item: item[1])
+        assert f"The lowest {said} is that of `{name}`, {least:.3g}." in text
+    muon, adam = (f"{spectral[name]:.3g}" for name in ("muon_adamw", "adam"))
+    assert f"In the spectral norm, its own, Muon's sharpness is {muon} of SGD's, and Adam's is {adam}." in text
+    (past,) = re.findall(r"At the tuned rate (.*) steps? past the edge", text)
+    assert set(re.findall(r"`(\w+)`", past)) == {name for name, edge in edges.items() if edge is not None and edge > 1}
+    quotients = cells("own_curvature", quantity="adam over muon_adamw")
+    above, sure = (sum(row[name] > 1 for row in quotients) for name in ("value", "low"))
+    assert f"larger curvature in {above} of {len(quotients)} means, and by the whole interval in {sure}." in text
+    for row in quotients:
+        if row["measured_on"] == "test":
+            assert re.search(rf"the quotient is [^\n]*{row['value']:.3g} at exponent {row['zipf']:g}[,.]", text), row
+
+
+def test_sentences_about_clipping_are_those_of_the_tables_cells():
+    text = (ROOT / "docs/results.md").read_text()
+    for label in ("sgd", "adam", "adafactor", "lion"):
+        rows = cells("clip_sweep", algorithm=label, quantity="sharpness")
+        lower = {row["fraction"]: row["lower"] == row["of"] for row in rows if row["fraction"]}
+        from_here = [k for k in lower if all(lower[other] for other in lower if other >= k)]
+        said = f"From k = {min(from_here)} on, the sharpness of `{label}` is lower" if from_here else None
+        assert (said or f"No range of k up to the largest lowers the sharpness of `{label}` at every point.") in text
+        (row,) = cells("clip_sweep", algorithm=label, quantity="predicted decrease", fraction=0.9)
+        said = rf"At k = 0.9 the predicted decrease is larger than at k = 0 at [^.]*{row['higher']:g} \(`{label}`\)"
+        assert re.search(said, text) and f" of {row['of']:g} points." in text
+    share, alone, _, left = (f"{value:.3g}" for value in column("curvature_by_size", "value", fraction=0.1))
+    assert (
+        f"The largest 10 % of the coordinates hold {share} of the squared length and {alone} of the curvature." in text
+    )
+    assert f"Without them the sharpness is {left} of the whole." in text
