@@ -250,6 +250,7 @@ SAYS = [
     "The claims about heterogeneity are answered in [heterogeneity.md](heterogeneity.md), too.",
     "The same commands make these tables.",
     "They answer what the claims leave open.",
+    "With `--only modern`, `--only clip_sweep` or `--only own_step` the first command makes a part of them.",
 ]
 
 
