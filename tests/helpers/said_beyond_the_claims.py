@@ -39,6 +39,17 @@ def no_small_set_carries_the_curvature():
     return all(curvature[k] < length[k] for k in length if k <= 0.3)
 
 
+def modern(quantity, name="value"):
+    return {row["algorithm"]: row[name] for row in cells("modern", quantity=quantity)}
+
+
+def two_end_below_all_others_and_are_flattest():
+    best = {"adafactor", "muon_adamw"}
+    low, high, ratios = modern("loss", "low"), modern("loss", "high"), modern("ratio")
+    others = [low[label] for label in low if label not in best]
+    return max(high[label] for label in best) < min(others) and set(sorted(ratios, key=ratios.get)[:2]) == best
+
+
 HOLDS = {
     "*Flatness and speed.* Along Adam's run flatter rows tend to train to lower losses on every data set.": lambda: (
         min(column("flat_and_fast", "tau", trajectory="adam")) > 0
@@ -51,6 +62,15 @@ HOLDS = {
         sum(edge < 1 for edge in column("own_steps", "edge")) > 0.8 * len(cells("own_steps"))
     ),
     "SGD at its tuned rate on CIFAR-10 is the clearest exception.": one_run_is_past_the_edge_most,
+    "*Largest eigenvalues* misjudge the step: they are six times 2 / lr and more, while the step itself stays inside "
+    "its edge.": lambda: (
+        round(min(column("eigenvalues", "value", quantity="largest eigenvalue of P^-1 H over 2 / lr"))) == 6
+        and max(column("eigenvalues", "value", quantity="edge of the run's own step")) < 1
+    ),
+    "*Later optimizers.* Torch's Adafactor and Muon end below all others by the whole interval, and their steps are "
+    "the flattest.": two_end_below_all_others_and_are_flattest,
+    "Along Adam's run, which trains at the paper's rate, most rows would step past the edge at the rates that suit "
+    "their own runs.": lambda: sum(edge > 1 for edge in modern("edge at this rate").values()) > 4,
     "*Muon's curvature.* Adam's own step meets four to six times the curvature of Muon's, more than in that "
     "paper.": lambda: (
         {round(value) for value in quotients("value")} == {4, 5, 6}
