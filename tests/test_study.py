@@ -213,7 +213,7 @@ def test_the_small_study_runs_whole_and_fills_every_table(tmp_path):
     study = tmp_path / "study"
     for module, *flags in (["study", "--small", "--output_dir", str(study)],
                            ["study.tables", str(study), "--output_dir", str(tmp_path / "tables")]):  # fmt: skip
-        subprocess.run([sys.executable, "-m", module, *flags], cwd=ROOT, check=True, timeout=1500)
+        subprocess.run([sys.executable, "-m", module, *flags], cwd=ROOT, check=True, timeout=2400)
     made = {path.name for path in study.iterdir()}
     assert made == {run.name for run in runs(SMALL, None)} | {FRESH_COPY}
     empty = [path.stem for path in (tmp_path / "tables").glob("*.csv") if not read_table(path)]
