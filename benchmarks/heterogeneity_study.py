@@ -85,7 +85,7 @@ def save_image_models(folder: Path, seed: int) -> None:
 
 def train_and_measure(name: str, task: str, data: list[str], place: Path, seed: int, epochs: int) -> None:
     """Run folders before/<name>, trained/<name> and after/<name> in `place`."""
-    shared = ["--task", task, "--dataset", *data, "--max_length", str(LENGTH), "--model", str(place / "fresh" / name)]
+    shared = ["--task", task, "--dataset", *data, "--model", str(place / "fresh" / name)]
     measure = ["--num_batches", "2", "--batch_size", "16", "--tolerance", "0.01", "--seed", str(seed), "--overwrite"]
     training = [
         "--algorithm_list",
@@ -167,7 +167,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--output_dir", default="output/heterogeneity", metavar="FOLDER")
     args = parser.parse_args()
-    sentences = [args.sentences, *(["--dataset_size", str(args.num_sentences)] if args.num_sentences else [])]
+    size = ["--dataset_size", str(args.num_sentences)] if args.num_sentences else []
+    sentences = [args.sentences, "--max_length", str(LENGTH), *size]
     images = [args.images, "--dataset_size", str(args.num_images)]
     rows = []
     for seed in args.seeds:
