@@ -7,9 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from curvature.borrowing import measuring, twice_differentiable
+from curvature.borrowing import measuring
 from curvature.direction import Direction
-from curvature.gradient_graph import GradientGraph
 from curvature.lanczos import TRIED_PRODUCTS
 from curvature.objective import Batch, Objective, objective_at, trainable_parameters
 from curvature.quadratic import QuadraticModel
@@ -20,7 +19,7 @@ from landscape.clip_sweep import FRACTIONS
 from landscape.decomposition import slopes_and_curvatures
 from landscape.plan import Plan, most_of_training_batch, test_examples
 from landscape.sharded import AT_HAND
-from landscape.top_eigenvalues import top_eigenvalue
+from landscape.top_eigenvalues import stability_of, top_eigenvalues
 from landscape_core.edges import loss_at
 from landscape_core.gradients import noise_coordinates
 from landscape_core.measurement import quadratic_models
@@ -180,7 +179,7 @@ def of_measuring(trial: Task, plan: Plan) -> dict[str, int]:
             stages["the decomposition"] = peak_bytes(lambda: slopes_and_curvatures({"v": v}, groups, objective), device)
         if settings.top_eigenvalues:
             several_batches = with_several_batches(objective, trial, plan)
-            stages["the largest eigenvalues"] = peak_bytes(lambda: find_top_eigenvalue(several_batches), device)
+            stages["the largest eigenvalues"] = peak_bytes(lambda: find_top_eigenvalues(several_batches, plan), device)
     if has_parts(plan) and place == device:
         stages["the parts of SGD's step"] = parts_of_sgd(size) + recording
     with_noise = "the loss along a step", "a recording and its tangents", "the rounding errors"
@@ -220,9 +219,12 @@ def with_several_batches(objective: Objective, trial: Task, plan: Plan) -> Objec
     return replace(objective, batches=batches)
 
 
-def find_top_eigenvalue(objective: Objective) -> None:
-    """Of the Hessian, with at most so many products that its memory shows."""
-    names, generator, batches = list(objective.params), torch.Generator().manual_seed(0), objective.batches
-    with twice_differentiable():
-        graph = GradientGraph(objective.loss_fn, objective.params, batches, names, keep_graphs=len(batches) == 1)
-        top_eigenvalue(graph, max_iterations=TRIED_PRODUCTS, generator=generator)
+def find_top_eigenvalues(objective: Objective, plan: Plan) -> None:
+    """As at the first point of a run, with at most so many products that their memory shows."""
+    params = with_random_gradients(objective.params)
+    losses = objective.loss_fn(params, objective.batches[0])
+    gradients = torch.autograd.grad(losses.mean(), list(params.values()), allow_unused=True)
+    for p, gradient in zip(params.values(), gradients, strict=True):
+        p.grad = torch.zeros_like(p) if gradient is None else gradient
+    stability = stability_of(plan.train_row.build(params), params, lr=1.0)
+    top_eigenvalues(objective, stability, TRIED_PRODUCTS)

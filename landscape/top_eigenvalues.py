@@ -59,7 +59,7 @@ class TopEigenvalue:
     threshold: float | None  # above it the training optimizer is unstable; None where it is of the other matrix
 
 
-def top_eigenvalues(objective: Objective, stability: Stability) -> list[TopEigenvalue]:
+def top_eigenvalues(objective: Objective, stability: Stability, max_iterations: int = 100) -> list[TopEigenvalue]:
     """lambda_max(H) at the objective's point and, where the training optimizer has a P, lambda_max(P^-1 H).
 
     In the dtype of the objective. The graph of the gradient is kept where the examples are one micro-batch; else
@@ -77,7 +77,9 @@ def top_eigenvalues(objective: Objective, stability: Stability) -> list[TopEigen
         return [
             TopEigenvalue(
                 matrix,
-                top_eigenvalue(graph, inverse, generator=torch.Generator().manual_seed(0)),
+                top_eigenvalue(
+                    graph, inverse, max_iterations=max_iterations, generator=torch.Generator().manual_seed(0)
+                ),
                 stability.learning_rate,
                 stability.threshold if matrix == last else None,
             )
