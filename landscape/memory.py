@@ -19,7 +19,7 @@ from landscape.clip_sweep import FRACTIONS
 from landscape.decomposition import slopes_and_curvatures
 from landscape.plan import Plan, most_of_training_batch, test_examples
 from landscape.sharded import AT_HAND
-from landscape.top_eigenvalues import stability_of, top_eigenvalues
+from landscape.top_eigenvalues import Stability, stability_of, top_eigenvalues
 from landscape_core.edges import loss_at
 from landscape_core.gradients import noise_coordinates
 from landscape_core.measurement import quadratic_models
@@ -29,7 +29,7 @@ from runs.estimate import Part
 from tasks.base import Task
 from torch_optimizer.next_step import next_step
 from torch_optimizer.shadow_step import ShadowStep
-from training.loop import examples_of_batch, groups_of, micro_batches
+from training.loop import examples_of_batch, gradient_of_batch, groups_of, micro_batches
 from training.memory import (
     held_and_peak,
     largest,
@@ -162,6 +162,7 @@ def of_measuring(trial: Task, plan: Plan) -> dict[str, int]:
     place = settings.optimizer_device or device
     v = Direction({name: torch.randn_like(p).to(place) for name, p in trainable_parameters(trial.model).items()})
     own = [*objective.model.parameters(), *objective.model.buffers()]
+    stability = stability_at_first_point(trial, plan) if settings.top_eigenvalues else None
     noisy, stages = 0, {}
     if how.sharpness and how.details:
         noisy, stages["the share of noise"] = held_and_peak(lambda: noise_coordinates(objective), device, own)
@@ -177,9 +178,10 @@ def of_measuring(trial: Task, plan: Plan) -> dict[str, int]:
         if settings.decompose:
             groups = grouped(objective.params, settings.decompose)
             stages["the decomposition"] = peak_bytes(lambda: slopes_and_curvatures({"v": v}, groups, objective), device)
-        if settings.top_eigenvalues:
-            several_batches = with_several_batches(objective, trial, plan)
-            stages["the largest eigenvalues"] = peak_bytes(lambda: find_top_eigenvalues(several_batches, plan), device)
+        if stability is not None:
+            several_batches, inverse = with_several_batches(objective, trial, plan), size_of(stability.inverse or {})
+            tried = peak_bytes(lambda: top_eigenvalues(several_batches, stability, TRIED_PRODUCTS), device)
+            stages["the largest eigenvalues"] = inverse + tried
     if has_parts(plan) and place == device:
         stages["the parts of SGD's step"] = parts_of_sgd(size) + recording
     with_noise = "the loss along a step", "a recording and its tangents", "the rounding errors"
@@ -219,12 +221,12 @@ def with_several_batches(objective: Objective, trial: Task, plan: Plan) -> Objec
     return replace(objective, batches=batches)
 
 
-def find_top_eigenvalues(objective: Objective, plan: Plan) -> None:
-    """As at the first point of a run, with at most so many products that their memory shows."""
-    params = with_random_gradients(objective.params)
-    losses = objective.loss_fn(params, objective.batches[0])
-    gradients = torch.autograd.grad(losses.mean(), list(params.values()), allow_unused=True)
-    for p, gradient in zip(params.values(), gradients, strict=True):
-        p.grad = torch.zeros_like(p) if gradient is None else gradient
-    stability = stability_of(plan.train_row.build(params), params, lr=1.0)
-    top_eigenvalues(objective, stability, TRIED_PRODUCTS)
+def stability_at_first_point(trial: Task, plan: Plan) -> Stability:
+    """As the run finds it, from the gradient of a part of that training batch; or of the test batch, where the run
+    trains nothing."""
+    settings, examples = plan.settings, len(trial.examples)
+    places = [] if settings.from_points else [(epoch, batches[0]) for epoch, (batches, _) in plan.sampled.items()]
+    chosen = examples_of_batch(plan.training, examples, *min(places)) if places else test_examples(trial, settings)
+    gradient_of_batch(trial, chosen[: TRIED_BATCHES * settings.micro_batch_size], 1, plan.training, trial.model)
+    params = trainable(trial.model)
+    return stability_of(plan.train_row.build(params), params, lr=1.0)
