@@ -13,6 +13,7 @@ forward and backward pass: of a fresh process (Linux only), or of the tensors on
 
 import argparse
 import importlib.util
+import math
 import os
 import statistics
 from collections.abc import Sequence
@@ -165,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             k: statistics.median(rows[i][k] for rows in rounds) for k in ("seconds", "forward_passes", "difference")
         }
         ratio = statistics.median(rows[i]["seconds"] / rows[0]["seconds"] for rows in rounds)
-        table.append(dict(method=name, **median, over_ours=ratio, memory=peaks[name] / peaks[REFERENCE]))
+        table.append(dict(method=name, **median, over_ours=ratio, memory=peaks[name] / (peaks[REFERENCE] or math.nan)))
     _, examples, tokens = SIZES[args.size]
     of_examples = "" if args.examples in (None, examples) else f"_{args.examples}_examples"
     note = f"K = {args.directions}, {args.examples or examples} examples of {tokens} tokens, {args.rounds} rounds"

@@ -21,7 +21,9 @@ class Wide(Tiny):
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
-        self.model[0], self.model[1], self.model[4] = nn.Linear(3, 400), nn.LayerNorm(400), nn.Linear(400, 200)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model[0], self.model[1], self.model[4] = nn.Linear(3, 400), nn.LayerNorm(400), nn.Linear(400, 200)
 
 
 # ---- counting live tensors ------------------------------------------------------------------------------------------

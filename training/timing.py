@@ -21,10 +21,11 @@ WARM_UP = 2  # examples; batch norm wants more than one
 
 @contextmanager
 def trial_of(task: "Task", device: torch.device) -> Iterator["Task"]:
-    """The task with a copy of its model on `device`. The random state is put back at the end; the task's own model, its
-    gradients and its buffers are never touched."""
+    """The task with a copy of its model on `device`. Random numbers begin anew, and their state is put back at the end;
+    the task's own model, its gradients and its buffers are never touched."""
     trial = copy.copy(task)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)  # what is tried depends on nothing that was drawn before
         trial.model = copy.deepcopy(task.model).to(device)
         yield trial
 
