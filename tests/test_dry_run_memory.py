@@ -22,7 +22,7 @@ class Wide(Tiny):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+            torch.manual_seed(3)  # searches for eigenvalues then take as many products as the tried one
             self.model[0], self.model[1], self.model[4] = nn.Linear(3, 400), nn.LayerNorm(400), nn.Linear(400, 200)
 
 

@@ -250,7 +250,7 @@ def test_a_prediction_of_memory_that_is_off_is_a_check_that_fails(tmp_path):
     assert "| memory | passed | 2 of 3 | all | no |" in text
 
 
-@pytest.mark.parametrize("name", ["training", "hessian"])
+@pytest.mark.parametrize("name", ["training", pytest.param("hessian", marks=pytest.mark.slow)])
 def test_a_peer_that_is_not_installed_is_left_out_where_that_is_asked_for(name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("benchmarks._machine.find_spec", lambda name: None)
     (command,) = [one for one in COMMANDS if one.name == name]
