@@ -59,9 +59,10 @@ def connect() -> Ranks:
         _agree_on_a_place()
         _store, number, count = next(iter(rendezvous("env://", rank(), world_size(), timeout=LONGEST_WAIT)))
         _store.set(f"process/{number}", _name_of(os.getpid()))
+        # The process that holds the store may be the one that ends, even at once: connect before any rank goes on.
+        _end_store = _store.clone()
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, store=_store, rank=number, world_size=count, timeout=LONGEST_WAIT)
-        _end_store = _store.clone()  # now: the process that holds the store may be the one that ends
         _current = Connected()
     return _current
 

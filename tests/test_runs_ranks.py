@@ -182,6 +182,20 @@ def test_wrong_input_is_answered_once(tmp_path):
     assert "batch norm" in command.errors(0)
 
 
+def test_a_rank_that_comes_late_to_a_refused_run_does_not_wait_for_the_one_that_left(tmp_path):
+    def late(rank):
+        meet = runs.ranks.dist.init_process_group
+
+        def slowly(*arguments, **options):
+            meet(*arguments, **options)
+            time.sleep(5 * rank)
+
+        runs.ranks.dist.init_process_group = slowly
+
+    command = Command(2, [*FLAGS, "--lr", "0"], tmp_path / "said", before=late)
+    assert command.statuses(20) == [2, 2]
+
+
 def test_processes_that_do_not_know_where_to_meet_are_told_so(monkeypatch):
     for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
         monkeypatch.setenv(name, value)
