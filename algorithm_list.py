@@ -13,8 +13,8 @@ Your lists may also stand in a file of their own: --algorithm_list my_lists.py:M
 To change a row, change its numbers. To add a row, copy a line. To add a list, write it anywhere
 below, give it a name in ALGORITHM_LISTS at the end of this file (`"mine": MINE,`), and run
 
-    python run_landscape.py --algorithm_list mine
-    python run_convergence.py --algorithm_list mine
+    python run_landscape.py --algorithm_list mine --output_dir output/mine
+    python run_convergence.py --algorithm_list mine --output_dir output/mine-trained
 
 What stands in a row:
 
