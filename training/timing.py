@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from training.loop import TrainingPlan, examples_of_batch, gradient_of_batch, groups_of
+from training.loop import TrainingPlan, examples_of_batch, gradient_of_batch, groups_of, seed_generators
 
 if TYPE_CHECKING:
     from tasks.base import Task
@@ -25,7 +25,7 @@ def trial_of(task: "Task", device: torch.device) -> Iterator["Task"]:
     the task's own model, its gradients and its buffers are never touched."""
     trial = copy.copy(task)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(0)  # what is tried depends on nothing that was drawn before
+        seed_generators(0, device)  # what is tried depends on nothing that was drawn before
         trial.model = copy.deepcopy(task.model).to(device)
         yield trial
 
